@@ -1,0 +1,230 @@
+"""What edgekit writes: published whole or not at all, with a manifest that says what it is and where it came from."""
+
+import contextlib
+import ctypes
+import dataclasses
+import enum
+import hashlib
+import importlib.metadata
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from edgekit.errors import DISK_FULL, OutputError
+
+LOCK_NAME = ".edgekit.lock"
+_PARTIAL = ".edgekit-partial-"
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A published file or folder and its history; written as JSON beside it.
+
+    `parents` maps each source's name to its sha256, `config` is what the stage was told, `tools` the versions of the
+    packages that did the work, `measured` what was found when the result was run.
+    """
+
+    kind: str
+    path: str
+    sha256: str
+    size_bytes: int
+    parents: Mapping[str, str] = field(default_factory=dict)
+    config: Mapping[str, Any] = field(default_factory=dict)
+    config_sha256: str = ""
+    tools: Mapping[str, str] = field(default_factory=dict)
+    measured: Mapping[str, Any] = field(default_factory=dict)
+
+
+def describe(
+    path: Path,
+    kind: str,
+    *,
+    name: str = "",
+    parents: Mapping[str, str] | None = None,
+    config: Any = None,
+    tools: Sequence[str] = (),
+    measured: Any = None,
+) -> Artifact:
+    """Hash what lies at `path` and return its `Artifact`; `name` is what it will be published as, `tools` are package names."""
+    settings = to_jsonable(config) if config is not None else {}
+    return Artifact(
+        kind=kind,
+        path=name or path.name,
+        sha256=sha256(path),
+        size_bytes=size(path),
+        parents=dict(parents or {}),
+        config=settings,
+        config_sha256=hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest(),
+        tools={tool: importlib.metadata.version(tool) for tool in ("edgekit", *tools) if _installed(tool)},
+        measured=to_jsonable(measured) if measured is not None else {},
+    )
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file, or of a folder's relative names and contents in sorted order (hidden ones left out)."""
+    if path.is_file():
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    digest = hashlib.sha256()
+    for file in _files(path):
+        digest.update(f"{file.relative_to(path).as_posix()}\0{sha256(file)}\n".encode())
+    return digest.hexdigest()
+
+
+def size(path: Path) -> int:
+    """Bytes of a file, or of a folder's files together."""
+    return path.stat().st_size if path.is_file() else sum(file.stat().st_size for file in _files(path))
+
+
+def _files(folder: Path) -> list[Path]:
+    visible = (file for file in folder.rglob("*") if not any(part.startswith(".") for part in file.relative_to(folder).parts))
+    return sorted(file for file in visible if file.is_file())
+
+
+def _installed(package: str) -> bool:
+    try:
+        importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def to_jsonable(value: Any) -> Any:
+    """Dataclasses, enums, paths, numpy numbers and arrays as what `json` can write; a float that is not finite becomes None."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {item.name: to_jsonable(getattr(value, item.name)) for item in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): to_jsonable(item) for key, item in value.items()}
+    if isinstance(value, enum.Enum):
+        return value.value
+    if isinstance(value, set | frozenset):
+        return sorted((to_jsonable(item) for item in value), key=str)
+    if isinstance(value, list | tuple):
+        return [to_jsonable(item) for item in value]
+    if hasattr(value, "tolist"):
+        return to_jsonable(value.tolist())
+    if isinstance(value, float):
+        return value if value - value == 0 else None
+    if isinstance(value, str | int | bool) or value is None:
+        return value
+    return str(value)
+
+
+def to_json(value: Any) -> str:
+    return json.dumps(to_jsonable(value), indent=2, ensure_ascii=False)
+
+
+@contextlib.contextmanager
+def claimed(folder: Path) -> Iterator[Path]:
+    """Make `folder`, keep every other run out of it until the block ends, and clear what a killed run left half-written.
+
+    Raises `OutputError` if it cannot be written or another run holds it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(folder / LOCK_NAME)
+        lock.acquire(blocking=False)
+    except filelock.Timeout:
+        raise OutputError(f"{folder}: another edgekit run is writing here; wait for it or choose another --out") from None
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be written ({error.strerror}); choose another --out") from None
+    try:
+        for stale in folder.glob(f"{_PARTIAL}*"):
+            _remove(stale)
+        yield folder
+    finally:
+        # The lock file stays: removing it would let a waiting run lock a file that is no longer there.
+        lock.release()
+
+
+def refuse_existing(path: Path, *, overwrite: bool) -> None:
+    """Raise `OutputError` if `path` exists and may not be replaced; asked before the work as well as at its end."""
+    try:
+        found = path.exists()
+    except OSError as error:  # no right to look there, or a name too long
+        raise OutputError(f"{path}: cannot be written ({error.strerror}); choose another --out") from None
+    if found and not overwrite:
+        raise OutputError(f"{path}: exists already; add --overwrite to replace it or choose another --out")
+
+
+@contextlib.contextmanager
+def staged(final: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """Yield a path in `final`'s folder to write a file or a folder to; when the block ends without error it becomes `final`.
+
+    Synced to disk before the rename. If the block raises, `final` keeps what it held. Raises `OutputError` if the
+    place cannot be written or `final` exists and `overwrite` is false.
+    """
+    refuse_existing(final, overwrite=overwrite)
+    try:
+        final.parent.mkdir(parents=True, exist_ok=True)
+        room = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=final.parent))
+    except OSError as error:
+        raise OutputError(f"{final}: cannot be written ({error.strerror}); choose another --out") from None
+    partial = room / final.name
+    try:
+        try:
+            yield partial
+        except OSError as error:
+            if error.errno in DISK_FULL:
+                raise OutputError(f"{final}: {error.strerror}; free some space or choose another --out") from error
+            raise
+        try:
+            _sync(partial)
+            _publish(partial, final, room / "replaced")
+            _sync_folder(final.parent)
+        except OSError as error:
+            raise OutputError(f"{final}: cannot be written ({error.strerror}); choose another --out") from None
+    finally:
+        _remove(room)
+
+
+def _publish(partial: Path, final: Path, replaced: Path) -> None:
+    if not (partial.is_dir() and final.exists()):
+        partial.replace(final)
+    elif not _exchange(partial, final):
+        final.rename(replaced)
+        partial.rename(final)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Swap two paths in one step, so that a kill finds the old folder or the new one; false where the system cannot."""
+    renameat2 = getattr(ctypes.CDLL(None), "renameat2", None)
+    here, swap = -100, 2  # AT_FDCWD and RENAME_EXCHANGE, renameat2(2)
+    return renameat2 is not None and renameat2(here, os.fsencode(one), here, os.fsencode(other), swap) == 0
+
+
+def write_text(final: Path, text: str, *, overwrite: bool = True) -> None:
+    """Publish a small text file."""
+    with staged(final, overwrite=overwrite) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def _sync(path: Path) -> None:
+    for item in [path, *path.rglob("*")] if path.is_dir() else [path]:
+        if item.is_dir():
+            _sync_folder(item)
+        elif item.is_file():
+            with item.open("rb") as stream:
+                os.fsync(stream.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

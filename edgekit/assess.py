@@ -1,0 +1,162 @@
+"""Judge .tflite files that are there already: data in the form that they take, then figures."""
+
+import json
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgekit.data import sources
+from edgekit.data.encode import Encoding, encode
+from edgekit.data.representative import draw
+from edgekit.data.samples import Samples
+from edgekit.data.sources import Columns
+from edgekit.errors import ConfigError, DatasetError
+from edgekit.measure.benchmark import BenchmarkConfig, benchmark
+from edgekit.measure.machine import machine
+from edgekit.measure.measurement import Measurement
+from edgekit.report.content import Report
+from edgekit.spec import Signature
+from edgekit.tflite import flatbuffer, metadata
+from edgekit.worker import Progress
+
+
+@dataclass(frozen=True)
+class Data:
+    """A data set and how to read it; `limit` rows are drawn with the seed, 0 takes all.
+
+    `tokenizer` is a folder, by default the file's own; `mean` and `std` normalize images and arrays, by default as the
+    file's metadata says, else to [-1, 1] for images.
+    """
+
+    dataset: str
+    columns: Columns = Columns()  # noqa: RUF009 - frozen
+    limit: int = 0
+    tokenizer: Path | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+
+def manifest_of(file: Path) -> dict[str, Any]:
+    """What edgekit wrote beside `file`, or nothing if it is not ours or the file has changed since."""
+    beside = file.with_suffix(".json")
+    try:
+        found = json.loads(beside.read_text(encoding="utf-8"))
+        return found if found["path"] == file.name and found["size_bytes"] == file.stat().st_size else {}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def encode_for(file: Path, data: Data, seed: int, folder: Path) -> Samples:
+    """The data set as samples for `file`; large arrays lie under `folder`. Raises `DatasetError` and `ModelFormatError`."""
+    content = flatbuffer.read(file)
+    signature = content.signature(content.entry())
+    rows = sources.read(data.dataset, text_columns=data.columns.text_columns, label_column=data.columns.label_column)
+    if data.limit:
+        rows = sources.take(rows, draw(rows, data.limit, seed))
+    tokenizer = data.tokenizer or (file.parent if (file.parent / "tokenizer.json").is_file() else None)
+    labels = manifest_of(file).get("measured", {}).get("labels", {})
+    shape = signature.outputs[0].shape if signature.outputs else ()
+    mean, std = (data.mean, data.std) if data.mean or data.std else metadata.normalization(content.model_metadata)
+    return encode(rows, signature.inputs, Encoding(tokenizer, labels, shape[-1] if shape else None, mean, std), folder)
+
+
+def assess(
+    files: Sequence[Path],
+    data: Data | None,
+    config: BenchmarkConfig,
+    *,
+    reference: Path | None = None,
+    title: str = "edgekit benchmark",
+    training: Mapping[str, Any] | None = None,
+    notes: Sequence[str] = (),
+    on_progress: Callable[[Progress], None] | None = None,
+) -> Report:
+    """Measure `files` side by side and return the report; without `reference`, the float32 one among them serves.
+
+    Raises `ModelFormatError` for a path that is no file, `ConfigError` if the files take different inputs, `DatasetError`.
+    """
+    schemes = {file: scheme for file in files if (scheme := manifest_of(file).get("config", {}).get("scheme"))}
+    if reference is None:
+        reference = next((file for file in files if schemes.get(file) == "float32"), None)
+    with tempfile.TemporaryDirectory(prefix="edgekit-assess-") as room:
+        samples = None
+        if data is not None:
+            _same_inputs(files)
+            samples = encode_for(files[0], data, config.seed, Path(room))
+        rows = benchmark(files, samples, config, reference=reference, schemes=schemes, on_progress=on_progress)
+    described = (
+        f"{len(samples)} rows of {data.dataset}"
+        if samples is not None and data is not None
+        else "random values (no data set given)"
+    )
+    return Report(
+        title=title,
+        model=", ".join(sorted({_model_name(file, schemes.get(file)) for file in files})),
+        data=described,
+        machine=machine(),
+        settings={"threads": config.threads, "runs": config.runs, "warm-up": config.warmup, "rounds": config.rounds, "batch": 1},
+        rows=tuple(rows),
+        reference=str(reference) if reference is not None else "",
+        notes=tuple(notes),
+        training=training,
+    )
+
+
+def from_manifests(folder: Path) -> Report:
+    """The report of the files that `convert` published in `folder`, from the figures beside them.
+
+    Raises `DatasetError` if there are none.
+    """
+    from edgekit.report.content import measurement
+
+    found = [(file, manifest) for file in sorted(folder.glob("*.tflite")) if (manifest := manifest_of(file))]
+    if not found:
+        raise DatasetError(
+            f"{folder}: holds neither report.json nor .tflite files with manifests; run edgekit convert or edgekit run first"
+        )
+    rows = tuple(measurement({**manifest["measured"]["measurement"], "path": str(file)}) for file, manifest in found)
+    return Report(
+        title=f"edgekit convert: {folder.resolve().name}",
+        model=", ".join(sorted({_model_name(file, manifest["config"]["scheme"]) for file, manifest in found})),
+        data=", ".join(sorted({manifest["measured"]["data"] for _, manifest in found})),
+        machine=machine(),
+        settings={"threads": rows[0].threads, "batch": 1},
+        rows=rows,
+        reference=next((row.path for row in rows if row.scheme == "float32"), ""),
+        notes=tuple(f"{file.name}: {manifest['measured']['plan']['reason']}" for file, manifest in found),
+    )
+
+
+def of_conversion(results: Sequence[Measurement], reference: Measurement, model: str, data: str, notes: Sequence[str]) -> Report:
+    """The report of one conversion; the float32 model is its reference, whether it was asked for or not."""
+    rows = tuple(results)
+    if not any(row.path == reference.path for row in rows):
+        base = next((row.path for row in rows if row.scheme == "float32"), None)
+        rows = rows if base else (reference, *rows)
+    return Report(
+        title=f"edgekit convert: {model}",
+        model=model,
+        data=data,
+        machine=machine(),
+        settings={"threads": reference.threads, "batch": 1},
+        rows=rows,
+        reference=next((row.path for row in rows if row.scheme == "float32"), ""),
+        notes=tuple(notes),
+    )
+
+
+def _same_inputs(files: Sequence[Path]) -> None:
+    def shapes(signature: Signature) -> set[tuple[str, tuple[int, ...]]]:
+        return {(spec.name, spec.shape) for spec in signature.inputs}
+
+    contents = [flatbuffer.read(file) for file in files]
+    first, *others = [shapes(content.signature(content.entry())) for content in contents]
+    for file, other in zip(files[1:], others, strict=True):
+        if other != first:
+            raise ConfigError(f"{file}: takes other inputs than {files[0]}; benchmark them in separate runs or without --dataset")
+
+
+def _model_name(file: Path, scheme: str | None) -> str:
+    return file.stem.removesuffix(f"_{scheme}") if scheme else file.stem

@@ -1,0 +1,275 @@
+"""Find a checkpoint, refuse what is unsafe or broken, and load it as a sequence classifier.
+
+torch and transformers are loaded by `load_classifier`, `start_classifier` and `check_weights` alone: call these in a worker.
+"""
+
+import importlib.util
+import json
+import pickle
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from edgekit.errors import CheckpointError
+
+PACKAGE = "package:"
+_SAFE, _PICKLED = "model*.safetensors", "pytorch_model*.bin"
+_HUB_FILES = ("*.json", "*.txt", "*.model", _SAFE)
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "vocab.txt",
+    "spm.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "tokenizer.model",
+    "vocab.json",
+)
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+
+
+def resolve(reference: str) -> Path:
+    """The folder of a checkpoint: a path, package:NAME or a hub id, which is downloaded if it is not in the cache.
+
+    package:NAME is the folder inside the installed package NAME that holds a model's config.json. Raises `CheckpointError`.
+    """
+    if reference.startswith(PACKAGE):
+        return _package_folder(reference.removeprefix(PACKAGE))
+    path = Path(reference).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise CheckpointError(f"{reference}: is a file, not a checkpoint; give the folder that holds config.json and the weights")
+    if not _HUB_ID.fullmatch(reference) or reference.startswith(".") or Path(reference).parts[0] == ".." or _below_a_folder(path):
+        raise CheckpointError(f"{reference}: no such folder; check the path, or give a hub id or package:NAME")
+    return _hub_folder(reference)
+
+
+def _below_a_folder(path: Path) -> bool:
+    return len(path.parts) > 1 and Path(path.parts[0]).is_dir()
+
+
+def _package_folder(name: str) -> Path:
+    module = re.sub(r"[-.]+", "_", name)
+    spec = importlib.util.find_spec(module) if module.isidentifier() else None
+    roots = spec.submodule_search_locations if spec is not None else None
+    if not roots:
+        raise CheckpointError(f"{PACKAGE}{name}: no such package is installed; install it with pip or give a folder or a hub id")
+    folders = sorted({config.parent for root in roots for config in Path(root).rglob("config.json") if _is_model_config(config)})
+    if not folders:
+        raise CheckpointError(f"{PACKAGE}{name}: holds no config.json of a model; give another package, a folder or a hub id")
+    if len(folders) > 1:
+        listed = ", ".join(str(folder) for folder in folders[:4])
+        raise CheckpointError(f"{PACKAGE}{name}: holds {len(folders)} models; give the folder of one: {listed}")
+    return folders[0]
+
+
+def _is_model_config(file: Path) -> bool:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(found, dict) and "model_type" in found
+
+
+def _hub_folder(name: str) -> Path:
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    try:
+        folder = Path(huggingface_hub.snapshot_download(name, allow_patterns=list(_HUB_FILES), ignore_patterns=["*/*"]))
+        if not any(folder.glob(_SAFE)):
+            patterns = [*_HUB_FILES, _PICKLED]
+            folder = Path(huggingface_hub.snapshot_download(name, allow_patterns=patterns, ignore_patterns=["*/*"]))
+    except errors.GatedRepoError:
+        raise CheckpointError(
+            f"{name}: the hub wants you to accept its terms; do so on its page and log in with `hf auth login`"
+        ) from None
+    except errors.RepositoryNotFoundError:
+        raise CheckpointError(f"{name}: neither a folder here nor a model on the hub; check the spelling") from None
+    except (errors.LocalEntryNotFoundError, errors.HfHubHTTPError, OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{name}: no folder of that name, and the hub cannot be reached ({type(error).__name__}); "
+            "check the path or the network, or give a folder or package:NAME",
+            str(error),
+        ) from None
+    return folder
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The checkpoint's config.json. Raises `CheckpointError` if it is missing, not JSON or names no model type."""
+    file = path / "config.json"
+    if not path.is_dir():
+        raise CheckpointError(f"{path}: no such folder; check the path")
+    if not file.is_file():
+        raise CheckpointError(f"{path}: holds no config.json; give a folder that save_pretrained wrote")
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise CheckpointError(
+            f"{file}: not UTF-8 at byte offset {error.start}; save the model again with save_pretrained"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{file}: not readable as JSON ({error}); save the model again with save_pretrained") from None
+    if not isinstance(found, dict) or not isinstance(found.get("model_type"), str):
+        raise CheckpointError(f"{file}: names no model_type; give a folder that save_pretrained wrote for a transformers model")
+    return found
+
+
+def label_ids(path: Path) -> dict[str, int]:
+    """Class name to class number, in the order of the numbers, as config.json says. Raises `CheckpointError`."""
+    config = read_config(path)
+    names = config.get("id2label")
+    if names is None:
+        count = config.get("num_labels", config.get("_num_labels", 2))
+        names = {number: f"LABEL_{number}" for number in range(count)}
+    try:
+        ids = {str(name): int(number) for number, name in sorted(names.items(), key=lambda item: int(item[0]))}
+    except (AttributeError, TypeError, ValueError):
+        ids = {}
+    if len(ids) != len(names) or list(ids.values()) != list(range(len(ids))):
+        raise CheckpointError(f"{path / 'config.json'}: id2label must name the classes 0, 1, 2, … each differently; mend it there")
+    return ids
+
+
+def tokenizer_folder(path: Path) -> Path:
+    """The folder with the checkpoint's tokenizer, which is the checkpoint's. Raises `CheckpointError` if it has none."""
+    if not any((path / name).is_file() for name in _TOKENIZER_FILES):
+        raise CheckpointError(f"{path}: holds no tokenizer (tokenizer.json or vocab.txt); save one there with save_pretrained")
+    return path
+
+
+def weight_files(path: Path) -> list[Path]:
+    """The safetensors files, else the pickled ones; empty if the folder has neither."""
+    return sorted(path.glob(_SAFE)) or sorted(path.glob(_PICKLED))
+
+
+def check_weights(path: Path) -> None:
+    """Read every weight once.
+
+    Raises `CheckpointError` for an unsafe pickle, a damaged file, or a NaN or infinity, naming the tensor.
+    """
+    import torch
+
+    files = weight_files(path)
+    if not files:
+        raise CheckpointError(f"{path}: holds no weights (model.safetensors); give a folder that save_pretrained wrote")
+    for file in files:
+        for name, tensor in _tensors(file):
+            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+                kind = "NaN" if bool(torch.isnan(tensor).any()) else "infinite"
+                raise CheckpointError(f"{file}: the weights of {name} hold {kind} values; give an earlier checkpoint of this model")
+
+
+def _tensors(file: Path) -> Iterator[tuple[str, Any]]:
+    import torch
+    from safetensors import SafetensorError, safe_open
+
+    if file.suffix == ".safetensors":
+        try:
+            with safe_open(file, framework="pt") as weights:
+                for name in weights.keys():  # noqa: SIM118 - not a mapping
+                    yield name, weights.get_tensor(name)
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"{file}: not a readable safetensors file ({error}); copy or download it again") from None
+        return
+    try:
+        loaded = torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise CheckpointError(
+            f"{file}: a pickle that may run code when it is loaded, refused; save the model as safetensors with save_pretrained"
+        ) from None
+    except (OSError, RuntimeError, EOFError, KeyError, ValueError) as error:
+        raise CheckpointError(f"{file}: not readable ({_first_line(error)}); copy or download it again") from None
+    if not isinstance(loaded, Mapping):
+        raise CheckpointError(f"{file}: holds a {type(loaded).__name__}, not weights by name; save the model with save_pretrained")
+    yield from ((name, tensor) for name, tensor in loaded.items() if isinstance(tensor, torch.Tensor))
+
+
+def load_classifier(path: Path) -> Any:
+    """The checked checkpoint as a float32 transformers classifier in eval mode.
+
+    Raises `CheckpointError`, also if the weights lack the classification head.
+    """
+    check_weights(path)
+    model, missing = _from_pretrained(path, None)
+    if missing:
+        raise CheckpointError(
+            f"{path}: has no trained classification head ({missing[0]} is missing); run edgekit finetune on it first"
+        )
+    return model.eval()
+
+
+def start_classifier(path: Path, labels: Mapping[str, int]) -> Any:
+    """A float32 classifier for `labels` to train: a head that is missing or of another size starts at random.
+
+    So does the whole model if the folder holds a config.json without weights; torch's seed decides. Raises `CheckpointError`.
+    """
+    read_config(path)
+    if weight_files(path):
+        check_weights(path)
+        return _from_pretrained(path, labels)[0]
+    if others := [
+        file.name for file in sorted(path.iterdir()) if file.suffix in (".h5", ".msgpack", ".pt", ".pth", ".pkl", ".ckpt", ".bin")
+    ]:
+        raise CheckpointError(
+            f"{path}: holds {others[0]} but no model.safetensors; save the model as safetensors with save_pretrained"
+        )
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    config = _auto_config(path, labels)
+    return AutoModelForSequenceClassification.from_config(config, dtype=torch.float32, trust_remote_code=False)
+
+
+def _from_pretrained(path: Path, labels: Mapping[str, int] | None) -> tuple[Any, list[str]]:
+    import torch
+    from transformers import AutoModelForSequenceClassification
+    from transformers.utils import logging
+
+    config = _auto_config(path, labels)
+    # What is missing is judged below; the library's table of it would only alarm.
+    logging.set_verbosity_error()
+    try:
+        model, info = AutoModelForSequenceClassification.from_pretrained(
+            str(path),
+            config=config,
+            dtype=torch.float32,
+            local_files_only=True,
+            trust_remote_code=False,
+            ignore_mismatched_sizes=labels is not None,
+            output_loading_info=True,
+        )
+    except (OSError, RuntimeError, ValueError, KeyError) as error:
+        raise CheckpointError(
+            f"{path}: the weights do not load ({_first_line(error)}); give a folder that save_pretrained wrote"
+        ) from error
+    missing = sorted({*info["missing_keys"], *(key[0] for key in info["mismatched_keys"])})
+    # A pooler comes with some pretraining heads and not with others; everything else of the encoder must be there.
+    if lost := [name for name in missing if name.startswith(f"{model.base_model_prefix}.") and "pooler" not in name]:
+        raise CheckpointError(
+            f"{path}: the weights do not fit config.json ({len(lost)} tensors such as {lost[0]}); give matching files"
+        )
+    return model, missing
+
+
+def _auto_config(path: Path, labels: Mapping[str, int] | None) -> Any:
+    from transformers import AutoConfig
+
+    named: dict[str, Any] = {}
+    if labels is not None:
+        named = {
+            "label2id": dict(labels),
+            "id2label": {number: name for name, number in labels.items()},
+            "problem_type": "single_label_classification",
+        }
+    model_type = read_config(path)["model_type"]
+    try:
+        return AutoConfig.from_pretrained(str(path), local_files_only=True, trust_remote_code=False, **named)
+    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+        raise CheckpointError(f"{path}: transformers cannot use its model type {model_type!r} ({_first_line(error)})") from error
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__

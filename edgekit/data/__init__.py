@@ -1,0 +1,1 @@
+"""What a model is fed: read from files, encoded, drawn and validated."""

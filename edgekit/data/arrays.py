@@ -1,0 +1,87 @@
+"""Plain arrays, fitted to the inputs of a model."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from edgekit.data.samples import Array, Samples, real_dtype
+from edgekit.data.sources import ArrayRows
+from edgekit.errors import ConfigError, DatasetError
+from edgekit.spec import TensorSpec
+
+
+def fit_arrays(rows: ArrayRows, inputs: Sequence[TensorSpec]) -> Samples:
+    """Match arrays to `inputs` by name, or a single array to a single input, and bring them to the inputs' shape and dtype.
+
+    A trailing axis of 1 may be missing. A dtype may change where every value keeps its meaning: floats among
+    themselves, integers to wider ones or to narrower ones that hold all their values, integers to floats that hold them
+    exactly. For a quantized input the result is real float32: an array in the input's own integer dtype holds stored values
+    and becomes (stored - zero_point) * scale, floats are taken as real. Raises `DatasetError` naming the input, what
+    it expects and what was found.
+    """
+    arrays = dict(rows.arrays)
+    if len(arrays) == 1 and len(inputs) == 1:
+        arrays = {inputs[0].name: next(iter(rows.arrays.values()))}
+    if missing := [spec.name for spec in inputs if spec.name not in arrays]:
+        raise DatasetError(
+            f"{rows.origin}: no array for the model's input {missing[0]!r} among {', '.join(rows.arrays)}; "
+            f"name one array after each of {', '.join(spec.name for spec in inputs)}"
+        )
+    return Samples({spec.name: _fit(arrays[spec.name], spec, rows.origin) for spec in inputs}, rows.labels)
+
+
+def normalize(samples: Samples, mean: Sequence[float], std: Sequence[float], names: Sequence[str] = ()) -> Samples:
+    """(value - mean) / std in float32, along the last axis, for the named inputs; without names, for every float input.
+
+    Raises `ConfigError` for an unknown name, or statistics that are neither one value nor one per channel.
+    """
+    chosen = list(names) or [name for name, array in samples.inputs.items() if array.dtype.kind == "f"]
+    if unknown := [name for name in chosen if name not in samples.inputs]:
+        raise ConfigError(f"no input {unknown[0]!r} to normalize; choose from {', '.join(samples.inputs)}")
+    if not all(value > 0 for value in std):
+        raise ConfigError("std must be above 0 in every channel; the usual values are 127.5 or 255")
+    inputs = dict(samples.inputs)
+    for name in chosen:
+        last = inputs[name].shape[-1]
+        if {len(mean), len(std)} - {1, last}:
+            raise ConfigError(
+                f"input {name}: {len(mean)} means and {len(std)} stds for {last} channels; give one of each, or one per channel"
+            )
+        inputs[name] = (inputs[name].astype(np.float32) - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)
+    return Samples(inputs, samples.labels)
+
+
+def _fit(array: Array, spec: TensorSpec, origin: str) -> Array:
+    expected = f"{spec.dtype} {shape_text(spec)}"
+    refusal = f"{origin}: input {spec.name!r} expects {expected} per sample but found {array.dtype} {array.shape[1:]}"
+    if array.ndim == len(spec.shape) - 1 and spec.shape[-1] in (1, -1) and shape_fits((*array.shape, 1), spec):
+        array = array[..., np.newaxis]
+    if not shape_fits(array.shape, spec):
+        raise DatasetError(f"{refusal}; reshape it")
+    if array.dtype.kind not in "biuf":
+        raise DatasetError(f"{refusal}; save numbers")
+    target = real_dtype(spec)
+    if spec.scale and array.dtype.kind != "f":
+        if array.dtype != np.dtype(spec.dtype):
+            raise DatasetError(f"{refusal}; give real float32 values or stored {spec.dtype} ones")
+        return (array.astype(np.float32) - np.float32(spec.zero_point or 0)) * np.float32(spec.scale)
+    if array.dtype == target:
+        return array
+    if array.dtype.kind == "f" and target.kind != "f":
+        raise DatasetError(f"{refusal}; convert it to {spec.dtype}")
+    converted = array.astype(target)
+    if array.dtype.kind != "f" and not np.array_equal(converted.astype(array.dtype), array):
+        raise DatasetError(f"{refusal}, with values that {spec.dtype} does not hold; convert it")
+    return converted
+
+
+def shape_fits(shape: Sequence[int], spec: TensorSpec) -> bool:
+    """Whether an array (N, ...) has the input's axes after the first, free ones aside."""
+    wanted = spec.shape[1:]
+    return len(shape) - 1 == len(wanted) and all(size in (-1, found) for size, found in zip(wanted, shape[1:], strict=True))
+
+
+def shape_text(spec: TensorSpec) -> str:
+    """The shape of one sample, free axes as `?`."""
+    sizes = ["?" if size < 0 else str(size) for size in spec.shape[1:]]
+    return f"({', '.join(sizes)}{',' if len(sizes) == 1 else ''})"

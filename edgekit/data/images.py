@@ -1,0 +1,116 @@
+"""Image files to arrays, written to a memory-mapped file so that memory stays bounded."""
+
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgekit.data.samples import Array, Samples
+from edgekit.data.sources import ImageRows
+from edgekit.errors import ConfigError, DatasetError, OutputError
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """real = (pixel - mean) / std per channel, pixels 0 to 255; one value serves all channels.
+
+    `crop` keeps the aspect ratio (shortest side to size, then the centre); otherwise the image is stretched. The defaults are
+    MobileNet's, which map pixels to [-1, 1] (TF-Slim's inception preprocessing).
+    """
+
+    mean: tuple[float, ...] = (127.5,)
+    std: tuple[float, ...] = (127.5,)
+    crop: bool = True
+
+
+def encode_images(
+    rows: ImageRows,
+    height: int,
+    width: int,
+    preprocessing: Preprocessing,
+    folder: Path,
+    input_name: str,
+    classes: int | None,
+    channels: int = 3,
+) -> Samples:
+    """Decode to RGB (3 channels) or grey (1), resize bilinearly, and write float32 (N, height, width, channels) under `folder`.
+
+    `classes` is the head's size; see `head_labels`. Raises `DatasetError` naming an unreadable image or a label outside
+    the head, `ConfigError` for statistics that do not fit, `OutputError` if `folder` cannot hold the array.
+    """
+    mean, std = _statistics(preprocessing, channels)
+    labels = head_labels(rows, classes)
+    shape = (len(rows), height, width, channels)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # A memory map on a full disk ends in SIGBUS, not in an exception.
+        needed, free = 4 * int(np.prod(shape)), shutil.disk_usage(folder).free
+        if needed > free:
+            raise OutputError(
+                f"{folder}: {len(rows)} images need {needed >> 20} MiB but {free >> 20} MiB are free; free space or give fewer"
+            )
+        with tempfile.NamedTemporaryFile(prefix="images-", suffix=".npy", dir=folder, delete=False) as place:
+            file = Path(place.name)
+        array = np.lib.format.open_memmap(file, mode="w+", dtype=np.float32, shape=shape)
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be written ({error.strerror}); choose another folder") from None
+    for index, path in enumerate(rows.files):
+        array[index] = (_pixels(path, height, width, channels, crop=preprocessing.crop) - mean) / std
+    array.flush()
+    return Samples({input_name: np.load(file, mmap_mode="r")}, labels)
+
+
+def head_labels(rows: ImageRows, classes: int | None) -> Array | None:
+    """Labels as int64 class numbers of a head with `classes` outputs; None if the rows have none.
+
+    A head with exactly one class more than `class_names` has background at 0 (1001 classes for ImageNet's 1000): labels
+    move up by one. Only the names decide that; from the labels alone a class that happens to be absent would look the same.
+    Raises `DatasetError` for a label outside the head.
+    """
+    if rows.labels is None:
+        return None
+    shift = int(classes is not None and rows.class_names is not None and classes == len(rows.class_names) + 1)
+    labels = np.asarray(rows.labels, dtype=np.int64) + shift
+    outside = np.flatnonzero((labels < 0) | (labels >= (classes if classes is not None else np.iinfo(np.int64).max)))
+    if outside.size:
+        index = int(outside[0])
+        raise DatasetError(
+            f"{rows.origin}: labels outside the head: {rows.files[index].name} has {rows.labels[index]}, "
+            f"the head has {classes} classes; mend labels.tsv or give the model that it is for"
+        )
+    return labels
+
+
+def _statistics(preprocessing: Preprocessing, channels: int) -> tuple[Array, Array]:
+    if channels not in (1, 3):
+        raise ConfigError(f"images have 1 or 3 channels, not {channels}; give an .npz file for this model")
+    for name, values in (("mean", preprocessing.mean), ("std", preprocessing.std)):
+        if len(values) not in (1, channels):
+            raise ConfigError(f"image {name} has {len(values)} values for {channels} channels; give one, or one per channel")
+    if not all(value > 0 for value in preprocessing.std):
+        raise ConfigError("image std must be above 0 in every channel; the usual values are 127.5 or 255")
+    return np.asarray(preprocessing.mean, np.float32), np.asarray(preprocessing.std, np.float32)
+
+
+def _pixels(path: Path, height: int, width: int, channels: int, *, crop: bool) -> Array:
+    """float32 (height, width, channels), 0 to 255."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as opened:
+            image: Any = opened.convert("L" if channels == 1 else "RGB")
+            box = _centre(image.width, image.height, height, width) if crop else None
+            image = image.resize((width, height), Image.Resampling.BILINEAR, box=box)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise DatasetError(f"{path}: not a readable image ({error}); replace it or take it out of labels.tsv") from None
+    return np.asarray(image, np.float32).reshape(height, width, channels)
+
+
+def _centre(image_width: int, image_height: int, height: int, width: int) -> tuple[float, float, float, float]:
+    """The largest centred box (left, upper, right, lower) with the target's aspect ratio: resizing it is resize, then crop."""
+    scale = min(image_width / width, image_height / height)
+    left, upper = (image_width - width * scale) / 2, (image_height - height * scale) / 2
+    return left, upper, left + width * scale, upper + height * scale

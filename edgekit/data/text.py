@@ -1,0 +1,153 @@
+"""Texts to token ids, masks and segments, through the `tokenizers` package: no framework is loaded."""
+
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgekit.data.samples import Array, Samples
+from edgekit.data.sources import TextRows
+from edgekit.errors import CheckpointError, ConfigError, DatasetError, EdgekitError
+from edgekit.worker import Worker
+
+# Input name -> attribute of a tokenizers Encoding.
+_FIELDS = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
+_KNOWN_PADS = ("[PAD]", "<pad>", "<PAD>")
+_BATCH = 1024
+
+
+def encode_text(
+    rows: TextRows, tokenizer: Path, max_length: int, input_names: Sequence[str], label_ids: Mapping[str, int]
+) -> Samples:
+    """Encode to int32 arrays (N, max_length), one per asked name: input_ids, attention_mask, token_type_ids.
+
+    Padded with the tokenizer's own token on its own side; too long a pair loses tokens from its longer half first.
+    `tokenizer` is the checkpoint's folder. Labels become class numbers by `class_numbers`.
+    Raises `DatasetError` for an unknown input name or a label outside the head, `CheckpointError` for an unusable
+    tokenizer, `ConfigError` if `max_length` leaves no room for text.
+    """
+    if unknown := [name for name in input_names if name not in _FIELDS]:
+        raise DatasetError(
+            f"{rows.origin}: text cannot fill the model's input {unknown[0]!r}, only {', '.join(_FIELDS)}; give an .npz file"
+        )
+    labels = class_numbers(rows, label_ids)
+    encoder = _open(tokenizer, max_length, pair=rows.pairs is not None)
+    arrays = {name: np.empty((len(rows), max_length), np.int32) for name in input_names}
+    for start in range(0, len(rows), _BATCH):
+        stop = start + _BATCH
+        batch = (
+            rows.texts[start:stop] if rows.pairs is None else list(zip(rows.texts[start:stop], rows.pairs[start:stop], strict=True))
+        )
+        encodings = encoder.encode_batch_fast(list(batch))
+        for name, array in arrays.items():
+            array[start:stop] = [getattr(encoding, _FIELDS[name]) for encoding in encodings]
+    return Samples(arrays, labels)
+
+
+def class_numbers(rows: TextRows, label_ids: Mapping[str, int]) -> Array | None:
+    """Labels as int64 class numbers of a head whose names are `label_ids`; None if the rows have none.
+
+    A name is looked up exactly, then without regard to case. A number stays as it is, unless the source names its
+    numbers and the head knows all these names: then the head's number of the same name is taken. With empty
+    `label_ids` numbers pass unchecked. Raises `DatasetError` for a label outside the head.
+    """
+    if rows.labels is None:
+        return None
+    folded = {name.casefold(): number for name, number in label_ids.items()}
+    renumbered: list[int] | None = None
+    if rows.class_names and label_ids and all(name.casefold() in folded for name in rows.class_names):
+        renumbered = [folded[name.casefold()] for name in rows.class_names]
+    labels = np.empty(len(rows), np.int64)
+    for index, label in enumerate(rows.labels):
+        if isinstance(label, str):
+            number = label_ids.get(label, folded.get(label.casefold(), -1))
+        elif renumbered is not None:
+            number = renumbered[label] if 0 <= label < len(renumbered) else -1
+        else:
+            number = label
+        if number < 0 or (label_ids and number >= len(label_ids)):
+            row = rows.numbers[index] if rows.numbers else index
+            listed = ", ".join(f"{name}={place}" for name, place in list(label_ids.items())[:8])
+            raise DatasetError(
+                f"{rows.origin}: labels outside the head: row {row} (from 0) has {label!r}, "
+                f"the head's {len(label_ids)} classes are {listed}; mend the label or set --label-column"
+            )
+        labels[index] = number
+    return labels
+
+
+def _open(checkpoint: Path, max_length: int, *, pair: bool) -> Any:
+    from tokenizers import Tokenizer
+
+    folder = checkpoint if checkpoint.is_dir() else checkpoint.parent
+    file = folder / "tokenizer.json" if checkpoint.is_dir() else checkpoint
+    try:
+        if file.is_file():
+            encoder = Tokenizer.from_file(str(file))
+        else:
+            with tempfile.TemporaryDirectory(prefix="edgekit-tokenizer-") as room:
+                written = Path(room) / "tokenizer.json"
+                Worker(timeout_s=300).run(_write_fast_tokenizer, folder, written)
+                encoder = Tokenizer.from_file(str(written))
+    except EdgekitError:
+        raise
+    except Exception as error:
+        # The package raises bare exceptions for a file that is not a tokenizer.
+        raise CheckpointError(f"{file}: not a usable tokenizer ({str(error)[:200]}); save it again with save_pretrained") from error
+    if max_length <= encoder.num_special_tokens_to_add(pair):
+        raise ConfigError(
+            f"a maximum length of {max_length} leaves no room for text beside the special tokens; give a larger --max-length"
+        )
+    settings = _settings(folder)
+    padding = encoder.padding or {}
+    pad_token, pad_id = _pad(encoder, settings, padding, file)
+    encoder.enable_truncation(max_length, strategy="longest_first", direction=settings.get("truncation_side", "right"))
+    encoder.enable_padding(
+        direction=settings.get("padding_side") or padding.get("direction", "right"),
+        pad_id=pad_id,
+        pad_token=pad_token,
+        pad_type_id=settings.get("pad_token_type_id") or padding.get("pad_type_id", 0),
+        length=max_length,
+    )
+    return encoder
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    """What `tokenizer_config.json` says, completed by `special_tokens_map.json`; a tokenizer may come without either."""
+    settings: dict[str, Any] = {}
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+        file = folder / name
+        if not file.is_file():
+            continue
+        try:
+            found = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise CheckpointError(f"{file}: not JSON ({error}); save the tokenizer again with save_pretrained") from None
+        settings.update({key: value for key, value in found.items() if value is not None})
+    return settings
+
+
+def _pad(encoder: Any, settings: Mapping[str, Any], padding: Mapping[str, Any], file: Path) -> tuple[str, int]:
+    named = settings.get("pad_token")
+    named = named.get("content") if isinstance(named, dict) else named
+    for token in (named, padding.get("pad_token"), *_KNOWN_PADS):
+        if token and (number := encoder.token_to_id(token)) is not None:
+            return token, number
+    raise CheckpointError(f"{file}: the tokenizer has no padding token; set pad_token in tokenizer_config.json")
+
+
+def _write_fast_tokenizer(folder: Path, written: Path) -> None:
+    """Run in a worker, because transformers may load torch."""
+    from transformers import AutoTokenizer
+
+    try:
+        loaded = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+        loaded.backend_tokenizer.save(str(written))
+    except (OSError, ValueError, AttributeError, ImportError, KeyError) as error:
+        cause = str(error).strip().splitlines() or [type(error).__name__]
+        raise CheckpointError(
+            f"{folder}: no tokenizer can be loaded ({cause[0][:200]}); save one there with save_pretrained"
+        ) from error

@@ -1,0 +1,172 @@
+"""An .onnx file as a graph that onnx2tf can take: checked, shapes fixed, old opsets and quantized ops rewritten."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgekit.errors import EdgekitError, InputError, ModelFormatError, UnsupportedOpError
+
+_DOMAINS = ("", "ai.onnx")
+# ONNX Runtime and onnx2tf both know every op of this opset; below the first, broadcasting had other rules.
+_OLDEST, _MODERN = 7, 13
+
+
+def read(path: Path) -> Any:
+    """The model in `path`, sound and made of ops that onnx2tf knows.
+
+    Raises `ModelFormatError` if it is no sound ONNX model and `UnsupportedOpError` naming the ops without a TensorFlow form.
+    """
+    import onnx
+
+    try:
+        model = onnx.load(path)
+    except Exception as error:  # protobuf and OS errors share no base class
+        raise ModelFormatError(f"{path}: not an ONNX model ({first_line(error)}); export it again") from error
+    if not model.HasField("graph") or not model.graph.output:
+        raise ModelFormatError(f"{path}: not an ONNX model, or one without outputs; export it again")
+    # Before the checker, which would complain about a custom op's domain and not name the op.
+    _refuse_unknown_ops(path, model)
+    if model.ByteSize() < 2**31 - 1:
+        try:
+            onnx.checker.check_model(model)
+        except Exception as error:
+            raise ModelFormatError(f"{path}: not a sound ONNX model ({first_line(error)}); export it again") from error
+    return _modern(model)
+
+
+def input_names(model: Any) -> list[str]:
+    """What the model is fed with, in its order; constants that old files list among the inputs left out."""
+    constants = {tensor.name for tensor in model.graph.initializer}
+    return [item.name for item in model.graph.input if item.name not in constants]
+
+
+def output_names(model: Any) -> list[str]:
+    return [item.name for item in model.graph.output]
+
+
+def fix_shapes(path: Path, model: Any, max_length: int, shapes: Mapping[str, Sequence[int]]) -> None:
+    """Fix every free axis, in place: the batch to 1, the length of token inputs to `max_length`, others by `shapes`.
+
+    Raises `InputError` naming an input whose shape stays free and `UnsupportedOpError` for inputs or outputs that are no tensors.
+    """
+    names = input_names(model)
+    if unknown := sorted(set(shapes) - set(names)):
+        raise InputError(f"{path}: there is no input {', '.join(unknown)}; it has {', '.join(names) or 'none'}")
+    if not names:
+        raise UnsupportedOpError(f"{path}: the graph has no inputs; give a model that computes something from its input")
+    for item in model.graph.output:
+        if not _is_numeric(item):
+            raise UnsupportedOpError(
+                f"{path}: output {item.name} is no tensor of numbers, which TFLite needs; cut the graph before it"
+            )
+    for item in model.graph.input:
+        if item.name not in names:
+            continue
+        if not _is_numeric(item):
+            raise UnsupportedOpError(
+                f"{path}: input {item.name} is no tensor of numbers, which TFLite needs; cut the graph after it"
+            )
+        _fix_shape(path, item, max_length, shapes.get(item.name))
+    _free_symbols(model)
+
+
+def _fix_shape(path: Path, item: Any, max_length: int, sizes: Sequence[int] | None) -> None:
+    import onnx
+
+    kind = item.type.tensor_type
+    advice = f"--input-shape {item.name}=1,..."
+    if not kind.HasField("shape"):
+        if sizes is None:
+            raise InputError(f"{path}: input {item.name} has no shape; give it with {advice}")
+        for size in sizes:
+            kind.shape.dim.add().dim_value = size
+        return
+    axes = kind.shape.dim
+    if sizes is not None and len(sizes) != len(axes):
+        raise InputError(f"{path}: input {item.name} has {len(axes)} axes, --input-shape gives {len(sizes)}")
+    tokens = len(axes) == 2 and np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)).kind in "iu"
+    for axis, dimension in enumerate(axes):
+        if sizes is not None:
+            dimension.dim_value = sizes[axis]
+        elif dimension.dim_value > 0:
+            continue
+        elif axis == 0:
+            dimension.dim_value = 1
+        elif axis == 1 and tokens:
+            dimension.dim_value = max_length
+        else:
+            shape = ",".join(str(d.dim_value or d.dim_param or "?") for d in axes)
+            raise InputError(f"{path}: axis {axis} of input {item.name} ({shape}) is free; fix it with {advice}")
+
+
+def _free_symbols(model: Any) -> None:
+    """Take free sizes out of the outputs and of what lies between, which shape inference then fills from the inputs."""
+    del model.graph.value_info[:]
+    for item in model.graph.output:
+        for dimension in item.type.tensor_type.shape.dim:
+            if dimension.dim_value <= 0:
+                dimension.Clear()
+
+
+def _is_numeric(item: Any) -> bool:
+    import onnx
+
+    kind = item.type.tensor_type.elem_type
+    return bool(item.type.HasField("tensor_type")) and kind not in (onnx.TensorProto.STRING, onnx.TensorProto.UNDEFINED)
+
+
+def simplified(model: Any) -> Any:
+    """The model with constants folded and shapes inferred, or as it is where that cannot be done."""
+    import onnxsim
+
+    try:
+        return onnxsim.simplify(model)[0]
+    except Exception:  # a graph that onnxsim cannot fold may still convert as it is
+        return model
+
+
+def _refuse_unknown_ops(path: Path, model: Any) -> None:
+    import importlib.util
+
+    spec = importlib.util.find_spec("onnx2tf")
+    if spec is None or not spec.submodule_search_locations:
+        raise EdgekitError("onnx2tf is not installed; install edgekit again")
+    handlers = {file.stem for file in (Path(spec.submodule_search_locations[0]) / "ops").glob("[A-Z]*.py")}
+    known = handlers | {function.name for function in model.functions}
+    missing = sorted(
+        {
+            node.op_type if node.domain in _DOMAINS else f"{node.domain}.{node.op_type}"
+            for node in _nodes(model.graph)
+            if node.op_type not in known or not (node.domain in _DOMAINS or model.functions)
+        }
+    )
+    if missing:
+        raise UnsupportedOpError(f"{path}: no TensorFlow form of op {', '.join(missing)}; export the model without it")
+
+
+def _nodes(graph: Any) -> list[Any]:
+    found = []
+    for node in graph.node:
+        found.append(node)
+        for attribute in node.attribute:
+            found.extend(_nodes(attribute.g) if attribute.HasField("g") else [])
+    return found
+
+
+def _modern(model: Any) -> Any:
+    import onnx
+
+    version = next((item.version for item in model.opset_import if item.domain in _DOMAINS), _MODERN)
+    if version >= _OLDEST:
+        return model
+    try:
+        return onnx.version_converter.convert_version(model, _MODERN)
+    except Exception:  # an op whose old form has no newer one may still convert as it is
+        return model
+
+
+def first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[0] if lines else type(error).__name__)[:200]

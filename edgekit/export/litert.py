@@ -1,0 +1,43 @@
+"""The second bridge: checkpoint to a float .tflite directly, through litert-torch (extra `litert`)."""
+
+from pathlib import Path
+
+import numpy as np
+
+from edgekit.data.samples import Samples
+from edgekit.errors import ConfigError, UnsupportedOpError
+from edgekit.export import classifier
+
+
+def export_litert(checkpoint: Path, samples_folder: Path, target: Path, reference: Path) -> None:
+    """Write `checkpoint` as a float .tflite with the samples' input names and one output `logits`.
+
+    Writes PyTorch's logits of all saved rows to `reference` (.npy, float32 (N, C)). Raises `ConfigError` if litert-torch
+    is not installed, `CheckpointError`, and `UnsupportedOpError` if the model cannot be converted. Needs torch.
+    """
+    try:
+        import litert_torch
+    except ImportError as error:
+        raise ConfigError(f"--bridge litert needs litert-torch ({error}); install edgekit[litert] or use --bridge onnx") from None
+    import torch
+
+    samples = Samples.load(samples_folder)
+    module = classifier.load(checkpoint, tuple(samples.inputs))
+    np.save(reference, classifier.logits(module, samples))
+
+    class Named(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.module = module
+
+        def forward(
+            self, input_ids: torch.Tensor, attention_mask: torch.Tensor, token_type_ids: torch.Tensor | None = None
+        ) -> dict[str, torch.Tensor]:
+            return {"logits": self.module(input_ids, attention_mask, token_type_ids)}
+
+    tensors = dict(zip(samples.inputs, classifier.example(samples), strict=True))
+    try:
+        litert_torch.convert(Named().eval(), sample_kwargs=tensors).export(str(target))
+    except (RuntimeError, NotImplementedError, ValueError) as error:
+        text = " ".join(str(error).split())[:200]
+        raise UnsupportedOpError(f"{checkpoint}: litert-torch cannot convert it ({text}); use --bridge onnx") from error

@@ -1,0 +1,1 @@
+"""Latency, memory, accuracy, agreement and delegate partitions of .tflite files."""

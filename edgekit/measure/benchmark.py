@@ -1,0 +1,258 @@
+"""Measure files side by side: each in fresh children, in turns, so that a drift of the machine hits all of them alike."""
+
+import random
+import tempfile
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgekit.data.samples import Samples
+from edgekit.errors import ConfigError, DatasetError, EdgekitError
+from edgekit.measure.accuracy import accuracy, agreement, drop
+from edgekit.measure.execution import Budget, Timing, time_file, visited, write_outputs
+from edgekit.measure.machine import machine
+from edgekit.measure.measurement import Latency, Measurement
+from edgekit.tflite.flatbuffer import check_exists
+from edgekit.worker import Progress, Worker
+
+__all__ = ["BenchmarkConfig", "benchmark", "gzip_size", "machine", "order", "outputs"]
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+_LEAST_RUNS = 3
+
+
+@dataclass(frozen=True)
+class BenchmarkConfig:
+    """`runs` timed inferences of each file, spread over `rounds` fresh children with at least `warmup` uncounted ones in each.
+
+    A slow file gets fewer runs (3 at least) once its inferences have taken `max_seconds` over all rounds, and fewer rows
+    once its accuracy pass has taken `max_accuracy_seconds`; None is no limit. `timeout_s` and `memory_bytes` stop one child.
+    """
+
+    threads: int = 2
+    runs: int = 100
+    warmup: int = 10
+    rounds: int = 5
+    max_seconds: float = 20.0
+    max_accuracy_seconds: float | None = 120.0
+    timeout_s: float = 600.0
+    memory_bytes: int | None = None
+    gzip: bool = True
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, least in (("threads", 1), ("runs", 1), ("warmup", 0), ("rounds", 1)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"{name} is {getattr(self, name)}; give at least {least}")
+
+
+def benchmark(
+    files: Sequence[Path],
+    samples: Samples | Path | None,
+    config: BenchmarkConfig | None = None,
+    *,
+    reference: Path | None = None,
+    schemes: Mapping[Path, str] | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> list[Measurement]:
+    """One `Measurement` for each of `files`, in their order.
+
+    `samples` (or the folder they were saved to) feed the timed runs, and all their rows are run once for accuracy, where
+    there are labels, and for agreement with `reference`; without samples the files are timed on random values alone.
+    A file that cannot be loaded, crashes or times out gets a `failure`, and the others go on. Raises `ModelFormatError`
+    if a path is no file, and `DatasetError` if `samples` has no rows.
+    """
+    config = config or BenchmarkConfig()
+    everything = [*files, *([reference] if reference is not None else [])]
+    for file in everything:
+        check_exists(file)
+    with tempfile.TemporaryDirectory(prefix="edgekit-measure-") as room:
+        folder = _saved(samples, Path(room)) if samples is not None else None
+        predicted = list({file.resolve(): file for file in everything}.values()) if folder is not None else []
+        steps = _Steps(config.rounds * len(files) + len(predicted), on_progress)
+        timings, failures = _time_in_turns(files, folder, config, steps)
+        found = [
+            _timed(file, timings[index], failures.get(index), (schemes or {}).get(file), config) for index, file in enumerate(files)
+        ]
+        if folder is None:
+            return found
+        failed = {files[index].resolve() for index in failures}
+        passes = {
+            file.resolve(): _predict(file, folder, Path(room) / f"outputs_{number}.npy", config, steps)
+            for number, file in enumerate(predicted)
+            if file.resolve() not in failed
+        }
+        labels = Samples.load(folder).labels
+        shuffled = None if labels is None else labels[visited(len(labels), config.seed)]
+        origin = reference.resolve() if reference is not None else None
+        base = passes.get(origin) if origin is not None else None
+        return [
+            _compared(item, passes[file.resolve()], shuffled, base, is_reference=file.resolve() == origin)
+            if file.resolve() in passes
+            else item
+            for file, item in zip(files, found, strict=True)
+        ]
+
+
+def outputs(
+    file: Path,
+    samples: Samples | Path,
+    threads: int = 2,
+    *,
+    timeout_s: float | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> Array:
+    """First output of `file` for every row of `samples` (or of the folder they were saved to), real values, (N, ...).
+
+    Run in a child. Raises what `edgekit.tflite.interpreter.Model` and `edgekit.worker.Worker` raise, and `DatasetError`
+    if there are no rows.
+    """
+    with tempfile.TemporaryDirectory(prefix="edgekit-measure-") as room:
+        folder, target = _saved(samples, Path(room)), Path(room) / "outputs.npy"
+        Worker(timeout_s=timeout_s, on_progress=on_progress).run(write_outputs, file, folder, target, threads, None, None)
+        return np.asarray(np.load(target))
+
+
+def order(count: int, rounds: int, seed: int) -> list[list[int]]:
+    """For each round the numbers 0 to `count` - 1 in a shuffled order, so that no file always follows the same other one."""
+    draw = random.Random(seed)
+    return [draw.sample(range(count), count) for _ in range(rounds)]
+
+
+def gzip_size(file: Path) -> int:
+    """Bytes of `file` after gzip at level 6."""
+    packer = zlib.compressobj(6, zlib.DEFLATED, 31)
+    count = 0
+    with file.open("rb") as stream:
+        while block := stream.read(2**20):
+            count += len(packer.compress(block))
+    return count + len(packer.flush())
+
+
+class _Steps:
+    """Counts children for the caller's progress bar."""
+
+    def __init__(self, total: int, on_progress: Callable[[Progress], None] | None) -> None:
+        self._done, self._total, self._tell = 0, total, on_progress
+
+    def next(self, note: str) -> None:
+        if self._tell is not None:
+            self._tell(Progress("benchmark", self._done, self._total, note))
+        self._done += 1
+
+
+def _saved(samples: Samples | Path, room: Path) -> Path:
+    """The folder of `samples`, written below `room` if they are in memory: children map it instead of receiving a copy."""
+    loaded = Samples.load(samples) if isinstance(samples, Path) else samples
+    if len(loaded) == 0:
+        raise DatasetError("the data set has no rows; give at least one")
+    if isinstance(samples, Path):
+        return samples
+    folder = room / "samples"
+    samples.save(folder)
+    return folder
+
+
+def _time_in_turns(
+    files: Sequence[Path], folder: Path | None, config: BenchmarkConfig, steps: _Steps
+) -> tuple[list[list[Timing]], dict[int, str]]:
+    """Timings of each file, one for each round that it was run in, and the failure of each that had one."""
+    timings: list[list[Timing]] = [[] for _ in files]
+    failures: dict[int, str] = {}
+    budget = Budget(
+        runs=-(-config.runs // config.rounds),
+        warmup=config.warmup,
+        seconds=config.max_seconds / config.rounds,
+        least=-(-_LEAST_RUNS // config.rounds),
+    )
+    worker = Worker(timeout_s=config.timeout_s, memory_bytes=config.memory_bytes)
+    for turn in order(len(files), config.rounds, config.seed):
+        for index in turn:
+            steps.next(files[index].name)
+            if index in failures:
+                continue
+            try:
+                timings[index].append(worker.run(time_file, files[index], folder, config.threads, budget, config.seed).value)
+            except EdgekitError as error:
+                failures[index] = _named(files[index], error)
+    return timings, failures
+
+
+def _timed(file: Path, rounds: Sequence[Timing], failure: str | None, scheme: str | None, config: BenchmarkConfig) -> Measurement:
+    found = Measurement(
+        path=str(file),
+        size_bytes=file.stat().st_size,
+        gzip_bytes=gzip_size(file) if config.gzip else None,
+        scheme=scheme,
+        threads=config.threads,
+        failure=failure,
+    )
+    # A file that failed in a later round is not to be trusted with the figures of the earlier ones.
+    if failure is not None or not rounds:
+        return found
+    times = np.concatenate([item.times_ms for item in rounds])
+    p50, p90, p99 = (float(value) for value in np.percentile(times, (50, 90, 99)))
+    return replace(
+        found,
+        load_ms=float(np.median([item.load_ms for item in rounds])),
+        first_ms=float(np.median([item.first_ms for item in rounds])),
+        latency=Latency(
+            runs=len(times),
+            warmup=min(item.warmup for item in rounds),
+            mean_ms=float(times.mean()),
+            p50_ms=p50,
+            p90_ms=p90,
+            p99_ms=p99,
+            min_ms=float(times.min()),
+        ),
+        peak_bytes=max(item.peak_bytes for item in rounds),
+        ops=rounds[0].ops,
+        delegated_ops=rounds[0].delegated_ops,
+        partitions=rounds[0].partitions,
+    )
+
+
+def _predict(file: Path, folder: Path, target: Path, config: BenchmarkConfig, steps: _Steps) -> Array | str:
+    """Outputs of the rows that were run, in `visited` order, or why there are none."""
+    steps.next(file.name)
+    worker = Worker(timeout_s=config.timeout_s, memory_bytes=config.memory_bytes)
+    try:
+        count = worker.run(write_outputs, file, folder, target, config.threads, config.seed, config.max_accuracy_seconds).value
+    except EdgekitError as error:
+        return _named(file, error)
+    return np.asarray(np.load(target, mmap_mode="r")[:count])
+
+
+def _compared(
+    item: Measurement, found: Array | str, labels: Array | None, base: Array | str | None, *, is_reference: bool
+) -> Measurement:
+    if isinstance(found, str):
+        return replace(item, failure=found)
+    if not np.isfinite(found).all():
+        return replace(
+            item, failure=f"{item.path}: gives values that are not finite; convert it again with another scheme or other data"
+        )
+    try:
+        if labels is not None:
+            item = replace(item, accuracy=accuracy(found, labels[: len(found)]))
+        # Both are a prefix of the same draw, so the shorter one's rows are in the other too.
+        if isinstance(base, str) or base is None or base.shape[1:] != found.shape[1:]:
+            return item
+        rows = min(len(found), len(base))
+        ours, theirs = found[:rows], base[:rows]
+        if found.ndim > 1 and found.shape[-1] > 1:
+            item = replace(item, agreement=agreement(ours, theirs))
+            if labels is not None and not is_reference:
+                item = replace(item, drop=drop(ours, theirs, labels[:rows]))
+        return replace(item, mean_abs_error=float(np.abs(ours.astype(np.float64) - theirs).mean()))
+    except EdgekitError as error:
+        return replace(item, failure=f"{item.path}: {error}")
+
+
+def _named(file: Path, error: EdgekitError) -> str:
+    return error.message if str(file) in error.message else f"{file}: {error.message}"

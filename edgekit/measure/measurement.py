@@ -1,0 +1,72 @@
+"""The figures of one file."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Milliseconds of one inference at batch 1 over `runs` runs after `warmup` uncounted ones."""
+
+    runs: int
+    warmup: int
+    mean_ms: float
+    p50_ms: float
+    p90_ms: float
+    p99_ms: float
+    min_ms: float
+
+
+@dataclass(frozen=True)
+class Proportion:
+    """`count` of `total` with the 95 % Wilson score interval [low, high]."""
+
+    count: int
+    total: int
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Accuracy lost against the reference on the same `total` rows, with its 95 % interval [low, high].
+
+    `lost` rows only the reference gets right, `gained` rows only the file does; `value` is (lost - gained) / total.
+    """
+
+    lost: int
+    gained: int
+    total: int
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What was found when `path` was run; `failure` says why the figures that are None are missing.
+
+    `load_ms` covers reading the file and allocating tensors with the delegate applied, `first_ms` the first inference.
+    `peak_bytes` is the measuring process's peak resident memory above what it held before it loaded the file.
+    `partitions` counts the delegate's partitions; `delegated_ops` of `ops` run inside one. `agreement` is the share of
+    rows whose highest output is the same as the reference file's, `drop` the accuracy lost against it; `mean_abs_error`
+    is over all outputs and rows.
+    """
+
+    path: str
+    size_bytes: int
+    gzip_bytes: int | None
+    scheme: str | None = None
+    threads: int = 0
+    load_ms: float | None = None
+    first_ms: float | None = None
+    latency: Latency | None = None
+    peak_bytes: int | None = None
+    ops: int | None = None
+    delegated_ops: int | None = None
+    partitions: int | None = None
+    accuracy: Proportion | None = None
+    drop: Difference | None = None
+    agreement: Proportion | None = None
+    mean_abs_error: float | None = None
+    failure: str | None = None

@@ -1,0 +1,227 @@
+"""The report's figures as SVG text: accuracy against latency, latency percentiles, sizes."""
+
+import io
+import re
+import warnings
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from edgekit.measure.measurement import Measurement, Proportion
+from edgekit.report.content import Report, labels, megabytes, shortened
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Drawn in these colours, written as the page's own, so that a figure follows a light or a dark page.
+_INK, _MUTED, _GRID = "#1b1e23", "#656c77", "#dfe2e7"
+_ACCENT, _PALE = "#2f6db3", "#a9c5e6"
+_PAGE_COLOURS = {
+    _INK: "var(--ink)",
+    _MUTED: "var(--muted)",
+    _GRID: "var(--line)",
+    _ACCENT: "var(--accent)",
+    _PALE: "var(--pale)",
+}
+_STYLE = {
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 10,
+    "text.color": _INK,
+    "text.parse_math": False,
+    "axes.labelcolor": _MUTED,
+    "axes.edgecolor": _GRID,
+    "axes.labelsize": 10,
+    "axes.axisbelow": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.spines.left": False,
+    "xtick.color": _MUTED,
+    "ytick.color": _MUTED,
+    "xtick.labelsize": 9,
+    "ytick.labelsize": 9,
+    "xtick.major.size": 0,
+    "xtick.minor.size": 0,
+    "ytick.major.size": 0,
+    "ytick.minor.size": 0,
+    "grid.color": _GRID,
+    "grid.linewidth": 0.8,
+}
+_WIDTH = 5.4  # inches, 72 points each: about what a phone shows, so that text stays readable there
+_ROW = 0.42
+_LONGEST_NAME = 26
+_LOG_FROM = 8.0  # the spread of latencies from which a linear axis squeezes the fast files into one spot
+
+
+def scatter(report: Report) -> str:
+    """Accuracy (agreement where there are no labels) against p50, with 95 % bars; empty if fewer than two files have both."""
+    rows, ticks = _shortened(report)
+    shares = [_share(row, any(row.accuracy for row in rows)) for row in rows]
+    points = [
+        (label, row.latency.p50_ms, share) for label, row, share in zip(ticks, rows, shares, strict=True) if row.latency and share
+    ]
+    if len(points) < 2:
+        return ""
+    title = "Accuracy, %" if any(row.accuracy for row in rows) else "Agreement with the reference, %"
+
+    def draw(figure: "Figure", axes: "Axes") -> None:
+        for _, x, share in points:
+            middle = share.value * 100
+            bars = [[max(0.0, middle - share.low * 100)], [max(0.0, share.high * 100 - middle)]]
+            axes.errorbar([x], [middle], yerr=bars, fmt="o", color=_ACCENT, markersize=6, elinewidth=1.2, alpha=0.9)
+        _latency_axis(axes, [x for _, x, _ in points])
+        axes.margins(y=0.12)
+        axes.set_xlabel("p50 latency, ms")
+        axes.set_ylabel(title)
+        axes.grid(True, axis="both")
+        _label(figure, axes, [(label, x, share.value * 100) for label, x, share in points])
+
+    return _svg("scatter", 3.6, draw)
+
+
+def latency(report: Report) -> str:
+    """p50, p90 and p99 of each file on one axis; empty if none was timed."""
+    rows, ticks = _shortened(report)
+    timed = [(label, row.latency) for label, row in zip(ticks, rows, strict=True) if row.latency]
+    if not timed:
+        return ""
+
+    def draw(figure: "Figure", axes: "Axes") -> None:
+        places = range(len(timed))
+        axes.hlines(places, [item.p50_ms for _, item in timed], [item.p99_ms for _, item in timed], color=_PALE, linewidth=5)
+        for name, marker, colour, size in (("p99", "|", _ACCENT, 9), ("p90", "o", _PALE, 6), ("p50", "o", _ACCENT, 7)):
+            values = [getattr(item, f"{name}_ms") for _, item in timed]
+            points = axes.plot(values, places, marker, color=colour, markersize=size, label=name, linestyle="none")
+            points[0].set(markeredgecolor=_ACCENT, markeredgewidth=1.6)
+        _latency_axis(axes, [value for _, item in timed for value in (item.p50_ms, item.p99_ms)])
+        axes.set_xlabel("latency of one inference, ms")
+        _one_row_each(axes, [label for label, _ in timed])
+        handles, texts = axes.get_legend_handles_labels()
+        axes.legend(
+            handles[::-1],
+            texts[::-1],
+            loc="lower right",
+            bbox_to_anchor=(1, 1),
+            ncol=3,
+            frameon=False,
+            fontsize=9,
+            handletextpad=0.2,
+        )
+
+    return _svg("latency", _height(len(timed)) + 0.25, draw)
+
+
+def sizes(report: Report) -> str:
+    """File size and gzip size of each file as bars; empty if there is no file."""
+    rows, ticks = _shortened(report)
+    if not rows:
+        return ""
+
+    def draw(figure: "Figure", axes: "Axes") -> None:
+        places = range(len(rows))
+        axes.barh(places, [row.size_bytes / 1e6 for row in rows], height=0.56, color=_PALE, label="file")
+        axes.barh(places, [(row.gzip_bytes or 0) / 1e6 for row in rows], height=0.22, color=_ACCENT, label="gzip")
+        for place, row in enumerate(rows):
+            axes.annotate(
+                megabytes(row.size_bytes),
+                (row.size_bytes / 1e6, place),
+                xytext=(4, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=9,
+            )
+        axes.set_xlim(0, max(row.size_bytes for row in rows) / 1e6 * 1.14 or 1)
+        axes.set_xlabel("size, MB")
+        _one_row_each(axes, ticks)
+        axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncol=2, frameon=False, fontsize=9, handlelength=1.2)
+
+    return _svg("sizes", _height(len(rows)) + 0.25, draw)
+
+
+def _share(row: Measurement, has_accuracy: bool) -> Proportion | None:
+    return row.accuracy if has_accuracy else row.agreement
+
+
+def _shortened(report: Report) -> tuple[tuple[Measurement, ...], tuple[str, ...]]:
+    return report.rows, tuple(shortened(name, _LONGEST_NAME) for name in labels(report))
+
+
+def _height(rows: int) -> float:
+    return 0.85 + _ROW * rows
+
+
+def _one_row_each(axes: "Axes", labels: Sequence[str]) -> None:
+    axes.set_yticks(range(len(labels)), labels, color=_INK)
+    axes.set_ylim(len(labels) - 0.45, -0.55)
+    axes.grid(True, axis="x")
+
+
+def _latency_axis(axes: "Axes", values: Sequence[float]) -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    if min(values) > 0 and max(values) / min(values) >= _LOG_FROM:
+        axes.set_xscale("log")
+        axes.set_xlim(min(values) / 1.6, max(values) * 1.6)
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    else:
+        axes.set_xlim(0, max(values) * 1.14 or 1)
+
+
+def _label(figure: "Figure", axes: "Axes", points: Sequence[tuple[str, float, float]]) -> None:
+    """Write each point's name beside it, at the first of some offsets where it covers neither another name nor a point."""
+    from matplotlib.text import Text
+
+    figure.canvas.draw()
+    renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
+    frame = axes.get_window_extent(renderer)
+    spots = [axes.transData.transform((x, y)) for _, x, y in points]
+    taken: list[Any] = []
+    sides = [(1, 0, "left"), (-1, 0, "right"), (1, 1, "left"), (1, -1, "left"), (-1, 1, "right"), (-1, -1, "right")]
+    offsets = [(sx * 8, sy * (8 + 11 * step) + (step if sy == 0 else 0), side) for step in range(6) for sx, sy, side in sides]
+    for name, x, y in points:
+        for dx, dy, side in offsets:
+            leader = {"arrowstyle": "-", "color": _MUTED, "linewidth": 0.6, "shrinkB": 4} if dy else None
+            text = axes.annotate(
+                name, (x, y), (dx, dy), textcoords="offset points", ha=side, va="center", fontsize=9, arrowprops=leader
+            )
+            text.update_positions(renderer)
+            box = Text.get_window_extent(text, renderer)  # the name alone, without its leader
+            inside = frame.x0 <= box.x0 and box.x1 <= frame.x1 + 8 and frame.y0 <= box.y0 and box.y1 <= frame.y1
+            free = not any(box.overlaps(other) for other in taken)
+            clear = not any(box.x0 - 3 <= px <= box.x1 + 3 and box.y0 - 3 <= py <= box.y1 + 3 for px, py in spots)
+            if (inside and free and clear) or (dx, dy, side) == offsets[-1]:
+                taken.append(box)
+                break
+            text.remove()
+
+
+def _svg(name: str, height: float, draw: Callable[["Figure", "Axes"], None]) -> str:
+    """Draw on one pair of axes and return the `<svg>` element; the same figures give the same text."""
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": f"edgekit-{name}"}), warnings.catch_warnings():
+        # Letters that the font lacks are only measured wrongly: the browser writes them with its own.
+        warnings.filterwarnings("ignore", message="Glyph .* missing", category=UserWarning)
+        figure = Figure(figsize=(_WIDTH, height), layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = figure.add_subplot()
+        draw(figure, axes)
+        stream = io.StringIO()
+        figure.savefig(
+            stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None, "Format": None, "Type": None}
+        )
+    text = stream.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    # Group ids repeat from figure to figure, and nothing refers to them.
+    text = re.sub(r'<g id="[^"]*"', "<g", text)
+    text = re.sub(r'^<svg ([^>]*?)width="[^"]*"', r"<svg \1", text)
+    text = re.sub(r'^<svg ([^>]*?)height="[^"]*"', r"<svg \1", text)
+    for drawn, shown in _PAGE_COLOURS.items():
+        text = text.replace(drawn, shown)
+    return text

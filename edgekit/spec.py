@@ -1,0 +1,36 @@
+"""What every stage names alike: tensors, signatures, and references to data sets and models."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+# A data set is a path or `hub:NAME[/CONFIG][:SPLIT]`; a model is a path, a hub id, or `package:NAME` for an installed
+# package that carries a checkpoint. The marks tell a recipe which strings may be paths.
+DatasetReference = Annotated[str, "dataset"]
+ModelReference = Annotated[str, "model"]
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One input or output.
+
+    `shape` counts elements per axis, -1 where the axis is free; `dtype` is numpy's name (`int8`, `float32`).
+    `scale` and `zero_point` are set for quantized tensors: real = (stored - zero_point) * scale.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    scale: float | None = None
+    zero_point: int | None = None
+
+
+@dataclass(frozen=True)
+class Signature:
+    """A model's inputs and outputs, by name."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        return tuple(spec.name for spec in self.inputs)

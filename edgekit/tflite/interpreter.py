@@ -1,0 +1,203 @@
+"""Run a .tflite file with ai-edge-litert: real values in and out, inputs and outputs by name."""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgekit.errors import DatasetError, ModelFormatError, UnsupportedOpError
+from edgekit.spec import Signature, TensorSpec
+from edgekit.tflite import flatbuffer
+
+_DELEGATE = "DELEGATE"
+# Custom ops that hold a graph already compiled for one chip.
+_COMPILED = {"edgetpu-custom-op": "an Edge TPU", "DISPATCH_OP": "an NPU"}
+
+
+class Model:
+    """A loaded .tflite file, called through one signature; XNNPACK is applied as the interpreter does by default.
+
+    `load_ms` is the time that reading the file and allocating its tensors took. A malformed file can crash the process:
+    load files of unknown origin in a worker.
+    """
+
+    def __init__(self, path: Path, *, threads: int = 2, signature_key: str | None = None) -> None:
+        """Load `path` and allocate its tensors.
+
+        Raises `ModelFormatError` if it is no .tflite file, has no such signature or cannot be prepared, and
+        `UnsupportedOpError` with the names of Flex or custom ops that the interpreter lacks.
+        """
+        from ai_edge_litert.interpreter import Interpreter
+
+        self._file = flatbuffer.read(path)
+        if names := self._file.flex_ops:
+            raise UnsupportedOpError(
+                f"{path}: needs TensorFlow's kernels for {', '.join(names)}; convert the model again with built-in ops only"
+            )
+        self._entry = self._file.entry(signature_key)
+        self._subgraph = self._entry.subgraph
+        self.path = path
+        self.signature_key = self._entry.key
+        self.signature: Signature = self._file.signature(self._entry)
+        self.ops = len(self._file.subgraphs[0].operators)
+        started = time.perf_counter()
+        try:
+            self._interpreter = Interpreter(model_content=path.read_bytes(), num_threads=threads)
+            self._runtime: Any = self._interpreter._interpreter
+            self._runtime.AllocateTensors(self._subgraph)
+        except (ValueError, RuntimeError) as error:
+            raise self._failure("cannot be loaded", error) from None
+        self.load_ms = (time.perf_counter() - started) * 1e3
+        self._shapes = {
+            name: tuple(self._runtime.TensorSize(index, self._subgraph).tolist()) for name, index in self._entry.inputs.items()
+        }
+
+    @property
+    def partitions(self) -> int:
+        """Partitions of the first subgraph that the delegate runs, at the shapes last set."""
+        return sum(self._runtime.NodeName(node) == _DELEGATE for node in range(self._runtime.NumNodes()))
+
+    @property
+    def delegated_ops(self) -> int:
+        """Ops of the first subgraph inside those partitions: what lies between a partition's outputs and its inputs."""
+        runtime = self._runtime
+        producers: dict[int, int] = {}
+        delegates = []
+        for node in range(runtime.NumNodes()):
+            if runtime.NodeName(node) == _DELEGATE:
+                delegates.append(node)
+            else:
+                producers.update((int(tensor), node) for tensor in runtime.NodeOutputs(node))
+        inside: set[int] = set()
+        for delegate in delegates:
+            seen = {int(tensor) for tensor in runtime.NodeInputs(delegate)}
+            pending = [int(tensor) for tensor in runtime.NodeOutputs(delegate)]
+            while pending:
+                tensor = pending.pop()
+                if tensor in producers and tensor not in seen:
+                    inside.add(producers[tensor])
+                    pending.extend(int(item) for item in runtime.NodeInputs(producers[tensor]))
+                seen.add(tensor)
+        return len(inside)
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """One inference: arrays by input name in, arrays by output name out.
+
+        Quantized inputs take real values (float32, or any dtype but the file's own) and are quantized by the file's
+        scale; an array of the file's own dtype is taken as stored. Quantized outputs come back as float32. Ids and
+        masks are cast to the file's integer dtype. Free axes take the size of the data. Raises `ModelFormatError`
+        for names and shapes that do not fit or an inference that fails, `DatasetError` for values that do not fit.
+        """
+        self.set_inputs(inputs)
+        self.invoke()
+        return self.outputs()
+
+    def set_inputs(self, inputs: Mapping[str, np.ndarray]) -> None:
+        """Store one sample; see `run`."""
+        expected = self.signature.input_names
+        if set(inputs) != set(expected):
+            missing = ", ".join(sorted(set(expected) - set(inputs)))
+            surplus = ", ".join(sorted(set(inputs) - set(expected)))
+            raise ModelFormatError(
+                f"{self.path}: {f'input {missing} is missing' if missing else f'there is no input {surplus}'}; "
+                f"the file takes {', '.join(expected) or 'no inputs'}, the data has {', '.join(sorted(inputs)) or 'none'}"
+            )
+        stored = {spec.name: self._stored(spec, np.asarray(inputs[spec.name])) for spec in self.signature.inputs}
+        changed = {name: value.shape for name, value in stored.items() if value.shape != self._shapes[name]}
+        try:
+            for name, shape in changed.items():
+                self._runtime.ResizeInputTensor(self._entry.inputs[name], np.array(shape, np.int32), False, self._subgraph)
+            if changed:
+                self._runtime.AllocateTensors(self._subgraph)
+                self._shapes.update(changed)
+            for name, value in stored.items():
+                self._runtime.SetTensor(self._entry.inputs[name], value, self._subgraph)
+        except (ValueError, RuntimeError) as error:
+            raise self._failure("does not take these inputs", error) from None
+
+    def invoke(self) -> None:
+        """Run the graph on what `set_inputs` stored; nothing else, so that it can be timed. Raises `ModelFormatError`."""
+        try:
+            self._runtime.Invoke(self._subgraph)
+        except (ValueError, RuntimeError) as error:
+            raise self._failure("stops during inference", error) from None
+
+    def outputs(self) -> dict[str, np.ndarray]:
+        """Results of the last `invoke` by output name, dequantized to float32 where the file says how."""
+        try:
+            return {
+                spec.name: dequantize(self._runtime.GetTensor(self._entry.outputs[spec.name], self._subgraph), spec)
+                for spec in self.signature.outputs
+            }
+        except (ValueError, RuntimeError) as error:
+            raise self._failure("has no readable output", error) from None
+
+    def _stored(self, spec: TensorSpec, value: np.ndarray) -> np.ndarray:
+        fits = len(value.shape) == len(spec.shape) and all(
+            wanted in (-1, size) for wanted, size in zip(spec.shape, value.shape, strict=True)
+        )
+        if not fits:
+            shape = ", ".join("any" if size == -1 else str(size) for size in spec.shape)
+            raise ModelFormatError(f"{self.path}: input {spec.name} takes shape ({shape}), the data has {value.shape}")
+        try:
+            return quantize(value, spec)
+        except ModelFormatError as error:
+            raise ModelFormatError(f"{self.path}: {error}") from None
+        except DatasetError as error:
+            raise DatasetError(f"{self.path}: {error}") from None
+
+    def _failure(self, what: str, error: Exception) -> ModelFormatError | UnsupportedOpError:
+        text = str(error)
+        if "unresolved custom op" in text:
+            names = self._file.custom_ops
+            chip = next((_COMPILED[name] for name in names if name in _COMPILED), None)
+            advice = (
+                f"it is compiled for {chip}: give the file it was made from"
+                if chip
+                else "convert the model again with built-in ops only"
+            )
+            return UnsupportedOpError(
+                f"{self.path}: needs custom op {', '.join(names)}, which the plain interpreter does not have; {advice}", text
+            )
+        return ModelFormatError(f"{self.path}: {what}: {text.strip()[:300] or type(error).__name__}; convert it again", text)
+
+
+def quantize(values: np.ndarray, spec: TensorSpec) -> np.ndarray:
+    """`values` as the file stores them: round(value / scale) + zero_point, half to even, clipped to the dtype.
+
+    Without a scale they are cast, and an array of the dtype itself is returned as it is. Raises `ModelFormatError` for
+    a dtype that numpy lacks (string, int4) and `DatasetError` for a value that is not finite or outside the dtype.
+    """
+    try:
+        target = np.dtype(spec.dtype)
+    except TypeError:
+        target = np.dtype(object)
+    if target.kind not in "biufc":
+        raise ModelFormatError(f"input {spec.name} is a {spec.dtype} tensor; give a file whose inputs are numbers")
+    if values.dtype == target:
+        return values
+    if values.dtype.kind not in "biuf":
+        raise DatasetError(f"input {spec.name} takes numbers ({spec.dtype}), the data holds {values.dtype}")
+    if target.kind not in "iu":
+        return values.astype(target)
+    if not np.isfinite(values).all():
+        raise DatasetError(f"input {spec.name} holds a value that is not finite; mend the data")
+    limits = np.iinfo(target)
+    if spec.scale is not None:
+        levels = np.rint(values / np.float64(spec.scale)) + (spec.zero_point or 0)
+        return np.clip(levels, limits.min, limits.max).astype(target)
+    if values.size and (values.min() < limits.min or values.max() > limits.max):
+        worst = values.max() if values.max() > limits.max else values.min()
+        raise DatasetError(f"input {spec.name} holds {worst}, which {spec.dtype} cannot; check the ids")
+    if values.dtype.kind == "f" and (values != np.rint(values)).any():
+        raise DatasetError(f"input {spec.name} takes whole numbers ({spec.dtype}), the data holds fractions")
+    return values.astype(target)
+
+
+def dequantize(stored: np.ndarray, spec: TensorSpec) -> np.ndarray:
+    """Real values (float32) of a tensor with scale: (stored - zero_point) * scale; without one, `stored` as it is."""
+    if spec.scale is None:
+        return stored
+    return (stored.astype(np.float32) - np.float32(spec.zero_point or 0)) * np.float32(spec.scale)

@@ -1,0 +1,145 @@
+"""Give a .tflite file in memory the signature it should have, without touching the rest of it.
+
+A new front with the new root table and signatures is put before the old bytes, whose offsets are relative and stay true.
+So a file of any size costs one copy, and weights keep the alignment that the runtime maps them with.
+"""
+
+import re
+import struct
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from edgekit.errors import ModelFormatError
+from edgekit.tflite import flatbuffer
+from edgekit.tflite.flatbuffer import DEFAULT_KEY, FIRST_EXTERNAL_OFFSET, Entry
+
+# Weights are aligned to at most this many bytes; the front is padded to it.
+_ALIGNMENT = 64
+# Fields of the root table in the schema, `version` to `external_buffers`.
+_KNOWN_FIELDS = 10
+_PREFIX = re.compile(r"^serving_default_")
+
+
+def rename(model: bytes, names: Mapping[str, str], *, origin: str = "model") -> bytes:
+    """Rename inputs and outputs in every signature, old name to new; `origin` is what errors call the model.
+
+    Raises `ModelFormatError` if a name is in no signature or two would become the same.
+    """
+    entries = flatbuffer.parse(model, origin).entries
+    known = {name for entry in entries for name in (*entry.inputs, *entry.outputs)}
+    if unknown := sorted(set(names) - known):
+        raise ModelFormatError(
+            f"{origin}: no signature has an input or output {', '.join(unknown)}; there are: {', '.join(sorted(known)) or 'none'}"
+        )
+
+    def renamed(tensors: Mapping[str, int]) -> dict[str, int]:
+        result = {names.get(name, name): index for name, index in tensors.items()}
+        if len(result) != len(tensors):
+            raise ModelFormatError(
+                f"{origin}: the new names {', '.join(names.values())} would name two tensors alike; choose others"
+            )
+        return result
+
+    return _with_signatures(
+        model, [Entry(entry.key, entry.subgraph, renamed(entry.inputs), renamed(entry.outputs)) for entry in entries], origin
+    )
+
+
+def add_signature(model: bytes, *, origin: str = "model") -> bytes:
+    """Add `serving_default` to a model without a signature, named after its tensors; one that has any is returned as it is.
+
+    `serving_default_ids:0` becomes `ids`; what is no letter, digit or underscore becomes one. Raises `ModelFormatError`.
+    """
+    file = flatbuffer.parse(model, origin)
+    if file.entries:
+        return model
+    entry = file.entry()
+    names = [_sanitised(tensor.name) for tensor in file.subgraphs[entry.subgraph].tensors]
+    inputs = flatbuffer.by_name(names, tuple(entry.inputs.values()))
+    outputs = flatbuffer.by_name(names, tuple(entry.outputs.values()))
+    return _with_signatures(model, [Entry(DEFAULT_KEY, entry.subgraph, inputs, outputs)], origin)
+
+
+def _sanitised(name: str) -> str:
+    return re.sub(r"\W", "_", _PREFIX.sub("", name).removesuffix(":0"), flags=re.ASCII)
+
+
+def _with_signatures(model: bytes, entries: Sequence[Entry], origin: str) -> bytes:
+    import flatbuffers
+    from ai_edge_litert import schema_py_generated as schema
+
+    old = schema.Model.GetRootAs(model, 0)
+    # Fields of the root that are offsets, by their place in the vtable; the version is a number, the signatures are new.
+    kept: dict[int, Callable[[Any, int], None]] = {
+        6: schema.ModelAddOperatorCodes,
+        8: schema.ModelAddSubgraphs,
+        10: schema.ModelAddDescription,
+        12: schema.ModelAddBuffers,
+        14: schema.ModelAddMetadataBuffer,
+        16: schema.ModelAddMetadata,
+        20: schema.ModelAddExternalBufferGroups,
+        22: schema.ModelAddExternalBuffers,
+    }
+    if _fields(old) > _KNOWN_FIELDS:
+        raise ModelFormatError(f"{origin}: written with a newer schema than this version knows; its signature cannot be changed")
+    targets = {slot: _target(old, slot) for slot in kept if old._tab.Offset(slot)}
+
+    builder = flatbuffers.Builder(1024)
+    placeholder = builder.CreateString("")
+    signatures = [_pack(builder, schema, entry) for entry in entries]
+    schema.ModelStartSignatureDefsVector(builder, len(signatures))
+    for signature in reversed(signatures):
+        builder.PrependUOffsetTRelative(signature)
+    vector = builder.EndVector()
+    schema.ModelStart(builder)
+    schema.ModelAddVersion(builder, old.Version())
+    for slot in targets:
+        kept[slot](builder, placeholder)
+    schema.ModelAddSignatureDefs(builder, vector)
+    builder.Finish(schema.ModelEnd(builder), file_identifier=flatbuffer.IDENTIFIER)
+
+    front = bytearray(builder.Output())
+    front.extend(bytes(-len(front) % _ALIGNMENT))
+    new = schema.Model.GetRootAs(front, 0)
+    for slot, target in targets.items():
+        place = new._tab.Pos + new._tab.Offset(slot)
+        struct.pack_into("<I", front, place, len(front) + target - place)
+    return _shift_external(model, old, len(front), front)
+
+
+def _fields(model: Any) -> int:
+    table = model._tab
+    vtable = table.Pos - struct.unpack_from("<i", table.Bytes, table.Pos)[0]
+    return int(struct.unpack_from("<H", table.Bytes, vtable)[0] - 4) // 2
+
+
+def _target(model: Any, slot: int) -> int:
+    return int(model._tab.Indirect(model._tab.Pos + model._tab.Offset(slot)))
+
+
+def _pack(builder: Any, schema: Any, entry: Entry) -> int:
+    signature = schema.SignatureDefT(
+        inputs=[schema.TensorMapT(name, index) for name, index in entry.inputs.items()],
+        outputs=[schema.TensorMapT(name, index) for name, index in entry.outputs.items()],
+        signatureKey=entry.key,
+        subgraphIndex=entry.subgraph,
+    )
+    return int(signature.Pack(builder))
+
+
+def _shift_external(model: bytes, old: Any, shift: int, front: bytearray) -> bytes:
+    """Join front and body; data outside the flatbuffer is addressed from the start of the file, so those offsets move."""
+    places = []
+    for index in range(old.BuffersLength()):
+        table = old.Buffers(index)._tab
+        places.append(table.Pos + table.Offset(6) if table.Offset(6) else 0)
+    for graph in (old.Subgraphs(index) for index in range(old.SubgraphsLength())):
+        for index in range(graph.OperatorsLength()):
+            table = graph.Operators(index)._tab
+            places.append(table.Pos + table.Offset(22) if table.Offset(22) else 0)
+    body = bytearray(model) if any(places) else model
+    for place in filter(None, places):
+        offset = struct.unpack_from("<Q", model, place)[0]
+        if offset >= FIRST_EXTERNAL_OFFSET:
+            struct.pack_into("<Q", body, place, offset + shift)
+    return bytes(front + body)

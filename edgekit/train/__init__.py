@@ -1,0 +1,1 @@
+"""Training stages: checkpoint in, checkpoint out."""

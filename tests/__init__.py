@@ -1,0 +1,1 @@
+"""The tests; a package so that a worker's child can import the functions defined in them."""

@@ -1,0 +1,56 @@
+"""What several tests share. Nothing here loads torch or TensorFlow into the test process itself."""
+
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from edgekit.worker import Worker
+from tests import tiny
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The checkout."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Real models and data beside the checkout, or where EDGEKIT_SHARED says; a test that needs them skips without."""
+    folder = Path(os.environ.get("EDGEKIT_SHARED") or ROOT.parent / "shared")
+    if not (folder / "models").is_dir():
+        pytest.skip(f"needs the shared models and data; {folder} is not there (EDGEKIT_SHARED names another folder)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Checkpoint folder of a 2-layer, 64-wide BERT classifier, built in a child; copy it before you change it."""
+    folder = tmp_path_factory.mktemp("tiny") / "bert"
+    return Worker(timeout_s=300).run(tiny.save_bert, folder).value
+
+
+@pytest.fixture(scope="session")
+def tiny_tsv(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """64 sentences in the words of `tiny_bert`, half of them labelled 1, in `sentence<TAB>label` form."""
+    return tiny.write_tsv(tmp_path_factory.mktemp("tiny") / "sentences.tsv", 64)
+
+
+@pytest.fixture
+def contents() -> Callable[[Path], dict[str, bytes]]:
+    """Every file below a folder by relative name, hidden ones too, to compare before and after byte for byte."""
+    return lambda folder: {str(file.relative_to(folder)): file.read_bytes() for file in sorted(folder.rglob("*")) if file.is_file()}
+
+
+@pytest.fixture
+def unwritable(tmp_path: Path) -> Path:
+    """A path below which nothing can be made, for root either: its parent is a file."""
+    blocker = tmp_path / "blocker"
+    blocker.write_text("a file where a folder should be")
+    blocker.chmod(stat.S_IRUSR)
+    return blocker / "out"

@@ -1,0 +1,81 @@
+"""Tiny models and data that are built on the spot; each function runs in a worker's child."""
+
+import random
+from pathlib import Path
+from typing import Any
+
+POSITIVE = ("good", "great", "lovely", "warm", "clever", "bright", "funny", "fresh")
+NEGATIVE = ("bad", "dull", "awful", "cold", "stupid", "grim", "boring", "stale")
+NEUTRAL = ("the", "a", "film", "story", "actor", "scene", "was", "is", "and", "very", "this", "plot", "not", "quite", ".", ",")
+
+
+def sentences(count: int, seed: int = 0) -> list[tuple[str, int]]:
+    """`count` sentences of 4 to 14 words with their label, 1 where the words of praise are in the majority."""
+    draw = random.Random(seed)
+    rows = []
+    for number in range(count):
+        label = number % 2
+        words = draw.choices(NEUTRAL, k=draw.randint(3, 11)) + draw.choices(POSITIVE if label else NEGATIVE, k=draw.randint(1, 3))
+        draw.shuffle(words)
+        rows.append((" ".join(words), label))
+    return rows
+
+
+def write_tsv(path: Path, count: int, seed: int = 0) -> Path:
+    """A `sentence<TAB>label` file with one header line."""
+    lines = ["sentence\tlabel", *(f"{text}\t{label}" for text, label in sentences(count, seed))]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def save_bert(folder: Path) -> Path:
+    """A 2-layer, 64-wide BERT classifier with 4 heads, 2 labels and seeded random weights, saved as safetensors."""
+    import torch
+    from transformers import BertConfig, BertForSequenceClassification
+
+    tokenizer = _tokenizer()
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=128,
+        max_position_embeddings=128,
+        # Wider than usual, so that the logits differ from one sentence to the next as a trained model's do.
+        initializer_range=0.2,
+        pad_token_id=tokenizer.pad_token_id,
+        id2label={0: "negative", 1: "positive"},
+        label2id={"negative": 0, "positive": 1},
+    )
+    BertForSequenceClassification(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def _tokenizer() -> Any:
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    letters = "abcdefghijklmnopqrstuvwxyz0123456789"
+    special = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+    pieces = (*special, *NEUTRAL, *POSITIVE, *NEGATIVE, *letters, *(f"##{letter}" for letter in letters))
+    vocabulary = {piece: number for number, piece in enumerate(dict.fromkeys(pieces))}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", vocabulary["[CLS]"]), ("[SEP]", vocabulary["[SEP]"])],
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        unk_token="[UNK]",
+        sep_token="[SEP]",
+        pad_token="[PAD]",
+        cls_token="[CLS]",
+        mask_token="[MASK]",
+        model_max_length=128,
+    )

@@ -1,0 +1,110 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from edgekit.data.images import Preprocessing, encode_images, head_labels
+from edgekit.data.sources import ImageRows
+from edgekit.errors import ConfigError, DatasetError, OutputError
+
+MOBILENET = Preprocessing(mean=(127.5,), std=(127.5,), crop=True)
+STRETCH = Preprocessing(mean=(0.0,), std=(1.0,), crop=False)
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> ImageRows:
+    """A red 8x8 PNG and a 24x8 one that is black, white, black in thirds from left to right."""
+    red, bands = tmp_path / "red.png", tmp_path / "bands.png"
+    Image.new("RGB", (8, 8), (255, 0, 0)).save(red)
+    pixels = np.zeros((8, 24, 3), np.uint8)
+    pixels[:, 8:16] = 255
+    Image.fromarray(pixels).save(bands)
+    return ImageRows((red, bands), (0, 1), ("red", "bands"), str(tmp_path))
+
+
+def test_memory_mapped_nhwc_in_the_models_range(rows: ImageRows, tmp_path: Path) -> None:
+    samples = encode_images(rows, 4, 4, MOBILENET, tmp_path / "out", "input", 2)
+    array = samples.inputs["input"]
+    assert isinstance(array, np.memmap)
+    assert (array.shape, array.dtype) == ((2, 4, 4, 3), np.float32)
+    assert array[0, 0, 0].tolist() == [1.0, -1.0, -1.0]
+    assert samples.labels is not None
+    assert samples.labels.tolist() == [0, 1]
+    (file,) = (tmp_path / "out").iterdir()
+    np.testing.assert_array_equal(np.load(file), array)
+
+
+def test_crop_keeps_the_centre_and_stretch_keeps_all(rows: ImageRows, tmp_path: Path) -> None:
+    plain = Preprocessing((0.0,), (1.0,), crop=True)
+    cropped = encode_images(rows, 8, 8, plain, tmp_path, "x", None).inputs["x"]
+    stretched = encode_images(rows, 8, 24, STRETCH, tmp_path, "x", None).inputs["x"]
+    assert (cropped[1] == 255).all()
+    assert stretched[1, 0, 0].tolist() == [0, 0, 0]
+    assert stretched[1, 0, 12].tolist() == [255, 255, 255]
+
+
+def test_two_encodings_in_one_folder_do_not_mix(rows: ImageRows, tmp_path: Path) -> None:
+    first = encode_images(rows, 4, 4, STRETCH, tmp_path, "x", None).inputs["x"]
+    before = first.copy()
+    encode_images(rows, 4, 4, MOBILENET, tmp_path, "x", None)
+    np.testing.assert_array_equal(first, before)
+
+
+def test_grey_and_per_channel_statistics(rows: ImageRows, tmp_path: Path) -> None:
+    grey = encode_images(rows, 4, 4, STRETCH, tmp_path, "x", None, channels=1).inputs["x"]
+    assert grey.shape == (2, 4, 4, 1)
+    assert grey[0, 0, 0, 0] == 76  # ITU-R 601-2: 0.299 of a red of 255
+    statistics = Preprocessing((255.0, 10.0, 20.0), (1.0, 2.0, 4.0), crop=True)
+    assert encode_images(rows, 2, 2, statistics, tmp_path, "x", None).inputs["x"][0, 0, 0].tolist() == [0.0, -5.0, -5.0]
+
+
+@pytest.mark.parametrize(
+    ("preprocessing", "channels", "message"),
+    [
+        (Preprocessing((1.0, 2.0), (1.0,), crop=True), 3, "mean has 2 values for 3 channels"),
+        (Preprocessing((1.0,), (0.0,), crop=True), 3, "std must be above 0"),
+        (MOBILENET, 4, "not 4"),
+    ],
+)
+def test_statistics_that_do_not_fit(
+    rows: ImageRows, tmp_path: Path, preprocessing: Preprocessing, channels: int, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        encode_images(rows, 4, 4, preprocessing, tmp_path, "x", None, channels)
+
+
+@pytest.mark.parametrize("content", [b"", b"not an image", None])
+def test_unreadable_image_is_named(rows: ImageRows, tmp_path: Path, content: bytes | None) -> None:
+    broken = rows.files[1]
+    broken.write_bytes(broken.read_bytes()[:60] if content is None else content)
+    with pytest.raises(DatasetError, match=r"bands.png: not a readable image"):
+        encode_images(rows, 4, 4, MOBILENET, tmp_path, "x", None)
+
+
+def test_unwritable_folder(rows: ImageRows, unwritable: Path) -> None:
+    with pytest.raises(OutputError, match="cannot be written"):
+        encode_images(rows, 4, 4, MOBILENET, unwritable, "x", None)
+
+
+def test_images_larger_than_the_disk(rows: ImageRows, tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="are free"):
+        encode_images(rows, 10**7, 10**7, MOBILENET, tmp_path, "x", None)
+
+
+@pytest.mark.parametrize(("classes", "expected"), [(2, [0, 1]), (3, [1, 2]), (4, [0, 1]), (None, [0, 1])])
+def test_background_class_moves_labels_up(rows: ImageRows, classes: int | None, expected: list[int]) -> None:
+    labels = head_labels(rows, classes)
+    assert labels is not None
+    assert labels.tolist() == expected
+
+
+def test_labels_alone_never_move() -> None:
+    labels = head_labels(ImageRows((Path("a"), Path("b")), (0, 1), None, "folder"), 3)
+    assert labels is not None
+    assert labels.tolist() == [0, 1]
+
+
+def test_labels_outside_the_head(rows: ImageRows) -> None:
+    with pytest.raises(DatasetError, match=r"outside the head: bands.png has 1"):
+        head_labels(rows, 1)
