@@ -128,10 +128,13 @@ def claimed(folder: Path) -> Iterator[Path]:
     Raises `OutputError` if it cannot be written or another run holds it.
     """
     try:
+        made = [place for place in (folder, *folder.parents) if not place.exists()]
         folder.mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(folder / LOCK_NAME)
         lock.acquire(blocking=False)
     except filelock.Timeout:
+        if not (folder / LOCK_NAME).exists():  # a place such as /proc, where nothing can be made
+            raise OutputError(f"{folder}: cannot be written; choose another --out") from None
         raise OutputError(f"{folder}: another edgekit run is writing here; wait for it or choose another --out") from None
     except OSError as error:
         raise OutputError(f"{folder}: cannot be written ({error.strerror}); choose another --out") from None
@@ -139,9 +142,23 @@ def claimed(folder: Path) -> Iterator[Path]:
         for stale in folder.glob(f"{_PARTIAL}*"):
             _remove(stale)
         yield folder
+    except BaseException:
+        _leave_nothing(folder, made)
+        raise
     finally:
-        # The lock file stays: removing it would let a waiting run lock a file that is no longer there.
+        # The lock file stays where anything else does: removing it would let a waiting run lock a file that is no longer there.
         lock.release()
+
+
+def _leave_nothing(folder: Path, made: Sequence[Path]) -> None:
+    """Take back the folders that a failed run `made`, innermost first, where it published nothing into them."""
+    with contextlib.suppress(OSError):
+        if made and not any(file.name != LOCK_NAME for file in folder.iterdir()):
+            (folder / LOCK_NAME).unlink()
+    with contextlib.suppress(OSError):
+        for place in made:
+            if place.exists():
+                place.rmdir()
 
 
 def refuse_existing(path: Path, *, overwrite: bool) -> None:

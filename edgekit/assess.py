@@ -1,5 +1,6 @@
 """Judge .tflite files that are there already: data in the form that they take, then figures."""
 
+import contextlib
 import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -7,17 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edgekit import checkpoint
 from edgekit.data import sources
 from edgekit.data.encode import Encoding, encode
 from edgekit.data.representative import draw
 from edgekit.data.samples import Samples
 from edgekit.data.sources import Columns
-from edgekit.errors import ConfigError, DatasetError
+from edgekit.errors import ConfigError, DatasetError, ModelFormatError
 from edgekit.measure.benchmark import BenchmarkConfig, benchmark
 from edgekit.measure.machine import machine
 from edgekit.measure.measurement import Measurement
 from edgekit.report.content import Report
-from edgekit.spec import Signature
+from edgekit.spec import shown
 from edgekit.tflite import flatbuffer, metadata
 from edgekit.worker import Progress
 
@@ -52,14 +54,23 @@ def encode_for(file: Path, data: Data, seed: int, folder: Path) -> Samples:
     """The data set as samples for `file`; large arrays lie under `folder`. Raises `DatasetError` and `ModelFormatError`."""
     content = flatbuffer.read(file)
     signature = content.signature(content.entry())
+    manifest = manifest_of(file)
     rows = sources.read(data.dataset, text_columns=data.columns.text_columns, label_column=data.columns.label_column)
     if data.limit:
         rows = sources.take(rows, draw(rows, data.limit, seed))
     tokenizer = data.tokenizer or (file.parent if (file.parent / "tokenizer.json").is_file() else None)
-    labels = manifest_of(file).get("measured", {}).get("labels", {})
+    if data.tokenizer is not None and not data.tokenizer.is_file():
+        tokenizer = checkpoint.tokenizer_folder(data.tokenizer)
+    labels = manifest.get("measured", {}).get("labels", {})
     shape = signature.outputs[0].shape if signature.outputs else ()
-    mean, std = (data.mean, data.std) if data.mean or data.std else metadata.normalization(content.model_metadata)
-    return encode(rows, signature.inputs, Encoding(tokenizer, labels, shape[-1] if shape else None, mean, std), folder)
+    mean, std = data.mean, data.std
+    if mean is None and std is None:
+        told = manifest.get("config", {})
+        mean, std = (tuple(told[name]) if told.get(name) else None for name in ("mean", "std"))
+    if mean is None and std is None:
+        mean, std = metadata.normalization(content.model_metadata)
+    classes = shape[-1] if shape and shape[-1] > 0 else None
+    return encode(rows, signature.inputs, Encoding(tokenizer, labels, classes, mean=mean, std=std), folder)
 
 
 def assess(
@@ -82,12 +93,11 @@ def assess(
         reference = next((file for file in files if schemes.get(file) == "float32"), None)
     with tempfile.TemporaryDirectory(prefix="edgekit-assess-") as room:
         samples = None
-        if data is not None:
-            _same_inputs(files)
-            samples = encode_for(files[0], data, config.seed, Path(room))
+        if data is not None and (readable := _same_inputs([*files, *([reference] if reference is not None else [])])):
+            samples = encode_for(readable[0], data, config.seed, Path(room))
         rows = benchmark(files, samples, config, reference=reference, schemes=schemes, on_progress=on_progress)
     described = (
-        f"{len(samples)} rows of {data.dataset}"
+        f"{len(samples)} rows of {shown(data.dataset)}"
         if samples is not None and data is not None
         else "random values (no data set given)"
     )
@@ -147,15 +157,20 @@ def of_conversion(results: Sequence[Measurement], reference: Measurement, model:
     )
 
 
-def _same_inputs(files: Sequence[Path]) -> None:
-    def shapes(signature: Signature) -> set[tuple[str, tuple[int, ...]]]:
-        return {(spec.name, spec.shape) for spec in signature.inputs}
-
-    contents = [flatbuffer.read(file) for file in files]
-    first, *others = [shapes(content.signature(content.entry())) for content in contents]
-    for file, other in zip(files[1:], others, strict=True):
-        if other != first:
-            raise ConfigError(f"{file}: takes other inputs than {files[0]}; benchmark them in separate runs or without --dataset")
+def _same_inputs(files: Sequence[Path]) -> list[Path]:
+    """Those of `files` that can be parsed; the others fail when they are run. Raises `ConfigError` if their inputs differ."""
+    found: dict[Path, set[tuple[str, tuple[int, ...]]]] = {}
+    for file in files:
+        flatbuffer.check_exists(file)
+        with contextlib.suppress(ModelFormatError):
+            content = flatbuffer.read(file)
+            found[file] = {(spec.name, spec.shape) for spec in content.signature(content.entry()).inputs}
+    readable = list(found)
+    for file in readable[1:]:
+        if found[file] != found[readable[0]]:
+            other = readable[0]
+            raise ConfigError(f"{file}: takes other inputs than {other}; benchmark them in separate runs or without --dataset")
+    return readable
 
 
 def _model_name(file: Path, scheme: str | None) -> str:

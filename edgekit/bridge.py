@@ -9,19 +9,22 @@ from typing import Any
 import numpy as np
 
 from edgekit import checkpoint
-from edgekit.data.samples import Samples, random_samples
+from edgekit.data.samples import Samples
 from edgekit.errors import ConfigError, ModelFormatError
 from edgekit.export.litert import export_litert
-from edgekit.export.onnx import export_onnx, run_onnx
-from edgekit.export.saved_model import export_saved_model, like
-from edgekit.measure.benchmark import outputs
+from edgekit.export.onnx import comparable, export_onnx, run_onnx, stacked
+from edgekit.export.saved_model import SavedModelExport, export_saved_model
 from edgekit.parity import Parity, compare, require
 from edgekit.quantize.converter import convert_float, reference_outputs
 from edgekit.quantize.masks import soften_masks
 from edgekit.spec import TensorSpec
 from edgekit.tflite import flatbuffer, signatures
+from edgekit.tflite.interpreter import Model
 from edgekit.worker import Outcome, Worker
 
+_LAST_HOP = "SavedModel to float32 .tflite"
+# Rows on which a source and its .tflite are compared, output by output.
+_COMPARED_ROWS = 64
 TOKEN_INPUTS = ("input_ids", "attention_mask")
 
 
@@ -65,7 +68,9 @@ class FloatModel:
     """The float32 .tflite and how it came about.
 
     `parity` holds each hop's comparison, `mask` the value that stands for minus infinity where one was replaced,
-    `made_by` the packages on the way, `reference` the source's own outputs (.npy) on the held-out rows where they are there.
+    `made_by` the packages on the way, `reference` the source's own outputs on the held-out rows: .npy of the first, or a
+    folder of all.
+    `onnx` is an ONNX source with its free axes fixed, and `channels_last` its inputs whose channels moved to the last axis.
     """
 
     path: Path
@@ -74,6 +79,8 @@ class FloatModel:
     mask: float | None = None
     steps: list[Step] = field(default_factory=list)
     reference: Path | None = None
+    onnx: Path | None = None
+    channels_last: tuple[str, ...] = ()
 
     def note(self, name: str, outcome: Outcome[Any]) -> None:
         self.steps.append(Step(name, outcome.seconds, outcome.peak_bytes))
@@ -127,8 +134,8 @@ def from_checkpoint(folder: Path, held_out: Path, bridge: Bridge, max_length: in
         exported = worker.run(export_onnx, folder, held_out, onnx_file, reference)
         made.note("PyTorch to ONNX", exported)
         made.parity["PyTorch to ONNX"], made.mask = exported.value.parity, exported.value.mask
-        names = _through_tensorflow(made, onnx_file, held_out, saved, worker, max_length, simplify=False, shapes={})
-        _to_tflite(made, saved, names, max_length, worker)
+        hop = worker.run(export_saved_model, onnx_file, held_out, saved, foreign=False, max_length=max_length, shapes={})
+        _to_tflite(made, folder, saved, hop, max_length, worker)
     if made.mask is None:
         made.mask = worker.run(soften_masks, made.path, held_out).value
     return made
@@ -146,65 +153,58 @@ def from_file(source: Source, max_length: int, shapes: Mapping[str, Sequence[int
         _check_float(source.path)
         made.path.write_bytes(signatures.add_signature(source.path.read_bytes(), origin=str(source.path)))
         return made
-    names: Mapping[str, str] = {}
-    saved = source.path
     if source.kind is Kind.ONNX:
         made.made_by = ("onnx2tf", "tensorflow")
         saved = work / "saved_model"
-        names = _through_tensorflow(made, source.path, None, saved, worker, max_length, simplify=True, shapes=shapes)
+        hop = worker.run(export_saved_model, source.path, None, saved, foreign=True, max_length=max_length, shapes=shapes)
+        made.onnx, made.channels_last = hop.value.fixed, hop.value.channels_last
+        _to_tflite(made, source.path, saved, hop, max_length, worker)
     else:
         made.made_by = ("tensorflow",)
-    _to_tflite(made, saved, names, max_length, worker)
+        made.note(_LAST_HOP, worker.run(convert_float, source.path, made.path, max_length))
     return made
 
 
 def check_source(source: Source, made: FloatModel, held_out: Path, work: Path, worker: Worker) -> None:
-    """Compare the float32 .tflite with what it was made from, on the saved rows. Raises `ParityError`."""
-    reference = work / "reference.npy"
-    if source.kind is Kind.ONNX:
-        worker.run(_onnx_outputs, source.path, held_out, reference)
-    elif source.kind in (Kind.SAVED_MODEL, Kind.KERAS):
-        worker.run(reference_outputs, source.path, held_out, reference)
-    if source.kind is not Kind.TFLITE:
-        made.reference = reference
-    if made.reference is not None:
-        found = outputs(made.path, held_out)
-        parity = compare(found, like(np.load(made.reference), found.shape))
-        made.parity[f"{source.kind} to float32 .tflite"] = parity
-        require(parity, f"{source.kind} to float32 .tflite")
+    """Compare every output of the float32 .tflite with what it was made from, on the saved rows. Raises `ParityError`."""
+    if source.kind is Kind.TFLITE:
+        return
+    if source.kind in (Kind.SAVED_MODEL, Kind.KERAS):
+        made.reference = work / "reference"
+        worker.run(reference_outputs, source.path, held_out, made.reference, _COMPARED_ROWS)
+    hop = f"{source.kind} to float32 .tflite"
+    compared = worker.run(compare_outputs, source, made, held_out).value
+    made.parity[hop] = max(compared.values(), key=lambda parity: parity.max_rel)
+    for name, parity in compared.items():
+        require(parity, f"{source.path}: {hop}, output {name}")
 
 
-def example_rows(inputs: Sequence[TensorSpec], count: int, seed: int) -> Samples:
-    """Rows for comparing two forms of a model when the user gave no data; token masks keep at least their first token."""
-    samples = random_samples(inputs, count, seed)
-    if "attention_mask" in samples.inputs:
-        samples.inputs["attention_mask"][:, 0] = 1
-    return samples
+def _to_tflite(
+    made: FloatModel, origin: Path, saved: Path, hop: Outcome[SavedModelExport], max_length: int, worker: Worker
+) -> None:
+    made.note("ONNX to SavedModel", hop)
+    if hop.value.parity is not None:
+        made.parity["ONNX to SavedModel"] = hop.value.parity
+    names, order = hop.value.names, hop.value.outputs
+    outcome = worker.run(convert_float, saved, made.path, max_length, names=names, outputs=order, origin=origin)
+    made.note(_LAST_HOP, outcome)
 
 
-def _through_tensorflow(
-    made: FloatModel,
-    onnx_file: Path,
-    held_out: Path | None,
-    saved: Path,
-    worker: Worker,
-    max_length: int,
-    *,
-    simplify: bool,
-    shapes: Mapping[str, Sequence[int]],
-) -> Mapping[str, str]:
-    outcome = worker.run(export_saved_model, onnx_file, held_out, saved, simplify=simplify, max_length=max_length, shapes=shapes)
-    made.note("ONNX to SavedModel", outcome)
-    made.parity["ONNX to SavedModel"] = outcome.value.parity
-    return outcome.value.names
-
-
-def _to_tflite(made: FloatModel, saved: Path, names: Mapping[str, str], max_length: int, worker: Worker) -> None:
-    made.note("SavedModel to float32 .tflite", worker.run(convert_float, saved, made.path, names, max_length))
-
-
-def _onnx_outputs(path: Path, samples_folder: Path, target: Path) -> None:
-    np.save(target, run_onnx(path, Samples.load(samples_folder)))
+def compare_outputs(source: Source, made: FloatModel, held_out: Path) -> dict[str, Parity]:
+    """Each output of the .tflite against the source's on the saved rows, by name; in a worker child."""
+    samples = Samples.load(held_out)
+    samples = samples.take(range(min(_COMPARED_ROWS, len(samples))))
+    model = Model(made.path)
+    rows = [model.run(row) for row in samples]
+    found = {spec.name: stacked([row[spec.name] for row in rows], spec.name) for spec in model.signature.outputs}
+    if made.onnx is not None:
+        reference = run_onnx(made.onnx, samples, channels_last=made.channels_last, origin=source.path)
+        references = dict(zip(found, reference, strict=True))
+    elif source.kind is Kind.CHECKPOINT:
+        references = {next(iter(found)): np.load(made.reference or "")[: len(samples)]}
+    else:
+        references = dict(Samples.load(made.reference or Path()).inputs)
+    return {name: compare(*comparable(found[name], references[name])) for name in references}
 
 
 def _check_float(path: Path) -> None:

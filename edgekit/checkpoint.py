@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from edgekit.errors import CheckpointError
+from edgekit.errors import CheckpointError, ConfigError
+from edgekit.network import hub_in_reach
 
 PACKAGE = "package:"
 _SAFE, _PICKLED = "model*.safetensors", "pytorch_model*.bin"
@@ -24,6 +25,16 @@ _TOKENIZER_FILES = (
     "sentencepiece.bpe.model",
     "tokenizer.model",
     "vocab.json",
+)
+_OFFSET_POSITIONS = (
+    "camembert",
+    "ibert",
+    "longformer",
+    "mpnet",
+    "roberta",
+    "roberta-prelayernorm",
+    "xlm-roberta",
+    "xlm-roberta-xl",
 )
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
@@ -77,10 +88,11 @@ def _hub_folder(name: str) -> Path:
     from huggingface_hub import errors
 
     try:
-        folder = Path(huggingface_hub.snapshot_download(name, allow_patterns=list(_HUB_FILES), ignore_patterns=["*/*"]))
-        if not any(folder.glob(_SAFE)):
-            patterns = [*_HUB_FILES, _PICKLED]
-            folder = Path(huggingface_hub.snapshot_download(name, allow_patterns=patterns, ignore_patterns=["*/*"]))
+        with hub_in_reach():
+            folder = Path(huggingface_hub.snapshot_download(name, allow_patterns=list(_HUB_FILES), ignore_patterns=["*/*"]))
+            if not any(folder.glob(_SAFE)):
+                patterns = [*_HUB_FILES, _PICKLED]
+                folder = Path(huggingface_hub.snapshot_download(name, allow_patterns=patterns, ignore_patterns=["*/*"]))
     except errors.GatedRepoError:
         raise CheckpointError(
             f"{name}: the hub wants you to accept its terms; do so on its page and log in with `hf auth login`"
@@ -130,6 +142,27 @@ def label_ids(path: Path) -> dict[str, int]:
     if len(ids) != len(names) or list(ids.values()) != list(range(len(ids))):
         raise CheckpointError(f"{path / 'config.json'}: id2label must name the classes 0, 1, 2, … each differently; mend it there")
     return ids
+
+
+def check_length(path: Path, max_length: int) -> None:
+    """Raise `ConfigError` if the model has fewer positions than `max_length` tokens, as far as config.json says."""
+    config = read_config(path)
+    positions = config.get("max_position_embeddings")
+    if not isinstance(positions, int) or config.get("position_biased_input") is False:
+        return
+    # RoBERTa and its kin count positions from behind the padding token's id.
+    if config["model_type"] in _OFFSET_POSITIONS:
+        positions -= int(config.get("pad_token_id", 1)) + 1
+    if max_length > positions:
+        raise ConfigError(
+            f"max_length is {max_length} but {path.name} takes {positions} tokens; give --max-length {positions} or less"
+        )
+
+
+def vocabulary_size(path: Path) -> int | None:
+    """How many token ids the checkpoint knows, where config.json says. Raises `CheckpointError`."""
+    found = read_config(path).get("vocab_size")
+    return found if isinstance(found, int) else None
 
 
 def tokenizer_folder(path: Path) -> Path:

@@ -1,5 +1,7 @@
 """The command line: parse, build a config, call, print. Nothing heavy is imported before a command runs."""
 
+import functools
+import signal
 import sys
 import traceback
 from pathlib import Path
@@ -7,78 +9,94 @@ from typing import Any
 
 import click
 
-from edgekit import __version__
+from edgekit import __version__, options
 from edgekit.errors import ConfigError, EdgekitError, RefusedError
-from edgekit.options import columns, common, input_shape, normalize, numbers, overwrite_option, threads_option, timing
+from edgekit.options import DATASET, EXIT_CODES, fail
 from edgekit.quantize.schemes import SCHEMES
 
-INTERRUPTED = 130
-_DATASET = "a .tsv .csv .jsonl .parquet .npz file, an image folder with labels.tsv, or hub:NAME[/CONFIG][:SPLIT]"
 _MODEL = "a checkpoint folder, hub id, package:NAME, .onnx, SavedModel folder, Keras-2 .h5 or float .tflite"
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit: 0, or the error's own code with one line on stderr."""
-    debug = "--debug" in (sys.argv if arguments is None else arguments)
+    _prepare()
+    given = sys.argv[1:] if arguments is None else arguments
     try:
-        sys.exit(cli.main(arguments, prog_name="edgekit", standalone_mode=False) or 0)
-    except EdgekitError as error:
-        if debug:
-            click.echo(error.detail or traceback.format_exc(), err=True)
-        _fail(error.message, error.exit_code)
+        sys.exit(_run(given) or 0)
     except click.exceptions.Exit as error:
         sys.exit(error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        sys.exit(options.INTERRUPTED)
+
+
+def _run(arguments: list[str]) -> Any:
+    detail, code = "", 1
+    try:
+        return cli.main(arguments, prog_name="edgekit", standalone_mode=False)
+    except click.exceptions.Exit:
+        raise
+    except EdgekitError as error:
+        message, code, detail = error.message, error.exit_code, error.detail or traceback.format_exc()
     except click.UsageError as error:
         command = error.ctx.command_path if error.ctx else "edgekit"
-        _fail(f"{error.format_message()} See {command} --help", ConfigError.exit_code)
-    except (KeyboardInterrupt, click.Abort):
-        _fail("interrupted; nothing was published", INTERRUPTED)
-    except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(0)
+        message, code = f"{error.format_message()} See {command} --help", ConfigError.exit_code
     except Exception as error:
-        if debug:
-            click.echo(traceback.format_exc(), err=True)
-        _fail(f"unforeseen {type(error).__name__}: {' '.join(str(error).split())[:300]}; run with --debug and report it", 1)
+        message = f"unforeseen {type(error).__name__}: {' '.join(str(error).split())[:300]}; run with --debug and report it"
+        detail = traceback.format_exc()
+    if detail and "--debug" in arguments:
+        click.echo(detail, err=True)
+    if "--json" in arguments:
+        _print_json({"error": message, "exit_code": code})
+    return fail(message, code)
 
 
-def _fail(message: str, code: int) -> None:
-    click.echo(f"edgekit: error: {message}", err=True)
-    sys.exit(code)
+def _prepare() -> None:
+    """Characters that the terminal lacks are replaced, and the signals that end a process let it clean up first."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, lambda received, _: sys.exit(128 + received))
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120}, epilog=EXIT_CODES)
 @click.version_option(__version__, "--version", prog_name="edgekit")
 def cli() -> None:
     """From a PyTorch checkpoint to .tflite files that were run and measured before they got their names."""
 
 
-@cli.command()
+command = functools.partial(cli.command, epilog=EXIT_CODES)
+
+
+@command()
 @click.argument("recipe_file", metavar="RECIPE.toml", type=click.Path(path_type=Path))
-@overwrite_option
-@common
+@options.overwrite_option
+@options.common
 def run(recipe_file: Path, overwrite: bool, as_json: bool, quiet: bool, seed: int) -> None:
     """Run a whole recipe: fine-tune, convert, measure, report."""
     from edgekit import pipeline, recipe
     from edgekit.progress import progress
 
     with progress(quiet) as tell:
-        report = pipeline.run(recipe.load(recipe_file), overwrite=overwrite, on_progress=tell)
-    _show_report(report, as_json)
+        finished = pipeline.run(recipe.load(recipe_file), overwrite=overwrite, on_progress=tell)
+    _show_report(finished.report, as_json)
+    if finished.refusals:
+        fail("; ".join(finished.refusals), RefusedError.exit_code)
 
 
-@cli.command()
+@command()
 @click.option("--model", required=True, help="A checkpoint folder, hub id or package:NAME to start from.")
-@click.option("--dataset", required=True, help=f"Training rows: {_DATASET}.")
+@click.option("--dataset", required=True, help=f"Training rows: {DATASET}.")
 @click.option("--evaluation-data", help="Rows to judge on; left out, a tenth of the training rows is held out.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the new checkpoint.")
 @click.option("--epochs", type=int, default=3, show_default=True)
 @click.option("--batch-size", type=int, default=16, show_default=True)
 @click.option("--learning-rate", type=float, default=5e-5, show_default=True)
 @click.option("--max-length", type=int, default=128, show_default=True, help="Tokens of a row.")
-@columns
-@overwrite_option
-@common
+@options.columns
+@options.overwrite_option
+@options.common
 def finetune(
     model: str,
     dataset: str,
@@ -117,15 +135,15 @@ def finetune(
     )
 
 
-@cli.command()
+@command()
 @click.argument("checkpoint")
 @click.option("--format", "kind", required=True, type=click.Choice(["onnx", "torchscript", "saved-model"]))
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="File or folder to write.")
 @click.option("--max-length", type=int, default=64, show_default=True, help="Tokens of an input.")
-@click.option("--dataset", help=f"Rows to compare with PyTorch on: {_DATASET}.")
-@columns
-@overwrite_option
-@common
+@click.option("--dataset", help=f"Rows to compare with PyTorch on: {DATASET}.")
+@options.columns
+@options.overwrite_option
+@options.common
 def export(
     checkpoint: str,
     kind: str,
@@ -164,12 +182,13 @@ def export(
     click.echo(f"{out}: {exported.size_bytes / 1e6:.1f} MB")
 
 
-@cli.command()
-@click.argument("model", metavar="MODEL")
+@command()
+@click.argument("model", metavar="MODEL", help=f"{_MODEL}.")
 @click.option("--scheme", "schemes", required=True, multiple=True, metavar="|".join((*SCHEMES, "all")), help="Repeats.")
-@click.option("--representative-data", metavar="D", help=f"Rows to calibrate on: {_DATASET}.")
+@click.option("--representative-data", metavar="D", help=f"Rows to calibrate on: {DATASET}.")
 @click.option("--representative-samples", type=int, default=200, show_default=True, help="How many of them, drawn with the seed.")
 @click.option("--evaluation-data", metavar="D", help="Rows to judge on; left out, others of the representative data.")
+@click.option("--evaluation-samples", type=int, default=200, show_default=True, help="How many of them, drawn with the seed.")
 @click.option("--max-length", type=int, default=64, show_default=True, help="Tokens of an input.")
 @click.option("--max-drop", type=float, default=0.05, show_default=True, help="Accuracy that may be lost before a file is refused.")
 @click.option("--bridge", type=click.Choice(["onnx", "litert"]), default="onnx", show_default=True, help="Road from a checkpoint.")
@@ -177,11 +196,11 @@ def export(
 @click.option("--outputs", type=click.Choice(["float32", "int8", "uint8"]), default="float32", show_default=True)
 @click.option("--input-shape", "input_shapes", multiple=True, metavar="NAME=1,…", help="Fixes a free shape of an .onnx.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("tflite_models"), show_default=True)
-@normalize
-@threads_option
-@columns
-@overwrite_option
-@common
+@options.normalize
+@options.threads_option
+@options.columns
+@options.overwrite_option
+@options.common
 def convert(
     model: str,
     schemes: tuple[str, ...],
@@ -197,10 +216,7 @@ def convert(
     quiet: bool,
     **settings: Any,
 ) -> None:
-    """Convert MODEL to .tflite files, run each, and publish it with its figures or refuse it.
-
-    MODEL is a checkpoint folder, hub id, package:NAME, .onnx, SavedModel folder, Keras-2 .h5 or float .tflite.
-    """
+    """Convert MODEL to .tflite files, run each, and publish it with its figures or refuse it."""
     from edgekit import assess
     from edgekit.bridge import Bridge
     from edgekit.convert import ConvertConfig
@@ -208,9 +224,14 @@ def convert(
     from edgekit.data.sources import Columns
     from edgekit.progress import progress
 
-    shapes = dict(input_shape(text) for text in input_shapes)
+    shapes = dict(options.input_shape(text) for text in input_shapes)
     config = ConvertConfig(
-        schemes, bridge=Bridge(bridge), input_shapes=shapes, mean=numbers("--mean", mean), std=numbers("--std", std), **settings
+        schemes,
+        bridge=Bridge(bridge),
+        input_shapes=shapes,
+        mean=options.numbers("--mean", mean),
+        std=options.numbers("--std", std),
+        **settings,
     )
     with progress(quiet) as tell:
         found = convert_model(
@@ -226,12 +247,12 @@ def convert(
             if result.path:
                 click.echo(str(result.path))
     if found.refusals:
-        raise RefusedError("; ".join(found.refusals))
+        fail("; ".join(found.refusals), RefusedError.exit_code)
 
 
-@cli.command()
+@command()
 @click.argument("file", metavar="FILE.tflite", type=click.Path(path_type=Path))
-@common
+@options.common
 def inspect(file: Path, as_json: bool, quiet: bool, seed: int) -> None:
     """List a file's signature, ops, delegate partitions, tensors, quantization and metadata."""
     from edgekit.tflite.inspect import describe
@@ -244,16 +265,15 @@ def inspect(file: Path, as_json: bool, quiet: bool, seed: int) -> None:
         click.echo(describe(summary))
 
 
-@cli.command()
+@command()
 @click.argument("file", metavar="FILE.tflite", type=click.Path(path_type=Path))
-@click.option("--dataset", required=True, help=_DATASET)
+@click.option("--dataset", required=True, help=DATASET)
 @click.option("--against", type=click.Path(path_type=Path), help="A .tflite to agree with, such as the float32 one.")
-@click.option("--tokenizer", type=click.Path(path_type=Path), help="Folder of the tokenizer, if it is not beside the file.")
-@click.option("--limit", type=int, default=0, help="Rows drawn from the data set; 0 takes all.")
-@normalize
-@threads_option
-@columns
-@common
+@options.judged
+@options.normalize
+@options.threads_option
+@options.columns
+@options.common
 def evaluate(file: Path, against: Path | None, threads: int, as_json: bool, quiet: bool, seed: int, **data: Any) -> None:
     """Accuracy of one file, with its 95 % interval."""
     from edgekit import assess
@@ -262,12 +282,14 @@ def evaluate(file: Path, against: Path | None, threads: int, as_json: bool, quie
 
     config = BenchmarkConfig(threads=threads, runs=1, warmup=0, rounds=1, max_accuracy_seconds=None, gzip=False, seed=seed)
     with progress(quiet) as tell:
-        report = assess.assess([file], _data(assess, **data), config, reference=against, on_progress=tell)
+        files = [file, *([against] if against else [])]
+        report = assess.assess(files, options.data(**data), config, reference=against, on_progress=tell)
     row = report.rows[0]
-    if row.failure:
-        raise RefusedError(row.failure)
     if as_json:
         _print_json(row)
+    if failures := [one.failure for one in report.rows if one.failure]:
+        fail("; ".join(failures), RefusedError.exit_code)
+    if as_json:
         return
     for name, share in (("accuracy", row.accuracy), (f"agreement with {against}", row.agreement if against else None)):
         if share is not None:
@@ -277,17 +299,16 @@ def evaluate(file: Path, against: Path | None, threads: int, as_json: bool, quie
         click.echo(f"{file}: ran on {report.data}, which has no labels; name them with --label-column")
 
 
-@cli.command()
+@command()
 @click.argument("files", metavar="FILE.tflite…", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--dataset", help=f"Rows for accuracy and as inputs: {_DATASET}.")
+@click.option("--dataset", help=f"Rows for accuracy and as inputs: {DATASET}.")
 @click.option("--against", type=click.Path(path_type=Path), help="The file that ratios are taken from; default: the float32 one.")
-@click.option("--tokenizer", type=click.Path(path_type=Path), help="Folder of the tokenizer, if it is not beside the files.")
-@click.option("--limit", type=int, default=0, help="Rows drawn from the data set; 0 takes all.")
+@options.judged
 @click.option("--out", type=click.Path(path_type=Path), help="Also write the report: .html, .md or .json.")
-@timing
-@normalize
-@columns
-@common
+@options.timing
+@options.normalize
+@options.columns
+@options.common
 def benchmark(
     files: tuple[Path, ...],
     dataset: str | None,
@@ -308,24 +329,25 @@ def benchmark(
     from edgekit.progress import progress
 
     config = BenchmarkConfig(threads=threads, runs=runs, warmup=warmup, rounds=rounds, seed=seed)
-    given = _data(assess, dataset=dataset, **data) if dataset else None
-    target = _report_format(out) if out else None
+    given = options.data(dataset=dataset, **data) if dataset else None
+    target = options.report_format(out) if out else None
+    compared = [*files, *([against] if against is not None and against not in files else [])]
     with progress(quiet) as tell:
-        report = assess.assess(files, given, config, reference=against, on_progress=tell)
+        report = assess.assess(compared, given, config, reference=against, on_progress=tell)
     if target and out:
         from edgekit.pipeline import write_report
 
         write_report(report, {target: out})
     _show_report(report, as_json)
     if all(row.failure for row in report.rows):
-        raise RefusedError("; ".join(row.failure for row in report.rows if row.failure))
+        fail("; ".join(row.failure for row in report.rows if row.failure), RefusedError.exit_code)
 
 
-@cli.command()
+@command()
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="report.html, report.md or report.json.")
-@overwrite_option
-@common
+@options.overwrite_option
+@options.common
 def report(folder: Path, out: Path, overwrite: bool, as_json: bool, quiet: bool, seed: int) -> None:
     """Write the report of a run, or of the files converted into DIR, as HTML, Markdown or JSON."""
     from edgekit import artifacts, assess
@@ -334,14 +356,14 @@ def report(folder: Path, out: Path, overwrite: bool, as_json: bool, quiet: bool,
 
     artifacts.refuse_existing(out, overwrite=overwrite)
     found = load(folder) if folder.is_file() or (folder / FILE_NAME).is_file() else assess.from_manifests(folder)
-    write_report(found, {_report_format(out): out})
+    write_report(found, {options.report_format(out): out})
     if as_json:
         _print_json(found)
     else:
         click.echo(str(out))
 
 
-@cli.command()
+@command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
     """Print the completion script of a shell: eval "$(edgekit completion bash)"."""
@@ -350,31 +372,6 @@ def completion(shell: str) -> None:
     found = get_completion_class(shell)
     if found is not None:
         click.echo(found(cli, {}, "edgekit", "_EDGEKIT_COMPLETE").source())
-
-
-def _data(
-    assess: Any,
-    *,
-    dataset: str,
-    text_columns: tuple[str, ...],
-    label_column: str | None,
-    mean: str | None,
-    std: str | None,
-    **rest: Any,
-) -> Any:
-    from edgekit.data.sources import Columns
-
-    named = Columns(text_columns, label_column)
-    return assess.Data(dataset, named, mean=numbers("--mean", mean), std=numbers("--std", std), **rest)
-
-
-def _report_format(out: Path) -> Any:
-    from edgekit.recipe import Format
-
-    kinds = {".html": Format.HTML, ".md": Format.MARKDOWN, ".json": Format.JSON}
-    if out.suffix.lower() not in kinds:
-        raise ConfigError(f"--out {out}: no such report format; end the name with {', '.join(kinds)}")
-    return kinds[out.suffix.lower()]
 
 
 def _print_json(value: Any) -> None:
@@ -391,7 +388,10 @@ def _show_report(report: Any, as_json: bool) -> None:
 
     from edgekit.report.table import terminal
 
-    Console(width=None if sys.stdout.isatty() else 100).print(terminal(report))
+    console = Console(width=None if sys.stdout.isatty() else 100)
+    with console.capture() as captured:
+        console.print(terminal(report))
+    click.echo(captured.get(), nl=False)
 
 
 if __name__ == "__main__":

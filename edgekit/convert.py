@@ -13,16 +13,18 @@ from edgekit.bridge import Bridge, FloatModel, Kind, Source, Step
 from edgekit.data import sources
 from edgekit.data.encode import Encoding, encode
 from edgekit.data.representative import COUNT, MINIMUM, RepresentativeDataset, draw
+from edgekit.data.samples import random_samples
 from edgekit.data.sources import Columns, Rows, TextRows
+from edgekit.data.text import check_room
 from edgekit.errors import CalibrationError, ConfigError, EdgekitError
-from edgekit.measure.benchmark import BenchmarkConfig, benchmark
+from edgekit.measure.benchmark import BenchmarkConfig, benchmark, check_threads
 from edgekit.measure.measurement import Measurement
 from edgekit.quantize import schemes
 from edgekit.quantize.masks import soften_masks
 from edgekit.quantize.plan import QuantizationPlan, quantize
 from edgekit.quantize.quantizer import calibrate
 from edgekit.quantize.schemes import Scheme
-from edgekit.spec import DatasetReference, TensorSpec
+from edgekit.spec import DatasetReference, TensorSpec, shown
 from edgekit.tflite import flatbuffer, metadata
 from edgekit.worker import Progress, Worker
 
@@ -45,6 +47,7 @@ class ConvertConfig:
     representative_data: DatasetReference | None = None
     representative_samples: int = COUNT
     evaluation_data: DatasetReference | None = None
+    evaluation_samples: int = HELD_OUT
     max_length: int = 64
     max_drop: float | None = 0.05
     bridge: Bridge = Bridge.ONNX
@@ -65,9 +68,10 @@ class ConvertConfig:
             raise ConfigError(
                 f"scheme {' and '.join(needy)} calibrates on real samples; give representative_data (--representative-data D)"
             )
-        for name, least in (("representative_samples", MINIMUM), ("max_length", 1), ("threads", 1)):
+        for name, least in (("representative_samples", MINIMUM), ("evaluation_samples", 1), ("max_length", 1), ("seed", 0)):
             if getattr(self, name) < least:
                 raise ConfigError(f"{name} is {getattr(self, name)}; give at least {least}")
+        check_threads(self.threads)
         if self.max_drop is not None and not 0 <= self.max_drop <= 1:
             raise ConfigError(f"max_drop is {self.max_drop:g}; give a proportion between 0 and 1, such as 0.01")
         if (self.inputs, self.outputs) != ("float32", "float32") and any(scheme.activations != "int8" for scheme in chosen):
@@ -129,6 +133,7 @@ def convert(
     for final in finals.values():
         artifacts.refuse_existing(final, overwrite=overwrite)
         artifacts.refuse_existing(final.with_suffix(".json"), overwrite=overwrite)
+    _check(source, config)
     rows, judged = _read(config, columns or Columns())
     worker = Worker(on_progress=on_progress)
     tell = _Teller(on_progress, len(wanted) + 4)
@@ -217,6 +222,18 @@ class _Teller:
         self._done += 1
 
 
+def _check(source: Source, config: ConvertConfig) -> None:
+    """What can be known of the model before the data is read."""
+    if source.kind is not Kind.CHECKPOINT:
+        if config.bridge is not Bridge.ONNX:
+            raise ConfigError(f"{source.path}: --bridge {config.bridge} is for checkpoints; leave it out")
+        return
+    if config.inputs != "float32":
+        raise ConfigError(f"{source.name}: takes token ids, which stay int32 in every scheme; leave --inputs {config.inputs} out")
+    checkpoint.check_length(source.path, config.max_length)
+    check_room(checkpoint.tokenizer_folder(source.path), config.max_length)
+
+
 def _read(config: ConvertConfig, columns: Columns) -> tuple[Rows | None, Rows | None]:
     """Rows to calibrate on and rows to judge on, disjoint; before anything costly starts."""
 
@@ -225,6 +242,8 @@ def _read(config: ConvertConfig, columns: Columns) -> tuple[Rows | None, Rows | 
 
     rows = read(config.representative_data) if config.representative_data is not None else None
     judged = read(config.evaluation_data) if config.evaluation_data is not None else None
+    if judged is not None:
+        judged = sources.take(judged, draw(judged, config.evaluation_samples, config.seed))
     if rows is None:
         return None, judged
     chosen = draw(rows, config.representative_samples, config.seed)
@@ -233,7 +252,9 @@ def _read(config: ConvertConfig, columns: Columns) -> tuple[Rows | None, Rows | 
     if judged is None:
         rest = np.setdiff1d(np.arange(len(rows)), chosen)
         # With nothing left to judge on, the calibration rows are better than none, and the manifest says which it was.
-        judged = sources.take(rows, rest[draw(len(rest), HELD_OUT, config.seed)] if len(rest) >= MINIMUM else chosen)
+        judged = sources.take(
+            rows, rest[draw(len(rest), config.evaluation_samples, config.seed)] if len(rest) >= MINIMUM else chosen
+        )
     return sources.take(rows, chosen), judged
 
 
@@ -243,15 +264,13 @@ def _float_model(
     if source.kind is Kind.CHECKPOINT:
         pairs = isinstance(rows or judged, TextRows) and getattr(rows or judged, "pairs", None) is not None
         inputs = bridge.token_specs(config.max_length, pairs=pairs)
-        encoding = Encoding(checkpoint.tokenizer_folder(source.path), checkpoint.label_ids(source.path))
+        known = checkpoint.vocabulary_size(source.path)
+        encoding = Encoding(checkpoint.tokenizer_folder(source.path), checkpoint.label_ids(source.path), vocabulary=known)
         data = _save(rows, judged, inputs, encoding, config, work)
         made = bridge.from_checkpoint(source.path, data.held_out, config.bridge, config.max_length, work, worker)
     else:
-        if config.bridge is not Bridge.ONNX:
-            raise ConfigError(f"{source.path}: --bridge {config.bridge} is for checkpoints; leave it out")
         made = bridge.from_file(source, config.max_length, config.input_shapes, work, worker)
-        file = flatbuffer.read(made.path)
-        signature = file.signature(file.entry())
+        signature = (file := flatbuffer.read(made.path)).signature(file.entry())
         classes = signature.outputs[0].shape[-1] if signature.outputs and signature.outputs[0].shape else None
         mean, std = config.mean, config.std
         if source.kind is Kind.TFLITE and mean is None and std is None:
@@ -259,7 +278,7 @@ def _float_model(
         data = _save(rows, judged, signature.inputs, Encoding(classes=classes, mean=mean, std=std), config, work)
         if data.real:
             made.mask = worker.run(soften_masks, made.path, data.held_out).value
-    bridge.check_source(source, made, data.held_out, work, worker) if data.real or source.kind is Kind.CHECKPOINT else None
+    bridge.check_source(source, made, data.held_out, work, worker)
     return made, data
 
 
@@ -274,8 +293,8 @@ def _save(
     if judged is not None:
         samples = encode(judged, inputs, encoding, work / "images")
         samples.save(held_out)
-        return _Data(calibration, held_out, f"{len(samples)} rows of {judged.origin}", real=True)
-    bridge.example_rows(inputs, _UNTAUGHT_ROWS, config.seed).save(held_out)
+        return _Data(calibration, held_out, f"{len(samples)} rows of {shown(judged.origin)}", real=True)
+    random_samples(inputs, _UNTAUGHT_ROWS, config.seed).save(held_out)
     return _Data(calibration, held_out, f"{_UNTAUGHT_ROWS} random rows (no data given)", real=False)
 
 

@@ -1,31 +1,70 @@
 """Options that several commands share, and what their texts mean."""
 
 import functools
+import os
+import sys
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from edgekit.errors import ConfigError
 
+if TYPE_CHECKING:
+    from edgekit.assess import Data
+    from edgekit.recipe import Format
+
 Command = Callable[..., Any]
+
+INTERRUPTED = 130
+DATASET = "a .tsv .csv .jsonl .parquet .npz file, an image folder with labels.tsv, or hub:NAME[/CONFIG][:SPLIT]"
+EXIT_CODES = """\b
+Exit codes: 0 all that was asked for was done
+            2 wrong option or recipe        3 wrong checkpoint, data or model file
+            4 not convertible, or refused   5 a child process failed
+            6 the output cannot be written  130 interrupted"""
+_MOST_SEED = 2**32 - 1  # of numpy's generators
 
 
 def common(command: Command) -> Command:
-    """Options of every command: --json --quiet --debug --seed."""
+    """Options of every command: --json --quiet --debug --seed; and how it ends when it is interrupted."""
 
     @functools.wraps(command)
     def called(*, debug: bool, **arguments: Any) -> Any:
-        return command(**arguments)
+        try:
+            return command(**arguments)
+        except KeyboardInterrupt:
+            fail("interrupted; each output is as it was before or whole", INTERRUPTED)
+        except BrokenPipeError:
+            # The reader has enough; what is left in the buffer must not be tried again at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise click.exceptions.Exit(0) from None
 
     for option in (
-        click.option("--seed", type=int, default=0, show_default=True, help="Seed of every draw."),
+        click.option("--seed", type=click.IntRange(0, _MOST_SEED), default=0, show_default=True, help="Seed of every draw."),
         click.option("--debug", is_flag=True, help="Show the traceback and a child's last output on an error."),
         click.option("--quiet", is_flag=True, help="No progress on stderr."),
         click.option("--json", "as_json", is_flag=True, help="The result alone on stdout, as JSON."),
     ):
         called = option(called)
     return called
+
+
+def fail(message: str, code: int) -> NoReturn:
+    """One line on stderr, and the command ends."""
+    click.echo(f"edgekit: error: {' '.join(message.split())}", err=True)
+    raise click.exceptions.Exit(code)
+
+
+def judged(command: Command) -> Command:
+    """How a data set is read for a file that is there already."""
+    for option in (
+        click.option("--limit", type=click.IntRange(0), default=0, help="Rows drawn from the data set; 0 takes all."),
+        click.option("--tokenizer", type=click.Path(path_type=Path), help="Folder of the tokenizer, if it is not beside the file."),
+    ):
+        command = option(command)
+    return command
 
 
 def columns(command: Command) -> Command:
@@ -70,3 +109,30 @@ def input_shape(text: str) -> tuple[str, tuple[int, ...]]:
     if not name or not all(part.strip().isdigit() and int(part) > 0 for part in sizes.split(",")):
         raise ConfigError(f"--input-shape {text}: give it as NAME=1,3,224,224")
     return name, tuple(int(part) for part in sizes.split(","))
+
+
+def data(
+    *,
+    dataset: str,
+    text_columns: tuple[str, ...],
+    label_column: str | None,
+    mean: str | None,
+    std: str | None,
+    **rest: Any,
+) -> "Data":
+    """The data set that a command was given and how to read it; `rest` are the other fields of `Data`."""
+    from edgekit.assess import Data
+    from edgekit.data.sources import Columns
+
+    named = Columns(text_columns, label_column)
+    return Data(dataset, named, mean=numbers("--mean", mean), std=numbers("--std", std), **rest)
+
+
+def report_format(out: Path) -> "Format":
+    """What a report's file name says it is."""
+    from edgekit.recipe import Format
+
+    kinds = {".html": Format.HTML, ".md": Format.MARKDOWN, ".json": Format.JSON}
+    if out.suffix.lower() not in kinds:
+        raise ConfigError(f"--out {out}: no such report format; end the name with {', '.join(kinds)}")
+    return kinds[out.suffix.lower()]

@@ -10,7 +10,7 @@ from edgekit.worker import Progress
 @contextlib.contextmanager
 def progress(quiet: bool) -> Iterator[Callable[[Progress], None] | None]:
     """Yield what a stage tells its progress to, or None where nothing is to be shown."""
-    if quiet:
+    if quiet or sys.stderr is None:  # None where the caller closed it
         yield None
         return
     from rich.console import Console

@@ -1,12 +1,25 @@
 """What every stage names alike: tensors, signatures, and references to data sets and models."""
 
+import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 # A data set is a path or `hub:NAME[/CONFIG][:SPLIT]`; a model is a path, a hub id, or `package:NAME` for an installed
 # package that carries a checkpoint. The marks tell a recipe which strings may be paths.
 DatasetReference = Annotated[str, "dataset"]
 ModelReference = Annotated[str, "model"]
+
+_LONGEST_SHOWN = 48
+
+
+def shown(reference: str) -> str:
+    """A data set's or model's reference for people: a long path from the current folder, or its last part alone."""
+    path = Path(reference)
+    if path.is_absolute():
+        near = os.path.relpath(path)
+        return path.name if len(near) > _LONGEST_SHOWN or near.startswith("../..") else near
+    return path.name if len(reference) > _LONGEST_SHOWN and ":" not in reference else reference
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from edgekit.data.samples import Array, Samples, real_dtype
+from edgekit.data.samples import Array, Samples, real_dtype, row_shape
 from edgekit.data.sources import ArrayRows
 from edgekit.errors import ConfigError, DatasetError
 from edgekit.spec import TensorSpec
@@ -54,7 +54,8 @@ def normalize(samples: Samples, mean: Sequence[float], std: Sequence[float], nam
 def _fit(array: Array, spec: TensorSpec, origin: str) -> Array:
     expected = f"{spec.dtype} {shape_text(spec)}"
     refusal = f"{origin}: input {spec.name!r} expects {expected} per sample but found {array.dtype} {array.shape[1:]}"
-    if array.ndim == len(spec.shape) - 1 and spec.shape[-1] in (1, -1) and shape_fits((*array.shape, 1), spec):
+    wanted = row_shape(spec)
+    if array.ndim == len(wanted) and wanted and wanted[-1] in (1, -1) and shape_fits((*array.shape, 1), spec):
         array = array[..., np.newaxis]
     if not shape_fits(array.shape, spec):
         raise DatasetError(f"{refusal}; reshape it")
@@ -76,12 +77,12 @@ def _fit(array: Array, spec: TensorSpec, origin: str) -> Array:
 
 
 def shape_fits(shape: Sequence[int], spec: TensorSpec) -> bool:
-    """Whether an array (N, ...) has the input's axes after the first, free ones aside."""
-    wanted = spec.shape[1:]
+    """Whether an array (N, ...) has the axes of the input's samples after the first, free ones aside."""
+    wanted = row_shape(spec)
     return len(shape) - 1 == len(wanted) and all(size in (-1, found) for size, found in zip(wanted, shape[1:], strict=True))
 
 
 def shape_text(spec: TensorSpec) -> str:
     """The shape of one sample, free axes as `?`."""
-    sizes = ["?" if size < 0 else str(size) for size in spec.shape[1:]]
+    sizes = ["?" if size < 0 else str(size) for size in row_shape(spec)]
     return f"({', '.join(sizes)}{',' if len(sizes) == 1 else ''})"

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from edgekit.data.arrays import fit_arrays, normalize
 from edgekit.data.images import Preprocessing, encode_images
 from edgekit.data.samples import Samples
@@ -18,12 +20,14 @@ class Encoding:
     """What rows are encoded with.
 
     `tokenizer` is a folder, `label_ids` maps class names to numbers, `classes` is the head's size where known.
+    `vocabulary` is how many token ids the model knows, where it takes any.
     `mean` and `std` are those of real = (stored - mean) / std; None is MobileNet's for images and nothing for arrays.
     """
 
     tokenizer: Path | None = None
     label_ids: Mapping[str, int] = field(default_factory=dict)
     classes: int | None = None
+    vocabulary: int | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
 
@@ -43,6 +47,8 @@ def encode(rows: Rows, inputs: Sequence[TensorSpec], encoding: Encoding, folder:
         return encode_text(rows, encoding.tokenizer, lengths.pop(), names, encoding.label_ids)
     if isinstance(rows, ArrayRows):
         samples = fit_arrays(rows, inputs)
+        _check_values(rows, samples, encoding.vocabulary)
+        _check_labels(rows, encoding.classes or len(encoding.label_ids))
         if encoding.mean is None and encoding.std is None:
             return samples
         return normalize(samples, encoding.mean or (0.0,), encoding.std or (1.0,))
@@ -52,6 +58,34 @@ def encode(rows: Rows, inputs: Sequence[TensorSpec], encoding: Encoding, folder:
     usual = Preprocessing()
     preprocessing = Preprocessing(encoding.mean or usual.mean, encoding.std or usual.std, usual.crop)
     return encode_images(rows, height, width, preprocessing, folder, inputs[0].name, encoding.classes, channels)
+
+
+def _check_values(rows: ArrayRows, samples: Samples, vocabulary: int | None) -> None:
+    for name, array in samples.inputs.items():
+        if array.dtype.kind == "f":
+            wrong, what = ~np.isfinite(array), "NaN or infinity"
+        elif name == "input_ids" and vocabulary is not None:
+            wrong, what = (array < 0) | (array >= vocabulary), f"an id outside the model's {vocabulary}"
+        else:
+            continue
+        if wrong.any():
+            index = int(np.argwhere(wrong)[0][0])
+            number = rows.numbers[index] if rows.numbers else index
+            raise DatasetError(f"{rows.origin}: sample {number} (from 0) has {what} in input {name!r}; mend or remove it")
+
+
+def _check_labels(rows: ArrayRows, classes: int) -> None:
+    """A head of one value is no classifier, and an unknown one takes any label."""
+    if rows.labels is None or classes < 2:
+        return
+    outside = np.flatnonzero((rows.labels < 0) | (rows.labels >= classes))
+    if outside.size:
+        index = int(outside[0])
+        number = rows.numbers[index] if rows.numbers else index
+        raise DatasetError(
+            f"{rows.origin}: labels outside the head: sample {number} (from 0) has {rows.labels[index]}, "
+            f"the head has {classes} classes; mend the labels or set --label-column"
+        )
 
 
 def _listed(inputs: Sequence[TensorSpec]) -> str:

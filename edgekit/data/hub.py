@@ -9,6 +9,7 @@
   Without it `train` is read, or the only split there is.
 """
 
+import contextlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.errors import DatasetError
+from edgekit.network import hub_in_reach
 
 PREFIX = "hub:"
 _FORM = re.compile(r"hub:(.*?)(?::([^:/\[]*(?:\[[^\]/]*\])?))?")
@@ -66,7 +68,9 @@ def open_hub(reference: str) -> HubTable:
     Raises `DatasetError` if there is no network, no such data set, configuration or split, or its files cannot be parsed.
     """
     tries, split = candidates(reference)
-    dataset = _pick_split(_load(reference, tries, split), reference)
+    local = len(tries) == 1 and Path(tries[0][0]).is_dir()
+    with contextlib.nullcontext() if local else hub_in_reach():
+        dataset = _pick_split(_load(reference, tries, split), reference)
     features = dataset.features
     class_names = {name: tuple(feature.names) for name, feature in features.items() if type(feature).__name__ == "ClassLabel"}
     if len(dataset) == 0:

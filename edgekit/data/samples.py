@@ -19,7 +19,7 @@ _LABELS = "labels.npy"
 
 @dataclass(frozen=True, eq=False)
 class Samples:
-    """Arrays by input name, each (N, ...), and int64 labels (N,) or None; row i is fed as `array[i:i+1]`.
+    """Arrays by input name, each (N, ...), and int64 labels (N,) or None; row i is fed as `array[i:i+1]`, see `as_fed`.
 
     Raises `DatasetError` if the arrays differ in N.
     """
@@ -86,13 +86,14 @@ class Samples:
 def random_samples(inputs: Sequence[TensorSpec], count: int, seed: int = 0) -> Samples:
     """`count` rows that fit `inputs`, for comparing two forms of a model; never for calibration or accuracy.
 
-    Floats are N(0, 1), integers 0 or 1 (valid as ids, masks and segments alike), bools either; a free axis becomes 1.
+    Floats are N(0, 1), integers 0 or 1 (valid as ids, masks and segments alike), bools either; a free axis becomes 1. An
+    attention mask keeps its first token.
     Quantized inputs get real values in float32. Raises `DatasetError` for any other dtype.
     """
     generator = np.random.default_rng(seed)
     arrays: dict[str, Array] = {}
     for spec in inputs:
-        shape = (count, *(1 if size < 0 else size for size in spec.shape[1:]))
+        shape = (count, *(1 if size < 0 else size for size in row_shape(spec)))
         dtype = real_dtype(spec)
         if dtype.kind == "f":
             arrays[spec.name] = generator.standard_normal(shape).astype(dtype)
@@ -100,7 +101,19 @@ def random_samples(inputs: Sequence[TensorSpec], count: int, seed: int = 0) -> S
             arrays[spec.name] = generator.integers(0, 2, shape).astype(dtype)
         else:
             raise DatasetError(f"input {spec.name}: no random values of dtype {spec.dtype} can be made; give a data set")
+    if "attention_mask" in arrays and arrays["attention_mask"].ndim == 2:
+        arrays["attention_mask"][:, 0] = 1
     return Samples(arrays)
+
+
+def row_shape(spec: TensorSpec) -> tuple[int, ...]:
+    """The axes of one sample: without the first where that is a batch of 1 or free; a fixed one is part of the sample."""
+    return spec.shape[1:] if spec.shape and spec.shape[0] in (1, -1) else spec.shape
+
+
+def as_fed(row: Array, rank: int) -> Array:
+    """A row (1, ...) as an input with `rank` axes takes it: without the first axis where the input has no batch of its own."""
+    return row[0] if row.ndim == rank + 1 else row
 
 
 def real_dtype(spec: TensorSpec) -> np.dtype[Any]:

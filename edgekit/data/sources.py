@@ -72,11 +72,12 @@ class ImageRows:
 
 @dataclass(frozen=True, eq=False)
 class ArrayRows:
-    """Arrays (N, ...) by name, as stored, and int64 labels (N,)."""
+    """Arrays (N, ...) by name, as stored, and int64 labels (N,); `numbers` as in `TextRows`."""
 
     arrays: Mapping[str, Array]
     labels: Array | None
     origin: str
+    numbers: Sequence[int] = ()
 
     def __len__(self) -> int:
         return next((len(array) for array in self.arrays.values()), 0)
@@ -127,7 +128,8 @@ def take(rows: Rows, indices: Sequence[int] | Array) -> Rows:
     chosen = [int(index) for index in indices]
     if isinstance(rows, ArrayRows):
         arrays = {name: array[chosen] for name, array in rows.arrays.items()}
-        return replace(rows, arrays=arrays, labels=None if rows.labels is None else rows.labels[chosen])
+        numbers = _pick(rows.numbers, chosen) if rows.numbers else tuple(chosen)
+        return replace(rows, arrays=arrays, labels=None if rows.labels is None else rows.labels[chosen], numbers=numbers)
     if isinstance(rows, ImageRows):
         return replace(rows, files=_pick(rows.files, chosen), labels=None if rows.labels is None else _pick(rows.labels, chosen))
     return replace(

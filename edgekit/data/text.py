@@ -47,6 +47,15 @@ def encode_text(
     return Samples(arrays, labels)
 
 
+def check_room(tokenizer: Path, max_length: int) -> None:
+    """Raise `ConfigError` if `max_length` leaves no room for text, and `CheckpointError` for a tokenizer.json that is unusable.
+
+    A folder without one is judged when texts are encoded, since that takes a framework.
+    """
+    if (tokenizer / "tokenizer.json").is_file():
+        _open(tokenizer, max_length, pair=False)
+
+
 def class_numbers(rows: TextRows, label_ids: Mapping[str, int]) -> Array | None:
     """Labels as int64 class numbers of a head whose names are `label_ids`; None if the rows have none.
 

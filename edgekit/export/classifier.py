@@ -39,10 +39,13 @@ def example(samples: Samples) -> tuple[Any, ...]:
     return tuple(torch.from_numpy(np.array(array[:1])) for array in samples.inputs.values())
 
 
-def logits(module: Any, samples: Samples) -> np.ndarray:
-    """float32 (N, C) of every row, one row at a time as the device will do it."""
+def logits(module: Any, samples: Samples, batch: int = 32) -> np.ndarray:
+    """float32 (N, C) of every row, `batch` at a time: on a busy machine a row at a time took ten times as long."""
     import torch
 
+    found = []
     with torch.inference_mode():
-        rows = [module(*(torch.from_numpy(np.array(value)) for value in row.values())).numpy() for row in samples]
-    return np.concatenate(rows)
+        for start in range(0, len(samples), batch):
+            rows = (torch.from_numpy(np.array(array[start : start + batch])) for array in samples.inputs.values())
+            found.append(module(*rows).numpy())
+    return np.concatenate(found)

@@ -86,7 +86,7 @@ class _Rewriter:
         yield helper.make_node("Clip", [f"{target}/shifted", least, most], [target], name=f"{target}/clip")
 
     def _dequantize(self, source: str, scale: str, zero: str, target: str, axis: int) -> Iterator[Any]:
-        from onnx import helper
+        from onnx import TensorProto, helper
 
         if not self._has(scale, *([zero] if zero else [])):
             return
@@ -98,7 +98,9 @@ class _Rewriter:
             self._constant(target, self.constants[target])
             return
         scales, zeros_name = self._parameters(source, scale, zero, target, axis)
-        yield helper.make_node("Sub", [source, zeros_name], [f"{target}/shifted"], name=f"{target}/sub")
+        # A no-op after a quantize of ours, which stays in float; the graph's own integers are cast.
+        yield helper.make_node("Cast", [source], [f"{target}/float"], name=f"{target}/cast", to=TensorProto.FLOAT)
+        yield helper.make_node("Sub", [f"{target}/float", zeros_name], [f"{target}/shifted"], name=f"{target}/sub")
         yield helper.make_node("Mul", [f"{target}/shifted", scales], [target], name=f"{target}/mul")
 
     def _parameters(self, source: str, scale: str, zero: str, target: str, axis: int) -> tuple[str, str]:

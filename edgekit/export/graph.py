@@ -1,5 +1,7 @@
 """An .onnx file as a graph that onnx2tf can take: checked, shapes fixed, old opsets and quantized ops rewritten."""
 
+import importlib.util
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,7 @@ def read(path: Path) -> Any:
     try:
         model = onnx.load(path)
     except Exception as error:  # protobuf and OS errors share no base class
-        raise ModelFormatError(f"{path}: not an ONNX model ({first_line(error)}); export it again") from error
+        raise ModelFormatError(f"{path}: not an ONNX model ({first_words(error)}); export it again") from error
     if not model.HasField("graph") or not model.graph.output:
         raise ModelFormatError(f"{path}: not an ONNX model, or one without outputs; export it again")
     # Before the checker, which would complain about a custom op's domain and not name the op.
@@ -32,7 +34,7 @@ def read(path: Path) -> Any:
         try:
             onnx.checker.check_model(model)
         except Exception as error:
-            raise ModelFormatError(f"{path}: not a sound ONNX model ({first_line(error)}); export it again") from error
+            raise ModelFormatError(f"{path}: not a sound ONNX model ({first_words(error)}); export it again") from error
     return _modern(model)
 
 
@@ -51,6 +53,8 @@ def fix_shapes(path: Path, model: Any, max_length: int, shapes: Mapping[str, Seq
 
     Raises `InputError` naming an input whose shape stays free and `UnsupportedOpError` for inputs or outputs that are no tensors.
     """
+    import onnx
+
     names = input_names(model)
     if unknown := sorted(set(shapes) - set(names)):
         raise InputError(f"{path}: there is no input {', '.join(unknown)}; it has {', '.join(names) or 'none'}")
@@ -67,6 +71,10 @@ def fix_shapes(path: Path, model: Any, max_length: int, shapes: Mapping[str, Seq
         if not _is_numeric(item):
             raise UnsupportedOpError(
                 f"{path}: input {item.name} is no tensor of numbers, which TFLite needs; cut the graph after it"
+            )
+        if item.type.tensor_type.elem_type == onnx.TensorProto.DOUBLE:
+            raise UnsupportedOpError(
+                f"{path}: input {item.name} is float64, which TFLite does not compute in; export it in float32"
             )
         _fix_shape(path, item, max_length, shapes.get(item.name))
     _free_symbols(model)
@@ -86,6 +94,7 @@ def _fix_shape(path: Path, item: Any, max_length: int, sizes: Sequence[int] | No
     axes = kind.shape.dim
     if sizes is not None and len(sizes) != len(axes):
         raise InputError(f"{path}: input {item.name} has {len(axes)} axes, --input-shape gives {len(sizes)}")
+    shape = ",".join(str(axis.dim_value or axis.dim_param or "?") for axis in axes)
     tokens = len(axes) == 2 and np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)).kind in "iu"
     for axis, dimension in enumerate(axes):
         if sizes is not None:
@@ -97,7 +106,6 @@ def _fix_shape(path: Path, item: Any, max_length: int, sizes: Sequence[int] | No
         elif axis == 1 and tokens:
             dimension.dim_value = max_length
         else:
-            shape = ",".join(str(d.dim_value or d.dim_param or "?") for d in axes)
             raise InputError(f"{path}: axis {axis} of input {item.name} ({shape}) is free; fix it with {advice}")
 
 
@@ -119,17 +127,58 @@ def _is_numeric(item: Any) -> bool:
 
 def simplified(model: Any) -> Any:
     """The model with constants folded and shapes inferred, or as it is where that cannot be done."""
-    import onnxsim
-
+    # onnxsim imports torch where it finds it, for a part that is not used here; TensorFlow shares this process.
+    sys.modules["torch"] = None  # type: ignore[assignment]
+    try:
+        import onnxsim
+    finally:
+        del sys.modules["torch"]
     try:
         return onnxsim.simplify(model)[0]
     except Exception:  # a graph that onnxsim cannot fold may still convert as it is
         return model
 
 
-def _refuse_unknown_ops(path: Path, model: Any) -> None:
-    import importlib.util
+def sizes(model: Any) -> dict[str, tuple[int, ...]]:
+    """Shapes of inputs and of what lies between, where they are known; a free size is 0."""
+    return {
+        item.name: tuple(dimension.dim_value for dimension in item.type.tensor_type.shape.dim)
+        for item in (*model.graph.input, *model.graph.value_info)
+    }
 
+
+def has_constant_branch(model: Any) -> bool:
+    """Whether some op works on constants alone, which onnx2tf does not take; torch folds only small ones itself."""
+    constants = {tensor.name for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "Constant":
+            constants.update(node.output)
+        elif node.input and all(name in constants for name in node.input if name):
+            return True
+    return False
+
+
+def add_initial_states(model: Any) -> None:
+    """Give every recurrent node the zeros to start from that ONNX lets it leave out and onnx2tf does not, in place."""
+    from onnx import numpy_helper
+
+    shapes = sizes(model)
+    for number, node in enumerate(model.graph.node):
+        states = {"LSTM": (5, 6), "GRU": (5,), "RNN": (5,)}.get(node.op_type, ())
+        shape = shapes.get(node.input[0], ())
+        attributes = {attribute.name: attribute for attribute in node.attribute}
+        if not states or len(shape) != 3 or shape[1] < 1 or "hidden_size" not in attributes or "layout" in attributes:
+            continue
+        both = "direction" in attributes and attributes["direction"].s == b"bidirectional"
+        zeros = np.zeros((2 if both else 1, shape[1], attributes["hidden_size"].i), np.float32)
+        for place in states:
+            node.input.extend([""] * (place + 1 - len(node.input)))
+            if not node.input[place]:
+                node.input[place] = f"initial_state_{number}_{place}"
+                model.graph.initializer.append(numpy_helper.from_array(zeros, node.input[place]))
+
+
+def _refuse_unknown_ops(path: Path, model: Any) -> None:
     spec = importlib.util.find_spec("onnx2tf")
     if spec is None or not spec.submodule_search_locations:
         raise EdgekitError("onnx2tf is not installed; install edgekit again")
@@ -167,6 +216,6 @@ def _modern(model: Any) -> Any:
         return model
 
 
-def first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[0] if lines else type(error).__name__)[:200]
+def first_words(error: BaseException) -> str:
+    """What a library's message starts with, on one line."""
+    return " ".join(str(error).split())[:200] or type(error).__name__

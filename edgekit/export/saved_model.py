@@ -1,34 +1,43 @@
 """ONNX to a TensorFlow SavedModel through onnx2tf."""
 
-import importlib.util
+import functools
 import os
 import re
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from edgekit.data.samples import Samples, random_samples
-from edgekit.errors import ConversionError, InputError, ModelFormatError, UnsupportedOpError
-from edgekit.export.onnx import run_onnx
+from edgekit.data.samples import Samples
+from edgekit.errors import ConversionError, UnsupportedOpError
+from edgekit.export import dequantize, gather, graph
+from edgekit.export.onnx import run_onnx, stacked
 from edgekit.parity import Parity, compare, require
-from edgekit.spec import TensorSpec
 
 # onnx2tf looks for this file in the working directory and downloads it where it is missing.
 _CALIBRATION_IMAGES = "calibration_image_sample_data_20x128x128x3_float32.npy"
-_RANDOM_ROWS = 4
+_ROWS = 4
+# Ops that slide over space, whose TensorFlow form wants channels last.
+_SPATIAL = ("Conv", "Pool", "Resize", "Upsample", "DepthToSpace", "SpaceToDepth", "LRN", "BatchNormalization", "InstanceNorm")
 
 
 @dataclass(frozen=True)
 class SavedModelExport:
-    """`names` maps the SavedModel's input and output names to the ONNX file's where TensorFlow does not allow those."""
+    """`names` maps the SavedModel's input and output names to the ONNX file's where they differ.
 
-    parity: Parity
+    `outputs` are the ONNX file's outputs in its order, `channels_last` its inputs whose channels moved from axis 1 to the
+    last, `fixed` the ONNX file with its free axes fixed, which the SavedModel was compared with.
+    """
+
+    parity: Parity | None
     names: Mapping[str, str]
+    outputs: tuple[str, ...]
+    channels_last: tuple[str, ...]
+    fixed: Path
 
 
 def export_saved_model(
@@ -36,104 +45,88 @@ def export_saved_model(
     samples_folder: Path | None,
     target: Path,
     *,
-    simplify: bool,
+    foreign: bool,
     max_length: int,
     shapes: Mapping[str, Sequence[int]],
 ) -> SavedModelExport:
-    """Write the ONNX file as a SavedModel with one signature, `serving_default`; images become NHWC, batch is 1.
+    """Write the ONNX file as a SavedModel with one signature, `serving_default`; images become NHWC.
 
-    Compares both on the saved samples, or on random ones where there are none. `simplify` folds constants first, which
-    our own exports have behind them. Free axes are fixed: batch to 1, the length of token inputs to `max_length`,
-    others by `shapes` (input name to sizes). Raises `ModelFormatError`, `UnsupportedOpError` naming the ops,
-    `InputError` naming an input whose shape is free, and `ParityError`. Needs TensorFlow; changes the working directory.
+    Compares both on the saved samples of our own export, whose inputs keep their names. A `foreign` file is checked, its constants
+    folded and its quantized ops rewritten first, which our own exports do not need. Free axes are fixed: batch to 1, the
+    length of token inputs to `max_length`, others by `shapes` (input name to sizes). Raises `ModelFormatError`,
+    `UnsupportedOpError` naming the ops, `InputError` naming an input whose shape is free, and `ParityError`. Needs
+    TensorFlow; changes the working directory.
     """
     import onnx
 
     work = target.parent / f"{target.name}.onnx2tf"
     work.mkdir()
-    try:
+    fixed = onnx_file
+    if foreign:
+        model = graph.read(onnx_file)
+        graph.fix_shapes(onnx_file, model, max_length, shapes)
+        fixed = target.parent / f"{target.name}.fixed.onnx"
+        onnx.save(model, fixed, save_as_external_data=model.ByteSize() > 2**31 - 1)
+        dequantize.to_float(model)
+    else:
         model = onnx.load(onnx_file)
-        onnx.checker.check_model(model) if model.ByteSize() < 2**31 - 1 else None
-    except Exception as error:  # protobuf, checker and OS errors share no base class
-        raise ModelFormatError(f"{onnx_file}: not a sound ONNX model ({_first_line(error)}); export it again") from error
-    _refuse_unknown_ops(onnx_file, model)
-    _fix_shapes(onnx_file, model, max_length, shapes)
-    if simplify:
-        model = _simplified(model)
+    if foreign or graph.has_constant_branch(model):
+        model = graph.simplified(model)
+    graph.add_initial_states(model)
+    gather.flatten(model)
     for number, node in enumerate(model.graph.node):
         node.name = node.name or f"{node.op_type}_{number}"
-    keras = _to_keras(onnx_file, model, work)
-    names = _write(keras, model, target)
+    moved = _channels_first(model)
+    inputs, outputs = graph.input_names(model), graph.output_names(model)
+    if not moved:
+        _keep_layout()
+    keras = _to_keras(onnx_file, model, work, moved)
+    del model
+    names = _write(keras, inputs, outputs, target)
+    del keras
     shutil.rmtree(work, ignore_errors=True)
-    return SavedModelExport(_parity(onnx_file, model, target, samples_folder, names), names)
+    parity = _parity(target, onnx_file, samples_folder) if samples_folder is not None else None
+    return SavedModelExport(parity, names, tuple(outputs), moved, fixed)
 
 
-def _refuse_unknown_ops(path: Path, model: Any) -> None:
-    missing = sorted(
-        {
-            node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}.{node.op_type}"
-            for node in model.graph.node
-            if node.domain not in ("", "ai.onnx") or importlib.util.find_spec(f"onnx2tf.ops.{node.op_type}") is None
-        }
-        - {function.name for function in model.functions}
-    )
-    if missing:
-        raise UnsupportedOpError(f"{path}: no TensorFlow form of op {', '.join(missing)}; export the model without it")
-
-
-def _fix_shapes(path: Path, model: Any, max_length: int, shapes: Mapping[str, Sequence[int]]) -> None:
-    import onnx
-
-    constants = {tensor.name for tensor in model.graph.initializer}
-    names = [item.name for item in model.graph.input if item.name not in constants]
-    if unknown := sorted(set(shapes) - set(names)):
-        raise InputError(f"{path}: there is no input {', '.join(unknown)}; it has {', '.join(names) or 'none'}")
-    if not names:
-        raise UnsupportedOpError(f"{path}: the graph has no inputs; give a model that computes something from its input")
+def _channels_first(model: Any) -> tuple[str, ...]:
+    """Inputs whose channels onnx2tf shall move last: those of rank 3 to 5 if the graph slides over space, and images."""
+    spatial = any(part in node.op_type for node in model.graph.node for part in _SPATIAL)
+    found = []
     for item in model.graph.input:
-        if item.name in constants:
-            continue
-        kind = item.type.tensor_type
-        if not item.type.HasField("tensor_type") or kind.elem_type == onnx.TensorProto.STRING:
-            raise UnsupportedOpError(
-                f"{path}: input {item.name} is no tensor of numbers, which TFLite needs; cut the graph after it"
-            )
-        if not kind.HasField("shape"):
-            if item.name not in shapes:
-                raise InputError(f"{path}: input {item.name} has no shape; give it with --input-shape {item.name}=1,...")
-            for size in shapes[item.name]:
-                kind.shape.dim.add().dim_value = size
-            continue
-        sizes = shapes.get(item.name)
-        if sizes is not None and len(sizes) != len(kind.shape.dim):
-            raise InputError(f"{path}: input {item.name} has {len(kind.shape.dim)} axes, --input-shape gives {len(sizes)}")
-        integers = kind.elem_type in (onnx.TensorProto.INT32, onnx.TensorProto.INT64)
-        for axis, dimension in enumerate(kind.shape.dim):
-            if sizes is not None:
-                dimension.dim_value = sizes[axis]
-            elif dimension.dim_value > 0:
-                continue
-            elif axis == 0:
-                dimension.dim_value = 1
-            elif axis == 1 and integers and len(kind.shape.dim) == 2:
-                dimension.dim_value = max_length
-            else:
-                shape = ",".join(str(d.dim_value or d.dim_param or "?") for d in kind.shape.dim)
-                raise InputError(
-                    f"{path}: axis {axis} of input {item.name} ({shape}) is free; fix it with --input-shape {item.name}=1,..."
-                )
+        sizes = [dimension.dim_value for dimension in item.type.tensor_type.shape.dim]
+        if 3 <= len(sizes) <= 5 and (spatial or (len(sizes) == 4 and sizes[1] in (1, 3))):
+            found.append(item.name)
+    return tuple(found)
 
 
-def _simplified(model: Any) -> Any:
-    import onnxsim
+def _keep_layout() -> None:
+    """Make onnx2tf take every tensor as it is, for graphs in which no channels move.
 
-    try:
-        return onnxsim.simplify(model)[0]
-    except Exception:  # a graph that onnxsim cannot fold may still convert as it is
-        return model
+    It guesses from shapes alone whether it has moved a tensor's axes, wrongly so where these are of one size, and checks
+    its guesses by running the whole graph with every tensor kept: 3 GB for BERT-base.
+    """
+    import onnx2tf
+    from onnx2tf.utils import common_functions
+
+    def as_it_is(make_node: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(make_node)
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            result = make_node(*args, **kwargs)
+            for output in kwargs["graph_node"].outputs:
+                kwargs["tf_layers_dict"][output.name]["before_op_output_shape_trans"] = False
+            return result
+
+        return wrapper
+
+    def no_inference(**_: Any) -> Any:
+        raise ConversionError("no layout to choose")  # onnx2tf goes on without the tensors
+
+    common_functions.inverted_operation_enable_disable = as_it_is
+    sys.modules[onnx2tf.convert.__module__].dummy_onnx_inference = no_inference  # type: ignore[attr-defined]
 
 
-def _to_keras(path: Path, model: Any, work: Path) -> Any:
+def _to_keras(path: Path, model: Any, work: Path, moved: tuple[str, ...]) -> Any:
     os.chdir(work)
     images = np.random.default_rng(0).random((20, 128, 128, 3), np.float32)
     np.save(work / _CALIBRATION_IMAGES, images)
@@ -141,6 +134,7 @@ def _to_keras(path: Path, model: Any, work: Path) -> Any:
 
     # onnx2tf sets the recursion limit to the largest int, and a fault in it then overflows the C stack.
     sys.setrecursionlimit(10_000)
+    ops = {node.name: node.op_type for node in model.graph.node}
     try:
         return onnx2tf.convert(
             onnx_graph=model,
@@ -150,6 +144,10 @@ def _to_keras(path: Path, model: Any, work: Path) -> Any:
             disable_model_save=True,
             non_verbose=True,
             verbosity="error",
+            disable_strict_mode=not moved,
+            keep_shape_absolutely_input_names=[name for name in graph.input_names(model) if name not in moved],
+            # Approximations by ops that TFLite has; the comparison that follows tells whether they are close enough.
+            replace_to_pseudo_operators=["asin", "acos", "atan", "erf"],
         )
     except SystemExit as error:
         raise ConversionError(
@@ -157,22 +155,21 @@ def _to_keras(path: Path, model: Any, work: Path) -> Any:
         ) from None
     except Exception as error:  # whatever its op handlers raise
         name = getattr(error, "onnx_op_name", None)
-        op = next((node.op_type for node in model.graph.node if node.name == name), None)
-        where = f"op {op} ({name})" if op else "the graph"
-        raise UnsupportedOpError(f"{path}: onnx2tf cannot convert {where}: {_first_line(error)}") from error
+        where = f"op {ops[name]} ({name})" if name in ops else "the graph"
+        raise UnsupportedOpError(
+            f"{path}: onnx2tf cannot convert {where}: {graph.first_words(error)}; export the model in another way"
+        ) from error
 
 
-def _write(keras: Any, model: Any, target: Path) -> dict[str, str]:
+def _write(keras: Any, inputs: list[str], outputs: list[str], target: Path) -> dict[str, str]:
     """Save with `serving_default` and return the names that differ from the ONNX file's."""
     import tensorflow as tf
 
-    constants = {tensor.name for tensor in model.graph.initializer}
-    originals = [item.name for item in model.graph.input if item.name not in constants]
-    allowed = {_allowed(name): name for name in originals}
-    inputs = [_allowed(tensor.name) for tensor in keras.inputs]
-    outputs = [item.name for item in model.graph.output]
-    keys = [_allowed(name) for name in outputs]
-    specs = [tf.TensorSpec(tensor.shape, tensor.dtype, name=name) for name, tensor in zip(inputs, keras.inputs, strict=True)]
+    # onnx2tf may reorder the inputs, and names them as Keras allows.
+    theirs = {name.replace(":", "__"): name for name in inputs}
+    fed = [theirs.get(tensor.name, tensor.name) for tensor in keras.inputs]
+    arguments, keys = _identifiers(fed, "input"), _identifiers(outputs, "output")
+    specs = [tf.TensorSpec(tensor.shape, tensor.dtype, name=name) for name, tensor in zip(arguments, keras.inputs, strict=True)]
 
     @tf.function(input_signature=specs)
     def serve(*tensors: Any) -> dict[str, Any]:
@@ -181,57 +178,34 @@ def _write(keras: Any, model: Any, target: Path) -> dict[str, str]:
 
     module = tf.Module()
     module.serve = serve
-    # Attaching the Keras model itself would trace every layer once more: 70 s and 3 GB for MiniLM instead of 2 s.
-    module.held = keras.variables
+    # Attaching the Keras model itself would trace every layer once more: 70 s and 3 GB for MiniLM instead of 2 s. Some
+    # of its variables are known to the traced function alone.
+    module.held = list(serve.get_concrete_function().variables)
     tf.saved_model.save(module, str(target), signatures={"serving_default": serve})
-    pairs = [(name, allowed.get(name, name)) for name in inputs] + list(zip(keys, outputs, strict=True))
+    pairs = zip((*arguments, *keys), (*fed, *outputs), strict=True)
     return {ours: theirs for ours, theirs in pairs if ours != theirs}
 
 
-def _allowed(name: str) -> str:
-    cleaned = re.sub(r"\W", "_", name, flags=re.ASCII).lstrip("_")
-    return cleaned or "tensor"
+def _identifiers(names: Sequence[str], what: str) -> list[str]:
+    """Names that TensorFlow takes for arguments, each different."""
+    found: list[str] = []
+    for number, name in enumerate(names):
+        cleaned = re.sub(r"\W", "_", name, flags=re.ASCII).strip("_")
+        if not cleaned or cleaned[0].isdigit():
+            cleaned = f"{what}_{cleaned or number}"
+        found.append(f"{cleaned}_{number}" if cleaned in found else cleaned)
+    return found
 
 
-def _parity(onnx_file: Path, model: Any, saved: Path, samples_folder: Path | None, names: Mapping[str, str]) -> Parity:
-    import onnx
+def _parity(saved: Path, onnx_file: Path, samples_folder: Path) -> Parity:
     import tensorflow as tf
 
-    loaded = tf.saved_model.load(str(saved))
-    serve = loaded.signatures["serving_default"]
-    specs = dict(serve.structured_input_signature[1])
-    if samples_folder is not None:
-        samples = Samples.load(samples_folder)
-        samples = samples.take(range(min(_RANDOM_ROWS, len(samples))))
-    else:
-        fitted = [TensorSpec(name, tuple(spec.shape.as_list()), spec.dtype.as_numpy_dtype.__name__) for name, spec in specs.items()]
-        samples = random_samples(fitted, _RANDOM_ROWS)
-    fixed = onnx_file
-    if samples_folder is None:
-        fixed = saved.parent / f"{saved.name}.fixed.onnx"
-        onnx.save(model, fixed)
-    reference = run_onnx(fixed, Samples({names.get(name, name): array for name, array in samples.inputs.items()}))
-    first = names_of_outputs(model)[0]
-    ours = next((key for key, value in names.items() if value == first), first)
-    rows = [serve(**{name: tf.constant(value, specs[name].dtype) for name, value in row.items()})[ours].numpy() for row in samples]
-    outputs = np.stack([row[0] if row.ndim and row.shape[0] == 1 else row for row in rows])
-    parity = compare(outputs, like(reference, outputs.shape))
+    serve = tf.saved_model.load(str(saved)).signatures["serving_default"]
+    specs = serve.structured_input_signature[1]
+    samples = Samples.load(samples_folder)
+    samples = samples.take(range(min(_ROWS, len(samples))))
+    rows = [serve(**{name: tf.constant(row[name], spec.dtype) for name, spec in specs.items()}) for row in samples]
+    name = next(iter(serve.structured_outputs))
+    parity = compare(stacked([row[name].numpy() for row in rows], name), run_onnx(onnx_file, samples)[0])
     require(parity, "ONNX to SavedModel")
     return parity
-
-
-def names_of_outputs(model: Any) -> list[str]:
-    return [item.name for item in model.graph.output]
-
-
-def like(reference: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """`reference` with channels moved last where that, and not its own layout, gives `shape`."""
-    if reference.shape == shape or reference.ndim < 3:
-        return reference
-    moved = np.moveaxis(reference, 1, -1)
-    return moved if moved.shape == shape else reference
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[0] if lines else type(error).__name__)[:200]

@@ -19,11 +19,12 @@ from edgekit.measure.measurement import Latency, Measurement
 from edgekit.tflite.flatbuffer import check_exists
 from edgekit.worker import Progress, Worker
 
-__all__ = ["BenchmarkConfig", "benchmark", "gzip_size", "machine", "order", "outputs"]
+__all__ = ["BenchmarkConfig", "benchmark", "check_threads", "gzip_size", "machine", "order", "outputs"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 _LEAST_RUNS = 3
+_MOST_THREADS = 256
 
 
 @dataclass(frozen=True)
@@ -46,9 +47,16 @@ class BenchmarkConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in (("threads", 1), ("runs", 1), ("warmup", 0), ("rounds", 1)):
+        for name, least in (("runs", 1), ("warmup", 0), ("rounds", 1), ("seed", 0)):
             if getattr(self, name) < least:
                 raise ConfigError(f"{name} is {getattr(self, name)}; give at least {least}")
+        check_threads(self.threads)
+
+
+def check_threads(threads: int) -> None:
+    """Raise `ConfigError` unless the interpreter can start as many: it crashes where it gets no memory for their stacks."""
+    if not 1 <= threads <= _MOST_THREADS:
+        raise ConfigError(f"threads is {threads}; give 1 to {_MOST_THREADS}, at most as many as the machine has cores")
 
 
 def benchmark(

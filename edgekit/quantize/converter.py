@@ -1,74 +1,116 @@
 """SavedModel or Keras-2 model to a float32 .tflite with built-in ops, through TFLiteConverter."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from edgekit.data.samples import Samples
+from edgekit.data.samples import Samples, as_fed
 from edgekit.errors import ConversionError, ModelFormatError, UnsupportedOpError
 from edgekit.tflite import signatures
 
+_HDF5 = b"\x89HDF\r\n\x1a\n"
 
-def convert_float(source: Path, target: Path, names: Mapping[str, str], max_length: int) -> None:
-    """Write a SavedModel folder or a Keras-2 .h5 file as a float32 .tflite; batch is fixed to 1.
 
-    `names` renames inputs and outputs of its signature. Raises `ModelFormatError`, `UnsupportedOpError` naming the ops
-    that TFLite lacks, and `ConversionError`. Needs TensorFlow.
+def convert_float(
+    source: Path,
+    target: Path,
+    max_length: int,
+    *,
+    names: Mapping[str, str] | None = None,
+    outputs: Sequence[str] = (),
+    origin: Path | None = None,
+) -> None:
+    """Write a SavedModel folder or a Keras-2 .h5 file as a float32 .tflite; a free batch is fixed to 1.
+
+    A SavedModel that edgekit wrote comes with `outputs`, their names in order, and with `names`, which renames its inputs
+    and outputs; its shapes are fixed, and it is not loaded here a first time. `origin` is what errors call the model.
+    Raises `ModelFormatError`, `UnsupportedOpError` naming the ops that TFLite lacks, and `ConversionError`. Needs TensorFlow.
     """
     import tensorflow as tf
 
-    held, function = _load(source)
-    specs = [_fixed(source, name, spec, max_length) for name, spec in function.structured_input_signature[1].items()]
-    # A name in the graph's own signature that TensorFlow sanitised on saving is kept as the SavedModel has it.
-    concrete = tf.function(
-        lambda *tensors: function(**dict(zip((s.name for s in specs), tensors, strict=True))), input_signature=specs
-    )
+    called = origin or source
+    if outputs:
+        model = _converted(tf.lite.TFLiteConverter.from_saved_model, str(source), origin=called)
+    else:
+        held, function = _load(source)
+        outputs = tuple(function.structured_outputs)
+        specs = _specs(source, function, max_length)
+        # A name in the graph's own signature that TensorFlow sanitised on saving is kept as the SavedModel has it.
+        concrete = tf.function(
+            lambda *tensors: function(**dict(zip((s.name for s in specs), tensors, strict=True))), input_signature=specs
+        )
+        functions = [concrete.get_concrete_function()]
+        model = _converted(tf.lite.TFLiteConverter.from_concrete_functions, functions, held, origin=called)
+    model = signatures.add_signature(model, origin=str(called))
+    if names:
+        model = signatures.rename(model, names, origin=str(called))
+    target.write_bytes(signatures.order_outputs(model, outputs, origin=str(called)))
+
+
+def _converted(open_source: Callable[..., Any], *arguments: Any, origin: Path) -> bytes:
+    import tensorflow as tf
+
     try:
-        converter = tf.lite.TFLiteConverter.from_concrete_functions([concrete.get_concrete_function()], held)
+        converter = open_source(*arguments)
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
-        model = converter.convert()
+        return bytes(converter.convert())
     except Exception as error:  # its own error class is private
-        raise _failure(source, error) from error
-    model = signatures.add_signature(model, origin=str(source))
-    target.write_bytes(signatures.rename(model, names, origin=str(source)) if names else model)
+        raise _failure(origin, error) from error
 
 
-def reference_outputs(source: Path, samples_folder: Path, target: Path) -> None:
-    """First output of a SavedModel or .h5 for every saved row, by TensorFlow; written to `target` (.npy, (N, ...))."""
+def reference_outputs(source: Path, samples_folder: Path, target: Path, limit: int) -> None:
+    """Outputs of a SavedModel or .h5 for the first `limit` saved rows, by TensorFlow: a folder of (N, ...) by name."""
     import tensorflow as tf
 
     held, function = _load(source)
-    dtypes = {name: spec.dtype for name, spec in function.structured_input_signature[1].items()}
-    rows = []
-    for row in Samples.load(samples_folder):
-        results = function(**{name: tf.constant(row[name], dtype) for name, dtype in dtypes.items()})
-        rows.append(next(iter(results.values())).numpy())
-    np.save(target, np.concatenate(rows))
+    specs = function.structured_input_signature[1].items()
+    rows: dict[str, list[np.ndarray]] = {name: [] for name in function.structured_outputs}
+    for _, row in zip(range(limit), Samples.load(samples_folder), strict=False):
+        results = function(**{name: tf.constant(as_fed(row[name], spec.shape.rank), spec.dtype) for name, spec in specs})
+        for name, value in results.items():
+            output = value.numpy()
+            rows[name].append(output[0] if output.ndim and output.shape[0] == 1 else output)
+    Samples({name: np.stack(values) for name, values in rows.items()}).save(target)
     del held
+
+
+def _specs(source: Path, function: Any, max_length: int) -> list[Any]:
+    found = function.structured_input_signature[1]
+    if not found:
+        raise ModelFormatError(f"{source}: its signature takes no named inputs; save the model with a serving signature")
+    return [_fixed(source, name, spec, max_length) for name, spec in found.items()]
 
 
 def _load(source: Path) -> tuple[Any, Any]:
     """What keeps the variables alive, and the function to convert."""
+    if source.is_file():
+        with source.open("rb") as stream:
+            if stream.read(len(_HDF5)) != _HDF5:
+                raise ModelFormatError(f"{source}: not an HDF5 file; save the model again as Keras 2 .h5 or as a SavedModel")
     import tensorflow as tf
 
     try:
         if source.is_dir():
             loaded = tf.saved_model.load(str(source))
-            if not loaded.signatures:
-                raise ModelFormatError(f"{source}: the SavedModel has no signature; save it with one")
-            key = "serving_default" if "serving_default" in loaded.signatures else next(iter(loaded.signatures))
-            return loaded, loaded.signatures[key]
-        import tf_keras
+        else:
+            import tf_keras
 
-        keras = tf_keras.models.load_model(str(source), compile=False)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, tf.errors.OpError) as error:
+            keras = tf_keras.models.load_model(str(source), compile=False)
+    except Exception as error:  # what the loaders raise on damaged files and foreign classes shares no base class
         text = " ".join(str(error).split())[:200]
         raise ModelFormatError(
             f"{source}: TensorFlow cannot load it ({text}); save it again as Keras 2 .h5 or as a SavedModel"
         ) from error
+    if source.is_dir():
+        if not loaded.signatures:
+            raise ModelFormatError(f"{source}: the SavedModel has no signature; save it with one")
+        key = "serving_default" if "serving_default" in loaded.signatures else next(iter(loaded.signatures))
+        return loaded, loaded.signatures[key]
+    if not keras.inputs:
+        raise ModelFormatError(f"{source}: the Keras model was saved before its inputs were known; build it and save it again")
     inputs = {tensor.name: tf.TensorSpec(tensor.shape, tensor.dtype, name=tensor.name) for tensor in keras.inputs}
 
     @tf.function

@@ -5,77 +5,92 @@ conversion is paid for.
 """
 
 from collections import defaultdict
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from edgekit.errors import RefusedError, UnsupportedOpError
+from edgekit.quantize import tree
+from edgekit.quantize.tree import listed
+from edgekit.tflite import flatbuffer
+
 # Smaller constants save nothing, and among them are LayerNorm's epsilons, which would become zero.
 _LEAST_ELEMENTS = 128
 _LARGEST = float(np.finfo(np.float16).max)
-# The schema wants tensor data aligned so; flatbuffers' Python builder does not read that attribute.
-_ALIGNMENT = 16
+# DEQUANTIZE takes float16 from this version on.
+_VERSION = 3
 
 
-def to_float16(model: bytes) -> bytes:
-    """A float32 .tflite as one with float16 weights; constants that float16 cannot hold stay as they are."""
-    import flatbuffers
+def to_float16(model: bytes, *, origin: str = "model") -> bytes:
+    """A float32 .tflite as one with float16 weights.
+
+    Constants stay as they are where float16 cannot hold them or something else refers to them: sparse ones, variables,
+    inputs and outputs of a graph, and what graphs called by control flow use, where each call would convert them again.
+    Raises `RefusedError` if nothing is left to halve and `UnsupportedOpError` for a file that `tree.load` does not take.
+    """
     from ai_edge_litert import schema_py_generated as schema
 
-    class AlignedBuilder(flatbuffers.Builder):  # type: ignore[misc, name-defined, unused-ignore]
-        def CreateNumpyVector(self, x: Any) -> Any:
-            data = np.ascontiguousarray(x)
-            self.StartVector(data.itemsize, data.size, _ALIGNMENT)
-            self.head -= data.nbytes
-            self.Bytes[self.head : self.head + data.nbytes] = data.tobytes()
-            return self.EndVector()
-
-    tree = schema.ModelT.InitFromObj(schema.Model.GetRootAs(model, 0))
-    users: defaultdict[int, list[Any]] = defaultdict(list)
-    for graph in tree.subgraphs:
-        for tensor in graph.tensors:
-            users[tensor.buffer].append(tensor)
-    halved = {
-        index: half
-        for index, tensors in users.items()
-        if all(tensor.type == schema.TensorType.FLOAT32 for tensor in tensors) and (half := _half(tree.buffers[index])) is not None
-    }
-    code = _dequantize_code(tree, schema)
-    for graph in tree.subgraphs:
-        _dequantize_constants(graph, halved, code, schema)
+    file = flatbuffer.parse(model, origin)
+    root = tree.load(model)
+    if root is None:
+        raise UnsupportedOpError(f"{origin}: is above 2 GB or has constants in other files; choose dynamic instead of float16")
+    entries = {entry.subgraph for entry in file.entries} or {0}
+    halved = _halves(root, entries, schema)
+    if not halved:
+        raise RefusedError(f"{origin}: has no float32 constant of {_LEAST_ELEMENTS} values or more to halve; choose float32")
+    code = _dequantize_code(root, schema)
+    for index in entries:
+        _dequantize_constants(root.subgraphs[index], halved, code, schema)
     for index, half in halved.items():
-        tree.buffers[index].data = half.view(np.uint8)
-    builder = AlignedBuilder(len(model))
-    builder.Finish(tree.Pack(builder), file_identifier=b"TFL3")
-    return bytes(builder.Output())
+        root.buffers[index].data = half.view(np.uint8)
+    return tree.pack(root)
+
+
+def _halves(root: Any, entries: set[int], schema: Any) -> dict[int, np.ndarray]:
+    """float16 values by buffer, for each buffer that all its users can do with."""
+    users: defaultdict[int, list[bool]] = defaultdict(list)
+    for number, graph in enumerate(root.subgraphs):
+        ends = {*listed(graph.inputs), *listed(graph.outputs)}
+        for index, tensor in enumerate(listed(graph.tensors)):
+            plain = tensor.type == schema.TensorType.FLOAT32 and not tensor.isVariable and tensor.sparsity is None
+            users[tensor.buffer].append(plain and number in entries and index not in ends)
+    for entry in listed(root.metadata):
+        users[entry.buffer].append(False)
+    found = {index: _half(root.buffers[index]) for index, plain in users.items() if index and all(plain)}
+    return {index: half for index, half in found.items() if half is not None}
 
 
 def _half(buffer: Any) -> np.ndarray | None:
-    if buffer.data is None or len(buffer.data) < 4 * _LEAST_ELEMENTS:
+    if buffer.data is None or len(buffer.data) < 4 * _LEAST_ELEMENTS or len(buffer.data) % 4:
         return None
     values = np.frombuffer(np.asarray(buffer.data, np.uint8).tobytes(), np.float32)
+    # False for NaN too.
     return values.astype(np.float16) if np.abs(values).max() <= _LARGEST else None
 
 
-def _dequantize_code(tree: Any, schema: Any) -> int:
+def _dequantize_code(root: Any, schema: Any) -> int:
     wanted = schema.BuiltinOperator.DEQUANTIZE
-    for index, code in enumerate(tree.operatorCodes):
-        if code.builtinCode == wanted:
+    for index, code in enumerate(root.operatorCodes):
+        # Up to schema 3a there was the one field only.
+        if max(code.builtinCode, code.deprecatedBuiltinCode) == wanted:
+            code.version = max(code.version, _VERSION)
             return index
-    # Version 3 is the first to take float16.
-    tree.operatorCodes.append(schema.OperatorCodeT(deprecatedBuiltinCode=wanted, builtinCode=wanted, version=3))
-    return len(tree.operatorCodes) - 1
+    root.operatorCodes.append(schema.OperatorCodeT(deprecatedBuiltinCode=wanted, builtinCode=wanted, version=_VERSION))
+    return len(root.operatorCodes) - 1
 
 
-def _dequantize_constants(graph: Any, halved: dict[int, Any], code: int, schema: Any) -> None:
-    fixed = {*graph.inputs, *graph.outputs}
-    used = {int(index) for operator in graph.operators for index in operator.inputs}
+def _dequantize_constants(graph: Any, halved: Mapping[int, np.ndarray], code: int, schema: Any) -> None:
+    used = {int(index) for operator in listed(graph.operators) for index in listed(operator.inputs)}
     replaced: dict[int, int] = {}
     operators = []
-    for index, tensor in enumerate(list(graph.tensors)):
+    for index, tensor in enumerate(listed(graph.tensors)):
         if tensor.buffer not in halved:
             continue
         tensor.type = schema.TensorType.FLOAT16
-        if index not in used or index in fixed:
+        # What a file trained for quantization says of a constant's range holds for no float16.
+        tensor.quantization = None
+        if index not in used:
             continue
         restored = schema.TensorT(
             shape=tensor.shape, type=schema.TensorType.FLOAT32, buffer=0, name=(tensor.name or b"") + b"_float32", hasRank=True
@@ -83,6 +98,6 @@ def _dequantize_constants(graph: Any, halved: dict[int, Any], code: int, schema:
         graph.tensors.append(restored)
         replaced[index] = len(graph.tensors) - 1
         operators.append(schema.OperatorT(opcodeIndex=code, inputs=[index], outputs=[replaced[index]]))
-    for operator in graph.operators:
-        operator.inputs = [replaced.get(int(index), int(index)) for index in operator.inputs]
-    graph.operators = operators + list(graph.operators)
+    for operator in listed(graph.operators):
+        operator.inputs = [replaced.get(int(index), int(index)) for index in listed(operator.inputs)]
+    graph.operators = operators + listed(graph.operators)

@@ -28,7 +28,9 @@ def soften_masks(path: Path, samples_folder: Path) -> float | None:
         for tensor in graph.tensors
         if tensor.dtype == "float32"
         and tensor.data_bytes
-        and masks.is_mask(values := root.Buffers(tensor.buffer).DataAsNumpy().view(np.float32))
+        # Without data in its buffer the constant lies behind the flatbuffer, where only a large weight is put.
+        and not isinstance(stored := root.Buffers(tensor.buffer).DataAsNumpy(), int)
+        and masks.is_mask(values := stored.view(np.float32))
     ]
     if not views:
         return None

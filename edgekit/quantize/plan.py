@@ -19,8 +19,19 @@ from edgekit.worker import Worker
 # Rows a candidate is tried on: enough for a per cent or two of agreement, few enough for reference kernels.
 _ROWS = 64
 _SECONDS = 6.0
-# Candidates within this share of rows of the best one's agreement count as equally true, and speed decides.
-_TOLERANCE = 0.02
+# Candidates are equally true to float32 within this share of rows of the best one's agreement and one bit (6 dB) of its SQNR;
+# above 30 dB nothing is left to gain.
+_TOLERANCE = 0.03
+_BIT_DB = 6.0
+_ENOUGH_DB = 30.0
+# Two medians closer than this are the same on a machine that does other things too.
+_SAME_SPEED = 1.1
+# Runs of each file in one turn, warm after the first; turns until the time is over.
+_BURST = 5
+_TURNS = 12
+_TIMING_SECONDS = 2.0
+_EVERY, _PRODUCTS = "every op", "matrix products"
+_CONVERSIONS = ("QUANTIZE", "DEQUANTIZE", "CAST")
 _INTERFACE = ("float32", "int8", "uint8")
 
 
@@ -39,13 +50,20 @@ class Candidate:
 
 @dataclass(frozen=True)
 class QuantizationPlan:
-    """What a file computes in: ops by dtype (`integer`, `floating`: op name to count), why, and what was tried."""
+    """What a file computes in, why, and what was tried; the counts are by op name.
+
+    `integer` ops take and give integers. `floating` ops compute on float32 activations, each with its reason in `reasons`;
+    `hybrid` are those among them whose weights are stored as integers. `conversions` only go from one dtype to another.
+    """
 
     made_by: str
     chosen: str
     reason: str
     integer: dict[str, int] = field(default_factory=dict)
     floating: dict[str, int] = field(default_factory=dict)
+    hybrid: dict[str, int] = field(default_factory=dict)
+    conversions: dict[str, int] = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)
     candidates: tuple[Candidate, ...] = ()
 
 
@@ -75,24 +93,41 @@ def quantize(
         worker.run(quantizer.write_float16, model, target)
         return _plan(target, "edgekit", "float16 weights", "each large constant stored in half precision, computed in float32")
     if scheme.name == "dynamic":
-        worker.run(quantizer.write_dynamic, model, target)
+        worker.run(quantizer.write_dynamic, model, calibration, target)
         reason = "int8 weights in matrix products and tables; DEPTHWISE_CONV_2D stays float32, its dynamic form is not delegated"
-        return _plan(target, "ai-edge-quantizer", "int8 weights", reason)
+        if calibration is not None:
+            reason += "; biases corrected on the representative data"
+        plan = _plan(target, "ai-edge-quantizer", "int8 weights", reason)
+        if not plan.hybrid and not plan.integer:
+            raise RefusedError(f"{model.name}: has no matrix product or table with constant weights to quantize; choose float16")
+        return plan
     if samples is None or calibration is None:
         raise ConfigError(f"scheme {scheme.name} calibrates on real samples; give --representative-data")
+    return _integer(model, scheme, target, samples, calibration, inputs, outputs, worker)
+
+
+def _integer(
+    model: Path, scheme: Scheme, target: Path, samples: Path, calibration: Path, inputs: str, outputs: str, worker: Worker
+) -> QuantizationPlan:
     bits = 16 if scheme.activations == "int16" else 8
     # No delegate runs int16 activations, so partitions decide nothing there and all of it becomes integer.
-    names = ("every op",) if bits == 16 else ("every op", "matrix products")
-    files = {name: target.with_name(f"{target.stem}.candidate{index}.tflite") for index, name in enumerate(names)}
+    forms = {_EVERY: None} if bits == 16 else {_EVERY: None, _PRODUCTS: quantizer.PRODUCTS}
+    files = {name: target.with_name(f"{target.stem}.candidate{index}.tflite") for index, name in enumerate(forms)}
     tried: list[Candidate] = []
     for name, file in files.items():
         try:
-            worker.run(quantizer.write_integer, model, calibration, file, bits, name == "matrix products", inputs, outputs)
+            worker.run(quantizer.write_integer, model, calibration, file, bits, forms[name], inputs, outputs)
+            if not _plan(file, "", name, "").integer:
+                raise RefusedError(f"no op of the model has an int{bits} form")
             tried.append(replace(worker.run(try_candidate, model, file, samples).value, name=name))
         except ConfigError:
             raise
         except EdgekitError as error:
             tried.append(Candidate(name, failure=error.message))
+    running = [files[candidate.name] for candidate in tried if candidate.failure is None]
+    if len(running) > 1:
+        medians = worker.run(time_in_turns, running, samples).value
+        tried = [replace(candidate, p50_ms=medians.get(files[candidate.name], candidate.p50_ms)) for candidate in tried]
     chosen, reason = choose(tried)
     files[chosen.name].replace(target)
     for file in files.values():
@@ -101,26 +136,37 @@ def quantize(
 
 
 def choose(tried: Sequence[Candidate]) -> tuple[Candidate, str]:
-    """The fastest candidate among those as true to float32 as the best, and why.
+    """The fastest candidate among those as true to float32 as the best, and why; of equally fast ones the first in `tried`.
 
     Raises `RefusedError` with each one's failure if none runs.
     """
     running = [candidate for candidate in tried if candidate.failure is None]
     if not running:
-        raise RefusedError(f"no integer form of the model runs: {tried[0].failure}; choose dynamic or float16")
-    best = max(candidate.agreement for candidate in running)
-    chosen = min((c for c in running if c.agreement >= best - _TOLERANCE), key=lambda c: c.p50_ms)
-    others = [c for c in tried if c is not chosen]
-    if not others:
-        return chosen, "the only form there is"
+        causes = "; ".join(dict.fromkeys(candidate.failure or "" for candidate in tried))
+        raise RefusedError(f"no integer form of the model runs ({causes}); choose dynamic or float16")
+    agreement = max(candidate.agreement for candidate in running)
+    sqnr = min(max(candidate.sqnr_db for candidate in running), _ENOUGH_DB)
+    true = [
+        candidate
+        for candidate in running
+        # One row more or less is chance, however few there are.
+        if candidate.agreement >= agreement - max(_TOLERANCE, 1 / candidate.rows) and candidate.sqnr_db >= sqnr - _BIT_DB
+    ] or [max(running, key=lambda candidate: (candidate.agreement, candidate.sqnr_db))]
+    fastest = min(candidate.p50_ms for candidate in true)
+    chosen = next(candidate for candidate in true if candidate.p50_ms <= fastest * _SAME_SPEED)
     told = [
-        f"integers in {c.name} do not run ({c.failure})"
-        if c.failure
-        else f"integers in {c.name}: {c.agreement:.1%} agreement, {c.p50_ms:.2f} ms, {c.partitions} partitions"
-        for c in others
+        f"integers in {candidate.name} do not run ({candidate.failure})" if candidate.failure else _told(candidate)
+        for candidate in tried
+        if candidate is not chosen
     ]
-    own = f"{chosen.agreement:.1%} agreement with float32, {chosen.p50_ms:.2f} ms, {chosen.partitions} partitions"
-    return chosen, f"{own}; {'; '.join(told)}"
+    return chosen, "; ".join([_told(chosen), *told])
+
+
+def _told(candidate: Candidate) -> str:
+    return (
+        f"integers in {candidate.name}: {candidate.agreement:.1%} agreement with float32, SQNR {candidate.sqnr_db:.1f} dB "
+        f"on {candidate.rows} rows, {candidate.p50_ms:.2f} ms, {candidate.partitions} partitions"
+    )
 
 
 def try_candidate(model: Path, file: Path, samples_folder: Path) -> Candidate:
@@ -151,21 +197,74 @@ def try_candidate(model: Path, file: Path, samples_folder: Path) -> Candidate:
     )
 
 
+def time_in_turns(files: Sequence[Path], samples_folder: Path) -> dict[Path, float]:
+    """Median milliseconds of each file's inference, in short turns so that a drift of the machine hits all. In a worker child."""
+    row = next(iter(Samples.load(samples_folder)))
+    models = {file: Model(file) for file in files}
+    times: dict[Path, list[float]] = {file: [] for file in files}
+    for model in models.values():
+        model.set_inputs(row)
+        model.invoke()
+    started = time.perf_counter()
+    for turn in range(_TURNS):
+        for file in files if turn % 2 else reversed(files):
+            # The other file's weights are in the cache now; the first run brings back this one's.
+            models[file].invoke()
+            for _ in range(_BURST):
+                before = time.perf_counter()
+                models[file].invoke()
+                times[file].append(time.perf_counter() - before)
+        if time.perf_counter() - started > _TIMING_SECONDS:
+            break
+    return {file: float(np.median(values)) * 1e3 for file, values in times.items()}
+
+
 def _first(outputs: dict[str, np.ndarray]) -> np.ndarray:
     return next(iter(outputs.values()))
 
 
 def _plan(file: Path, made_by: str, chosen: str, reason: str) -> QuantizationPlan:
-    """Count the ops of `file` that take or give integers as activations, and those that compute in float."""
+    """Sort the ops of `file` by what they compute in: activations decide, not weights."""
     integer: Counter[str] = Counter()
     floating: Counter[str] = Counter()
+    hybrid: Counter[str] = Counter()
+    conversions: Counter[str] = Counter()
     for graph in flatbuffer.read(file).subgraphs:
         for operator in graph.operators:
-            activations = [
-                graph.tensors[i] for i in (*operator.inputs, *operator.outputs) if i >= 0 and not graph.tensors[i].data_bytes
-            ]
-            if any(tensor.dtype.startswith("float") for tensor in activations):
+            tensors = [graph.tensors[index] for index in (*operator.inputs, *operator.outputs) if index >= 0]
+            activations = [tensor for tensor in tensors if not tensor.data_bytes]
+            if operator.name in _CONVERSIONS:
+                conversions[operator.name] += 1
+            elif any(tensor.dtype.startswith("float") for tensor in activations):
                 floating[operator.name] += 1
-            elif any(tensor.scale is not None for tensor in activations):
+                hybrid[operator.name] += any(tensor.data_bytes and tensor.scales and "int" in tensor.dtype for tensor in tensors)
+            elif any(tensor.scales for tensor in activations):
                 integer[operator.name] += 1
-    return QuantizationPlan(made_by, chosen, reason, dict(integer), dict(floating))
+    return QuantizationPlan(
+        made_by,
+        chosen,
+        reason,
+        dict(integer),
+        dict(floating),
+        dict(+hybrid),
+        dict(conversions),
+        {name: _why_float(name, hybrid[name], chosen) for name in floating},
+    )
+
+
+def _why_float(name: str, hybrid: int, chosen: str) -> str:
+    if chosen in ("float32", "float16 weights"):
+        return f"{chosen}: computed in float32"
+    if hybrid:
+        return "int8 weights with float32 activations: the kernel quantizes them on the fly"
+    if chosen == _EVERY:
+        return "ai-edge-quantizer has no integer form of it"
+    if chosen == _PRODUCTS:
+        return (
+            "its weights are not constant, or shared with an op that stays in float32"
+            if name in quantizer.PRODUCTS
+            else "float32 around the matrix products was as true and faster, see candidates"
+        )
+    if name == "DEPTHWISE_CONV_2D":
+        return "its form with int8 weights has no XNNPACK kernel and would split the delegate"
+    return "has no constant weights to store as int8"

@@ -1,11 +1,12 @@
 """What a report holds, and how it is written to and read from JSON."""
 
-import dataclasses
 import json as json_format
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from functools import partial
 from pathlib import Path, PurePath
-from typing import Any
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 from edgekit.artifacts import to_json
 from edgekit.errors import InputError
@@ -21,7 +22,9 @@ class Report:
     """The files of one run with their figures and the circumstances they were taken in.
 
     `reference` is the path of the row that ratios are computed from, as in `Measurement.path`, or empty. `settings` holds
-    what the benchmark was told, `training` the figures of fine-tuning where there was one, `notes` sentences to show.
+    what the benchmark was told. `training` is what fine-tuning found, its names shown as they are given. `notes` are
+    sentences to show; one that begins with a file's name or scheme and a colon is shown only where it holds a figure,
+    since what each scheme is, the table says.
     """
 
     title: str
@@ -45,12 +48,9 @@ class Report:
     def from_json(text: str, origin: str = "report") -> "Report":
         """Read what `json` wrote; `origin` names it in errors. Raises `InputError` if it is anything else."""
         try:
-            content = json_format.loads(text)
-            rows = tuple(measurement(row) for row in content.pop("rows"))
-            report = Report(**{**content, "rows": rows, "notes": tuple(content.get("notes", ()))})
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            return _report(json_format.loads(text))
+        except ValueError as error:
             raise InputError(f"{origin}: not an edgekit report ({error}); give the {FILE_NAME} or the folder of a run") from None
-        return report
 
 
 def load(path: Path) -> Report:
@@ -106,9 +106,56 @@ def milliseconds(value: float) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}" if value >= 0.1 else f"{value:.2g}"
 
 
-def measurement(fields: Mapping[str, Any]) -> Measurement:
-    known = {item.name for item in dataclasses.fields(Measurement)}
-    if unknown := sorted(set(fields) - known):
+def measurement(figures: object) -> Measurement:
+    """A measurement from its fields as JSON holds them.
+
+    Raises `InputError` if one is unknown, missing or not of its type.
+    """
+    try:
+        return _measurement(figures)
+    except ValueError as error:
+        named = figures.get("path") if isinstance(figures, Mapping) else None
+        raise InputError(f"{named or 'measurement'}: its figures cannot be read ({error}); measure the file again") from None
+
+
+def _report(content: object) -> Report:
+    parts = {"rows": lambda rows: tuple(_measurement(row) for row in _tuple(rows)), "notes": _tuple}
+    report: Report = _built(Report, content, parts)
+    if not all(isinstance(note, str) for note in report.notes):
+        raise ValueError("notes are not all sentences")
+    return report
+
+
+def _measurement(figures: object) -> Measurement:
+    found: Measurement = _built(Measurement, figures, {name: partial(_built, kind) for name, kind in _PARTS.items()})
+    return found
+
+
+def _built(kind: type[Any], values: object, parts: Mapping[str, Callable[[Any], Any]] | None = None) -> Any:
+    """A dataclass from a JSON object, each value of the field's type; raises `ValueError`."""
+    if not isinstance(values, Mapping):
+        raise ValueError(f"{kind.__name__.lower()} is no JSON object")
+    hints = get_type_hints(kind)
+    if unknown := sorted(set(values) - set(hints)):
         raise ValueError(f"unknown figure {unknown[0]}")
-    parts = {name: kind(**fields[name]) for name, kind in _PARTS.items() if fields.get(name) is not None}
-    return Measurement(**{**fields, **parts})
+    required = {item.name for item in fields(kind) if item.default is MISSING and item.default_factory is MISSING}
+    if missing := sorted(required - set(values)):
+        raise ValueError(f"{missing[0]} is missing")
+    made = {}
+    for name, value in values.items():
+        made[name] = parts[name](value) if parts and name in parts and value is not None else value
+        if not _is_a(made[name], hints[name]):
+            raise ValueError(f"{name} is {value!r}")
+    return kind(**made)
+
+
+def _tuple(value: object) -> tuple[Any, ...]:
+    if not isinstance(value, list):
+        raise ValueError(f"{value!r} is no list")
+    return tuple(value)
+
+
+def _is_a(value: object, hint: Any) -> bool:
+    """Whether `value` is of an annotated type, generics by their outer type alone; a whole number is a float too."""
+    kinds = tuple(get_origin(kind) or kind for kind in (get_args(hint) if isinstance(hint, UnionType) else (hint,)))
+    return isinstance(value, (*kinds, int) if float in kinds else kinds)

@@ -2,10 +2,11 @@
 
 from edgekit.measure.measurement import Measurement
 from edgekit.quantize.schemes import SCHEMES
-from edgekit.report.content import Report, labels, milliseconds
+from edgekit.report.content import Report, labels, megabytes, milliseconds
 
 CLOSE = 0.005  # the share of accuracy (or of agreement) that a file may lose and still count as close to the reference
-_SLOWER = 1.1  # below this ratio two p50 are the same for all that a benchmark on a shared machine can tell
+# Below this ratio two p50 are the same for all that a benchmark on a shared machine can tell, and a count is no cause.
+_SAME = 1.1
 
 
 def findings(report: Report) -> tuple[str, ...]:
@@ -13,36 +14,19 @@ def findings(report: Report) -> tuple[str, ...]:
     reference = report.reference_row
     if reference is None:
         return _without_reference(report)
+    others = [row for row in report.rows if row.path != reference.path and row.failure is None]
     label = dict(zip((row.path for row in report.rows), labels(report), strict=True))
-    base = label[reference.path]
-    others = [row for row in report.rows if row.path != reference.path]
     close = [row for row in others if _is_close(row)]
-    sentences: list[str] = []
-    if smallest := min(
-        (row for row in close if row.size_bytes < reference.size_bytes), key=lambda row: row.size_bytes, default=None
-    ):
-        shrink = reference.size_bytes / smallest.size_bytes
-        sentences.append(f"Smallest file {_close_words(smallest, base)}: {label[smallest.path]}, {shrink:.1f}× smaller.")
-    if fastest := min((row for row in close if _ratio(row, reference) < 1), key=lambda row: _ratio(row, reference), default=None):
-        gain = 1 / _ratio(fastest, reference)
-        sentences.append(f"Fastest file {_close_words(fastest, base)}: {label[fastest.path]}, {gain:.1f}× faster at the median.")
-    if others and not close and any(row.drop or row.agreement for row in others):
-        judged = next(row for row in others if row.drop or row.agreement)
-        sentences.append(
-            f"There is no other file {_close_words(judged, base)}. Give representative data closer to what the model will see, "
-            "or keep the ops that lose it in float32."
-        )
+    sentences = _best(close, reference, label)
+    if not close and (judged := [row for row in others if row.drop or row.agreement]):
+        sentences.append(f"There is no other file {_close_words(judged[0], label[reference.path])}.")
     for row in others:
-        sentences += [
-            sentence
-            for sentence in (_accuracy(row, label[row.path], base), _speed(row, reference, label[row.path], base))
-            if sentence
-        ]
-    return tuple(sentences)
+        sentences += [_accuracy(row, reference, close, label), _speed(row, reference, close, label)]
+    return tuple(sentence for sentence in sentences if sentence)
 
 
 def _without_reference(report: Report) -> tuple[str, ...]:
-    timed = [row for row in report.rows if row.latency is not None]
+    timed = [row for row in report.rows if row.latency is not None and row.failure is None]
     if len(timed) < 2:
         return ()
     label = dict(zip((row.path for row in report.rows), labels(report), strict=True))
@@ -51,54 +35,102 @@ def _without_reference(report: Report) -> tuple[str, ...]:
     return (f"Fastest: {label[fastest.path]} at {milliseconds(_p50(fastest))} ms. Smallest: {label[smallest.path]}.",)
 
 
-def _accuracy(row: Measurement, name: str, base: str) -> str:
-    drop = row.drop
-    if drop is None or drop.value <= CLOSE:
-        return ""
-    points = f"{name} loses {drop.value * 100:.1f} points of accuracy against {base}"
-    if drop.low <= 0:
-        return f"{points}, but on {drop.total} rows that cannot be told from chance; measure on more rows before judging it."
-    if _integer(row):
-        return (
-            f"{points}: give more representative data from where the model will be used, or keep the ops that lose it in float32."
-        )
-    return f"{points}: its weights do not stand this precision; take a scheme with wider weights."
+def _best(close: list[Measurement], reference: Measurement, label: dict[str, str]) -> list[str]:
+    """The smallest and the fastest of the close files, and how sure it is that they are close."""
+    base = label[reference.path]
+    smallest = min((row for row in close if _shrink(row, reference) >= _SAME), key=lambda row: row.size_bytes, default=None)
+    fastest = _fastest(close, reference)
+    if smallest is not None and smallest is fastest:
+        gains = f"{_shrink(smallest, reference):.1f}× smaller, {1 / _ratio(smallest, reference):.1f}× faster at the median"
+        name = label[smallest.path]
+        return [f"Smallest and fastest file {_close_words(smallest, base)}: {name}, {gains}{_doubt(smallest)}."]
+    sentences = []
+    if smallest is not None:
+        gain = f"{_shrink(smallest, reference):.1f}× smaller"
+        sentences.append(f"Smallest file {_close_words(smallest, base)}: {label[smallest.path]}, {gain}{_doubt(smallest)}.")
+    if fastest is not None:
+        gain = f"{1 / _ratio(fastest, reference):.1f}× faster at the median"
+        sentences.append(f"Fastest file {_close_words(fastest, base)}: {label[fastest.path]}, {gain}{_doubt(fastest)}.")
+    return sentences
 
 
-def _speed(row: Measurement, reference: Measurement, name: str, base: str) -> str:
-    ratio = _ratio(row, reference)
-    if ratio < _SLOWER or ratio == float("inf"):
-        return ""
-    slower = f"{name} is {ratio:.1f}× slower than {base} here"
-    if row.scheme == "int16x8":
-        return (
-            f"{slower}: int16 activations run on reference kernels on a CPU. "
-            "Take it for accuracy on hardware with int16 kernels, not for speed."
-        )
-    if row.partitions is not None and row.ops is not None and row.delegated_ops is not None:
-        if row.partitions == 0:
-            return f"{slower}: the CPU delegate takes none of its {row.ops} ops, so all run on plain kernels."
-        if reference.partitions is not None and row.partitions > reference.partitions:
-            advice = " Keep those ops in float32." if _integer(row) else ""
-            return (
-                f"{slower}: the CPU delegate runs it in {row.partitions} pieces against {reference.partitions}, and every op "
-                f"between two pieces runs on plain kernels.{advice}"
-            )
-        if row.delegated_ops < row.ops:
-            left = row.ops - row.delegated_ops
-            return f"{slower}: {left} of its {row.ops} ops are not taken by the CPU delegate and run on plain kernels."
-    # Without a cause to name, the table's ratio says it all.
+def _fastest(close: list[Measurement], reference: Measurement) -> Measurement | None:
+    """The one with the least p50; None where none is faster than the reference."""
+    return min((row for row in close if _ratio(row, reference) <= 1 / _SAME), key=_p50, default=None)
+
+
+def _doubt(row: Measurement) -> str:
+    """What too few rows leave open of "close"."""
+    if row.drop is not None:
+        open_loss = f"a loss of up to {row.drop.high * 100:.1f} points cannot be ruled out"
+        return f"; on {row.drop.total} rows {open_loss}" if row.drop.high > CLOSE else ""
+    if row.agreement is not None and 1 - row.agreement.low > CLOSE:
+        return f"; on {row.agreement.total} decisions, up to {(1 - row.agreement.low) * 100:.1f} % others cannot be ruled out"
     return ""
 
 
-def _integer(row: Measurement) -> bool:
+def _accuracy(row: Measurement, reference: Measurement, close: list[Measurement], label: dict[str, str]) -> str:
+    drop = row.drop
+    if drop is None or drop.value <= CLOSE:
+        return ""
+    points = f"{label[row.path]} loses {drop.value * 100:.1f} points of accuracy against {label[reference.path]}"
+    if drop.low <= 0:
+        # The interval narrows with the square root of the rows.
+        needed = drop.total * max(2.0, ((drop.high - drop.low) / 2 / drop.value) ** 2)
+        return f"{points}, which may be chance: {drop.total} rows cannot tell, about {float(f'{needed:.1g}'):.0f} could."
     scheme = SCHEMES.get(row.scheme or "")
-    return scheme is not None and scheme.activations is not None
+    if scheme is None:
+        return f"{points}."
+    if scheme.activations is None:
+        return f"{points}: its weights do not stand this precision; take a scheme with wider weights."
+    instead = next((label[other.path] for other in close if _keeps_activations(other)), "a scheme with float32 activations")
+    return f"{points}: calibrate it on more data from where it will be used, or take {instead}."
+
+
+def _speed(row: Measurement, reference: Measurement, close: list[Measurement], label: dict[str, str]) -> str:
+    ratio, name, base = _ratio(row, reference), label[row.path], label[reference.path]
+    if row.scheme == "float16" and 1 / _SAME < ratio < _SAME and _shrink(row, reference) >= _SAME:
+        memory = _memory(row, reference)
+        return f"{name} saves storage only: it is as fast as {base}, since loading unpacks its weights to float32{memory}."
+    if ratio < _SAME or ratio == float("inf"):
+        return ""
+    fastest = _fastest(close, reference)
+    instead = f" For speed take {label[fastest.path]}." if fastest is not None else ""
+    return f"{name} is {ratio:.1f}× slower than {base} here{_cause(row, reference)}.{instead}"
+
+
+def _cause(row: Measurement, reference: Measurement) -> str:
+    """Why `row` is slower than `reference`, as far as ops and partitions tell."""
+    taken, ops, pieces = row.delegated_ops, row.ops, row.partitions
+    if taken is None or ops is None or pieces is None:
+        return "; how many of its ops the CPU delegate takes is not known"
+    if row.scheme == "int16x8":
+        return f": the CPU delegate takes {taken} of its {ops} ops, and int16 activations run on reference kernels"
+    if taken == 0:
+        return f": the CPU delegate takes none of its {ops} ops"
+    if reference.partitions is not None and pieces > reference.partitions:
+        against = f"{pieces} pieces against {reference.partitions}"
+        return f": the CPU delegate runs it in {against}, and leaves {ops - taken} ops between them"
+    if reference.ops is not None and reference.delegated_ops is not None:
+        if ops - taken >= (reference.ops - reference.delegated_ops) * _SAME and ops > taken:
+            return f": the CPU delegate leaves out {ops - taken} of its {ops} ops"
+        if ops >= reference.ops * _SAME:
+            return f": it runs {ops} ops against {reference.ops}"
+    return "; its ops and partitions do not say why, so time it again on an idle machine"
+
+
+def _memory(row: Measurement, reference: Measurement) -> str:
+    if row.peak_bytes is None or reference.peak_bytes is None or row.peak_bytes < reference.peak_bytes:
+        return ""
+    return f" (peak {megabytes(row.peak_bytes)} MB against {megabytes(reference.peak_bytes)})"
+
+
+def _keeps_activations(row: Measurement) -> bool:
+    scheme = SCHEMES.get(row.scheme or "")
+    return scheme is not None and scheme.activations is None
 
 
 def _is_close(row: Measurement) -> bool:
-    if row.failure is not None:
-        return False
     if row.drop is not None:
         return row.drop.value <= CLOSE
     return row.agreement is not None and 1 - row.agreement.value <= CLOSE
@@ -108,6 +140,11 @@ def _close_words(row: Measurement, base: str) -> str:
     if row.drop is not None:
         return f"within {CLOSE * 100:g} points of the accuracy of {base}"
     return f"that decides as {base} does on {(1 - CLOSE) * 100:g} % of the rows"
+
+
+def _shrink(row: Measurement, reference: Measurement) -> float:
+    """How many times smaller the file is than the reference's."""
+    return reference.size_bytes / row.size_bytes if row.size_bytes else 0.0
 
 
 def _ratio(row: Measurement, reference: Measurement) -> float:

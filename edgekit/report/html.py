@@ -6,7 +6,7 @@ from edgekit import __version__
 from edgekit.report import plots
 from edgekit.report.content import Report
 from edgekit.report.findings import findings
-from edgekit.report.table import columns, failures, pairs, remarks
+from edgekit.report.table import TIMINGS, columns, entries, failures, remarks, settings, timings
 
 
 def page(report: Report) -> str:
@@ -17,23 +17,25 @@ def page(report: Report) -> str:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(files("edgekit.report").joinpath("page.html.j2").read_text(encoding="utf-8"))
     judged = "Accuracy" if any(row.accuracy for row in report.rows) else "Agreement"
-    drawn = (
-        (f"{judged} against latency", "Up and to the left is better. Bars are 95 % intervals.", plots.scatter(report)),
-        ("Latency", "From the median to the 99th percentile.", plots.latency(report)),
-        ("Size", "The file as it is, and inside it what gzip makes of it.", plots.sizes(report)),
-    )
+    level = "; dashed, the reference" if report.reference_row else ""
+    packed = ", and inside it what gzip makes of it" if any(row.gzip_bytes is not None for row in report.rows) else ""
+    # matplotlib escapes the names that it writes into the SVG.
+    scatter, latency, sizes = (Markup(draw(report)) for draw in (plots.scatter, plots.latency, plots.sizes))
+    drawn = (("Latency", "From the median to the 99th percentile.", latency), ("Size", f"The file as it is{packed}.", sizes))
     circumstances = [("Model", report.model), ("Data", report.data), ("Machine", report.machine)]
     return template.render(
         report=report,
         version=__version__,
         circumstances=[(name, value) for name, value in circumstances if value],
         columns=columns(report),
-        settings=pairs(report.settings),
-        training=pairs(report.training or {}),
+        timings_title=TIMINGS,
+        timings=timings(report),
+        settings=settings(report),
+        training=entries(report.training or {}),
         findings=findings(report),
         remarks=remarks(report),
         failures=failures(report),
         failed=[row.failure is not None for row in report.rows],
-        # matplotlib escapes the names that it writes into the SVG.
-        plots=[(title, caption, Markup(svg)) for title, caption, svg in drawn if svg],
+        scatter=(f"{judged} against latency", f"Up and to the left is better. Bars are 95 % intervals{level}.", scatter),
+        plots=[plot for plot in drawn if plot[-1]],
     )

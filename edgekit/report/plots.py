@@ -4,10 +4,11 @@ import io
 import re
 import warnings
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from html import escape
+from typing import TYPE_CHECKING
 
 from edgekit.measure.measurement import Measurement, Proportion
-from edgekit.report.content import Report, labels, megabytes, shortened
+from edgekit.report.content import Report, labels, megabytes, milliseconds, shortened
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -55,7 +56,10 @@ _LOG_FROM = 8.0  # the spread of latencies from which a linear axis squeezes the
 
 
 def scatter(report: Report) -> str:
-    """Accuracy (agreement where there are no labels) against p50, with 95 % bars; empty if fewer than two files have both."""
+    """Accuracy (agreement where there are no labels) against p50, with 95 % bars; empty if fewer than two files have both.
+
+    A dashed line runs at the reference's level.
+    """
     rows, ticks = _shortened(report)
     shares = [_share(row, any(row.accuracy for row in rows)) for row in rows]
     points = [
@@ -65,19 +69,23 @@ def scatter(report: Report) -> str:
         return ""
     title = "Accuracy, %" if any(row.accuracy for row in rows) else "Agreement with the reference, %"
 
+    level = _share(report.reference_row, any(row.accuracy for row in rows)) if report.reference_row else None
+
     def draw(figure: "Figure", axes: "Axes") -> None:
+        if level is not None:
+            axes.axhline(level.value * 100, color=_MUTED, linewidth=0.8, linestyle=(0, (4, 3)))
         for _, x, share in points:
-            middle = share.value * 100
-            bars = [[max(0.0, middle - share.low * 100)], [max(0.0, share.high * 100 - middle)]]
-            axes.errorbar([x], [middle], yerr=bars, fmt="o", color=_ACCENT, markersize=6, elinewidth=1.2, alpha=0.9)
-        _latency_axis(axes, [x for _, x, _ in points])
+            axes.vlines([x], share.low * 100, share.high * 100, color=_PALE, linewidth=3)
+        axes.plot([x for _, x, _ in points], [share.value * 100 for _, _, share in points], "o", color=_ACCENT, markersize=6)
+        _latency_axis(axes, [x for _, x, _ in points], from_zero=False)
         axes.margins(y=0.12)
         axes.set_xlabel("p50 latency, ms")
         axes.set_ylabel(title)
         axes.grid(True, axis="both")
-        _label(figure, axes, [(label, x, share.value * 100) for label, x, share in points])
+        _label(figure, axes, [(label, x, share.value * 100, share.low * 100, share.high * 100) for label, x, share in points])
 
-    return _svg("scatter", 3.6, draw)
+    told = [f"{label} {share.value * 100:.2f} % at {milliseconds(x)} ms" for label, x, share in points]
+    return _svg("scatter", f"{title.split(',')[0]} against p50 latency: {', '.join(told)}", 3.6, draw)
 
 
 def latency(report: Report) -> str:
@@ -109,11 +117,12 @@ def latency(report: Report) -> str:
             handletextpad=0.2,
         )
 
-    return _svg("latency", _height(len(timed)) + 0.25, draw)
+    told = [f"{label} {milliseconds(item.p50_ms)} to {milliseconds(item.p99_ms)} ms" for label, item in timed]
+    return _svg("latency", f"Latency from p50 to p99: {', '.join(told)}", _height(len(timed)) + 0.25, draw)
 
 
 def sizes(report: Report) -> str:
-    """File size and gzip size of each file as bars; empty if there is no file."""
+    """File size, and gzip size where it is known, of each file as bars; empty if there is no file."""
     rows, ticks = _shortened(report)
     if not rows:
         return ""
@@ -121,7 +130,10 @@ def sizes(report: Report) -> str:
     def draw(figure: "Figure", axes: "Axes") -> None:
         places = range(len(rows))
         axes.barh(places, [row.size_bytes / 1e6 for row in rows], height=0.56, color=_PALE, label="file")
-        axes.barh(places, [(row.gzip_bytes or 0) / 1e6 for row in rows], height=0.22, color=_ACCENT, label="gzip")
+        packed = [(place, row.gzip_bytes / 1e6) for place, row in enumerate(rows) if row.gzip_bytes is not None]
+        if packed:
+            axes.barh([place for place, _ in packed], [size for _, size in packed], height=0.22, color=_ACCENT, label="gzip")
+            axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncol=2, frameon=False, fontsize=9, handlelength=1.2)
         for place, row in enumerate(rows):
             axes.annotate(
                 megabytes(row.size_bytes),
@@ -134,9 +146,9 @@ def sizes(report: Report) -> str:
         axes.set_xlim(0, max(row.size_bytes for row in rows) / 1e6 * 1.14 or 1)
         axes.set_xlabel("size, MB")
         _one_row_each(axes, ticks)
-        axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncol=2, frameon=False, fontsize=9, handlelength=1.2)
 
-    return _svg("sizes", _height(len(rows)) + 0.25, draw)
+    told = [f"{label} {megabytes(row.size_bytes)} MB" for label, row in zip(ticks, rows, strict=True)]
+    return _svg("sizes", f"File sizes: {', '.join(told)}", _height(len(rows)) + 0.25, draw)
 
 
 def _share(row: Measurement, has_accuracy: bool) -> Proportion | None:
@@ -157,7 +169,7 @@ def _one_row_each(axes: "Axes", labels: Sequence[str]) -> None:
     axes.grid(True, axis="x")
 
 
-def _latency_axis(axes: "Axes", values: Sequence[float]) -> None:
+def _latency_axis(axes: "Axes", values: Sequence[float], *, from_zero: bool = True) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     if min(values) > 0 and max(values) / min(values) >= _LOG_FROM:
@@ -166,40 +178,60 @@ def _latency_axis(axes: "Axes", values: Sequence[float]) -> None:
         axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
-    else:
+    elif from_zero:
         axes.set_xlim(0, max(values) * 1.14 or 1)
+    else:
+        # Room for names on both sides, and no more zoom than makes a difference of a few per cent look like one.
+        room = max(0.35 * (max(values) - min(values)), 0.2 * max(values)) or 1
+        axes.set_xlim(max(0, min(values) - room), max(values) + room)
 
 
-def _label(figure: "Figure", axes: "Axes", points: Sequence[tuple[str, float, float]]) -> None:
-    """Write each point's name beside it, at the first of some offsets where it covers neither another name nor a point."""
-    from matplotlib.text import Text
+def _label(figure: "Figure", axes: "Axes", points: Sequence[tuple[str, float, float, float, float]]) -> None:
+    """Write each point's name beside it: (name, x, y, low, high).
+
+    Of some offsets it takes the one where it covers least: another name or the frame at no price but the highest, then a
+    point, then a bar, where the page draws an edge around it.
+    """
+    from matplotlib.transforms import Bbox
 
     figure.canvas.draw()
     renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
-    frame = axes.get_window_extent(renderer)
-    spots = [axes.transData.transform((x, y)) for _, x, y in points]
-    taken: list[Any] = []
-    sides = [(1, 0, "left"), (-1, 0, "right"), (1, 1, "left"), (1, -1, "left"), (-1, 1, "right"), (-1, -1, "right")]
-    offsets = [(sx * 8, sy * (8 + 11 * step) + (step if sy == 0 else 0), side) for step in range(6) for sx, sy, side in sides]
-    for name, x, y in points:
-        for dx, dy, side in offsets:
-            leader = {"arrowstyle": "-", "color": _MUTED, "linewidth": 0.6, "shrinkB": 4} if dy else None
-            text = axes.annotate(
-                name, (x, y), (dx, dy), textcoords="offset points", ha=side, va="center", fontsize=9, arrowprops=leader
-            )
-            text.update_positions(renderer)
-            box = Text.get_window_extent(text, renderer)  # the name alone, without its leader
-            inside = frame.x0 <= box.x0 and box.x1 <= frame.x1 + 8 and frame.y0 <= box.y0 and box.y1 <= frame.y1
-            free = not any(box.overlaps(other) for other in taken)
-            clear = not any(box.x0 - 3 <= px <= box.x1 + 3 and box.y0 - 3 <= py <= box.y1 + 3 for px, py in spots)
-            if (inside and free and clear) or (dx, dy, side) == offsets[-1]:
-                taken.append(box)
-                break
-            text.remove()
+    frame, scale = axes.get_window_extent(renderer), figure.dpi / 72
+    spots = [axes.transData.transform([(x, y), (x, low), (x, high)]) for _, x, y, low, high in points]
+    dots = [Bbox.from_bounds(spot[0][0] - 5, spot[0][1] - 5, 10, 10) for spot in spots]
+    bars = [Bbox.from_extents(spot[1][0] - 4, spot[1][1], spot[1][0] + 4, spot[2][1]) for spot in spots]
+    taken: list[Bbox] = []
+    steps = [
+        (0, "left"),
+        (0, "right"),
+        *((sy * (8 + 11 * n), side) for n in range(9) for sy in (1, -1) for side in ("left", "right")),
+    ]
+    for (name, x, y, _, _), spot in zip(points, spots, strict=True):
+        measured = axes.text(0, 0, name, fontsize=9)
+        size = measured.get_window_extent(renderer)
+        measured.remove()
+
+        def box(dy: float, side: str, at: tuple[float, float] = tuple(spot[0]), size: Bbox = size) -> Bbox:
+            left = at[0] + 8 * scale if side == "left" else at[0] - 8 * scale - size.width
+            return Bbox.from_bounds(left, at[1] + dy * scale - size.height / 2, size.width, size.height)
+
+        def price(step: tuple[float, str], box: Callable[..., Bbox] = box) -> tuple[int, int, int, float]:
+            place = box(*step)
+            inside = frame.x0 <= place.x0 and place.x1 <= frame.x1 + 8 and frame.y0 <= place.y0 and place.y1 <= frame.y1
+            return place.count_overlaps(taken) + (not inside), place.count_overlaps(dots), place.count_overlaps(bars), abs(step[0])
+
+        dy, side = min(steps, key=price)
+        taken.append(box(dy, side))
+        leader = {"arrowstyle": "-", "color": _MUTED, "linewidth": 0.6, "shrinkB": 4} if dy else None
+        offset = (8 if side == "left" else -8, dy)
+        axes.annotate(name, (x, y), offset, textcoords="offset points", ha=side, va="center", fontsize=9, arrowprops=leader)
 
 
-def _svg(name: str, height: float, draw: Callable[["Figure", "Axes"], None]) -> str:
-    """Draw on one pair of axes and return the `<svg>` element; the same figures give the same text."""
+def _svg(name: str, told: str, height: float, draw: Callable[["Figure", "Axes"], None]) -> str:
+    """Draw on one pair of axes and return the `<svg>` element, which says `told` to who cannot see it.
+
+    The same figures give the same text.
+    """
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -224,4 +256,4 @@ def _svg(name: str, height: float, draw: Callable[["Figure", "Axes"], None]) -> 
     text = re.sub(r'^<svg ([^>]*?)height="[^"]*"', r"<svg \1", text)
     for drawn, shown in _PAGE_COLOURS.items():
         text = text.replace(drawn, shown)
-    return text
+    return text.replace("<svg ", f'<svg role="img" aria-label="{escape(told)}" ', 1)

@@ -1,7 +1,9 @@
 """The guide's trade-off table with measured columns: technique, data needed, size, accuracy, latency, hardware."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from edgekit.measure.measurement import Measurement
@@ -13,10 +15,28 @@ if TYPE_CHECKING:
     from rich.console import Group
     from rich.text import Text
 
-__all__ = ["Cell", "Column", "Report", "columns", "failures", "json", "load", "markdown", "pairs", "remarks", "terminal"]
+__all__ = [
+    "Cell",
+    "Column",
+    "Entry",
+    "Report",
+    "columns",
+    "entries",
+    "failures",
+    "json",
+    "load",
+    "markdown",
+    "remarks",
+    "settings",
+    "terminal",
+    "timings",
+]
 
 MISSING = "–"
+TIMINGS = "Latency and memory in full"
 _LABEL_WIDTH = 22  # what 100 columns leave beside the main figures
+_FEW_RUNS = 20  # below this, p90 and p99 are little more than the slowest run
+_FIGURE = re.compile(r"\d\s?(%|(ms|MB|dB|points?|rows?|runs?|partitions?|samples?)\b)")
 
 
 @dataclass(frozen=True)
@@ -29,16 +49,24 @@ class Cell:
 
 @dataclass(frozen=True)
 class Column:
-    """`main` columns are shown on the terminal too; `numeric` ones are set flush right."""
+    """`numeric` columns are set flush right."""
 
     title: str
     cells: tuple[Cell, ...]
     numeric: bool = True
-    main: bool = False
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A name and its value as words, or what lies below it."""
+
+    name: str
+    value: str = ""
+    below: tuple["Entry", ...] = ()
 
 
 def columns(report: Report) -> tuple[Column, ...]:
-    """The table's columns, one cell for each row of `report`; ratios are against the reference row's own figures."""
+    """The trade-off table, one cell for each row of `report`; ratios are against the reference row's own figures."""
     rows, reference = report.rows, report.reference_row
     # The scheme with the file's name below it, or the name alone, which may be cut.
     files = tuple(
@@ -47,26 +75,46 @@ def columns(report: Report) -> tuple[Column, ...]:
     )
     schemes = [SCHEMES.get(row.scheme or "") for row in rows]
     table = (
-        Column("File", files, numeric=False, main=True),
+        Column("File", files, numeric=False),
         Column("Technique", tuple(Cell(scheme.technique) if scheme else Cell() for scheme in schemes), numeric=False),
         Column("Data needed", tuple(_data_needed(scheme) for scheme in schemes), numeric=False),
-        Column("Size, MB", tuple(_size(row, reference) for row in rows), main=True),
-        Column("gzip, MB", tuple(Cell(megabytes(row.gzip_bytes)) if row.gzip_bytes else Cell() for row in rows)),
-        Column("Accuracy, %", tuple(_accuracy(row) for row in rows), main=True),
-        Column("Drop, points", tuple(_drop(row) for row in rows), main=True),
-        Column("Agreement, %", tuple(_agreement(row) for row in rows), main=True),
-        Column("p50, ms", tuple(_percentile(row, reference, "p50_ms") for row in rows), main=True),
-        Column("p90, ms", tuple(_percentile(row, reference, "p90_ms") for row in rows)),
-        Column("p99, ms", tuple(_percentile(row, reference, "p99_ms") for row in rows)),
-        Column("Runs", tuple(Cell(str(row.latency.runs)) if row.latency else Cell() for row in rows)),
-        Column("Load, ms", tuple(Cell(milliseconds(row.load_ms)) if row.load_ms is not None else Cell() for row in rows)),
-        Column("First, ms", tuple(Cell(milliseconds(row.first_ms)) if row.first_ms is not None else Cell() for row in rows)),
-        Column("Peak memory, MB", tuple(Cell(megabytes(row.peak_bytes)) if row.peak_bytes is not None else Cell() for row in rows)),
-        Column("Partitions", tuple(_partitions(row) for row in rows), main=True),
+        Column("Size, MB", tuple(_size(row, reference) for row in rows)),
+        Column("Accuracy, %", tuple(_accuracy(row) for row in rows)),
+        Column("Drop, points", tuple(_drop(row) for row in rows)),
+        Column("Agreement, %", tuple(_agreement(row) for row in rows)),
+        Column("p50, ms", tuple(_p50(row, reference) for row in rows)),
+        Column("Partitions", tuple(_partitions(row) for row in rows)),
         Column("Hardware", tuple(Cell(scheme.hardware) if scheme else Cell() for scheme in schemes), numeric=False),
     )
     # The guide's words are left out where no file is known to follow a scheme of its.
-    return tuple(column for column in table if column.numeric or any(cell.main != MISSING for cell in column.cells))
+    return tuple(column for column in table if column.numeric or _is_known(column))
+
+
+def timings(report: Report) -> tuple[Column, ...]:
+    """The second table: latency, memory and gzip size in full; empty where none of it was measured."""
+    rows = report.rows
+
+    def column(title: str, figure: Callable[[Measurement], float | None], words: Callable[[Any], str] = milliseconds) -> Column:
+        return Column(title, tuple(Cell() if (value := figure(row)) is None else Cell(words(value)) for row in rows))
+
+    def latency(title: str, name: str, words: Callable[[Any], str] = milliseconds) -> Column:
+        return column(title, lambda row: getattr(row.latency, name) if row.latency else None, words)
+
+    table = (
+        latency("p50, ms", "p50_ms"),
+        latency("p90, ms", "p90_ms"),
+        latency("p99, ms", "p99_ms"),
+        latency("Mean, ms", "mean_ms"),
+        latency("Min, ms", "min_ms"),
+        latency("Runs", "runs", str),
+        column("Load, ms", lambda row: row.load_ms),
+        column("First inference, ms", lambda row: row.first_ms),
+        column("Peak memory, MB", lambda row: row.peak_bytes, megabytes),
+        column("gzip, MB", lambda row: row.gzip_bytes, megabytes),
+    )
+    if not any(_is_known(column) for column in table):
+        return ()
+    return (Column("File", tuple(Cell(label) for label in labels(report)), numeric=False), *table)
 
 
 def failures(report: Report) -> tuple[str, ...]:
@@ -80,40 +128,45 @@ def remarks(report: Report) -> tuple[str, ...]:
     lines = []
     counted = [row.accuracy or row.agreement for row in report.rows]
     most = max((count.total for count in counted if count), default=0)
-    for name, count in zip(labels(report), counted, strict=True):
+    for name, row, count in zip(labels(report), report.rows, counted, strict=True):
         if count and count.total < most:
-            lines.append(
-                f"{name}: accuracy and agreement on {count.total} of {most} rows, drawn at random, to keep within the time limit."
-            )
-    timed = [row.latency.runs for row in report.rows if row.latency]
+            judged = "accuracy and agreement" if row.accuracy else "agreement"
+            fair = "; its drop is against the reference on the same rows, so compare that" if row.drop else ""
+            lines.append(f"{name}: {judged} on {count.total} of {most} rows, drawn at random, to keep within the time limit{fair}.")
     for name, row in zip(labels(report), report.rows, strict=True):
-        if row.latency and row.latency.runs < max(timed):
-            lines.append(f"{name}: {row.latency.runs} timed runs against {max(timed)}, to keep within the time limit.")
-    return (*lines, *report.notes)
+        if row.latency and row.latency.runs < _FEW_RUNS:
+            lines.append(f"{name}: its p90 and p99 rest on {row.latency.runs} runs; edgekit benchmark times it for longer.")
+    return (*lines, *(note for note in report.notes if _helps(note, report)))
 
 
-def pairs(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Names and values as words."""
-    return [(name.replace("_", " ").capitalize(), _plain(value)) for name, value in settings.items()]
+def entries(values: Mapping[str, Any]) -> tuple[Entry, ...]:
+    """Names as they are given, values as words; what a mapping, or a list of them, holds lies below its name."""
+    return tuple(_entry(str(name), value) for name, value in values.items())
+
+
+def settings(report: Report) -> tuple[Entry, ...]:
+    """What the benchmark was told, its options' names as words."""
+    words = {name: str(name).replace("_", " ") for name in report.settings}
+    return entries({word[:1].upper() + word[1:]: report.settings[name] for name, word in words.items()})
 
 
 def markdown(report: Report) -> str:
-    """The whole report as Markdown: the table in full, then findings, remarks and failures."""
-    table = columns(report)
+    """The whole report as Markdown: the trade-off table, findings, remarks and failures, then the second table."""
     circumstances = [("Model", report.model), ("Data", report.data), ("Machine", report.machine)]
-    circumstances += pairs(report.settings)
     lines = [f"# {_escape(report.title)}", ""]
-    lines += [f"- {_escape(name)}: {_escape(value)}" for name, value in circumstances if value]
-    lines += ["", "| " + " | ".join(column.title for column in table) + " |"]
-    lines += ["| " + " | ".join("---:" if column.numeric else "---" for column in table) + " |"]
-    for index in range(len(report.rows)):
-        lines.append("| " + " | ".join(_escape(_joined(column.cells[index])) for column in table) + " |")
-    blocks = [("What the figures say", findings(report)), ("Notes", remarks(report)), ("Failures", failures(report))]
-    if report.training:
-        blocks.append(("Training", tuple(f"{name}: {value}" for name, value in pairs(report.training))))
-    for title, sentences in blocks:
+    lines += _nested([*(Entry(name, value) for name, value in circumstances if value), *settings(report)])
+    lines += ["", *_table(columns(report))]
+    for title, sentences in (
+        ("What the figures say", findings(report)),
+        ("Notes", remarks(report)),
+        ("Failures", failures(report)),
+    ):
         if sentences:
             lines += ["", f"## {title}", "", *(f"- {_escape(sentence)}" for sentence in sentences)]
+    if full := timings(report):
+        lines += ["", f"## {TIMINGS}", "", *_table(full)]
+    if report.training:
+        lines += ["", "## Training", "", *_nested(entries(report.training))]
     return "\n".join(lines) + "\n"
 
 
@@ -123,7 +176,7 @@ def json(report: Report) -> str:
 
 
 def terminal(report: Report) -> "Group":
-    """The main columns as a rich renderable that fits 100 columns, with findings, remarks and failures below."""
+    """The measured columns as a rich renderable that fits 100 columns, with findings, remarks and failures below."""
     from rich import box
     from rich.console import Group, RenderableType
     from rich.padding import Padding
@@ -131,7 +184,8 @@ def terminal(report: Report) -> "Group":
     from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), title=Text(report.title, style="bold"), title_justify="left")
-    shown = [column for column in columns(report) if column.main and any(cell.main != MISSING for cell in column.cells)]
+    files, *others = columns(report)
+    shown = [files, *(column for column in others if column.numeric and _is_known(column))]
     for column in shown:
         title = Text(column.title.replace(", ", "\n"))
         if column.numeric:
@@ -190,12 +244,12 @@ def _agreement(row: Measurement) -> Cell:
     return Cell(f"{row.agreement.value * 100:.2f}", f"{row.agreement.count} of {row.agreement.total}")
 
 
-def _percentile(row: Measurement, reference: Measurement | None, name: str) -> Cell:
+def _p50(row: Measurement, reference: Measurement | None) -> Cell:
     if row.latency is None:
         return Cell()
-    value = getattr(row.latency, name)
-    base = getattr(reference.latency, name) if reference is not None and reference.latency is not None else 0
-    return Cell(milliseconds(value), f"{value / base:.2f}×" if base > 0 and row is not reference else "")
+    base = reference.latency.p50_ms if reference is not None and reference.latency is not None else 0
+    note = f"{row.latency.p50_ms / base:.2f}×" if base > 0 and row is not reference else ""
+    return Cell(milliseconds(row.latency.p50_ms), note)
 
 
 def _partitions(row: Measurement) -> Cell:
@@ -205,16 +259,49 @@ def _partitions(row: Measurement) -> Cell:
     return Cell(str(row.partitions), f"{row.delegated_ops}/{row.ops} ops" if known else "")
 
 
-def _joined(cell: Cell) -> str:
-    return f"{cell.main} ({cell.note})" if cell.note else cell.main
+def _is_known(column: Column) -> bool:
+    return any(cell.main != MISSING for cell in column.cells)
+
+
+def _helps(note: str, report: Report) -> bool:
+    """Whether a note says more than the table: a sentence about one of its files does so by a figure alone."""
+    subject, colon, _ = note.partition(": ")
+    files = {*labels(report), *names(report), *(row.path for row in report.rows), *(PurePath(row.path).name for row in report.rows)}
+    return not colon or subject not in files or _FIGURE.search(note) is not None
+
+
+def _entry(name: str, value: object) -> Entry:
+    if isinstance(value, list | tuple) and any(isinstance(item, Mapping | list | tuple) for item in value):
+        value = {str(number): item for number, item in enumerate(value, 1)}
+    if isinstance(value, Mapping) and value:
+        return Entry(name, below=entries(value))
+    return Entry(name, _plain(value))
 
 
 def _plain(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, list | tuple):
-        return ", ".join(_plain(item) for item in value)
-    return MISSING if value is None else str(value)
+        return ", ".join(_plain(item) for item in value) or MISSING
+    return MISSING if value is None or value == {} else str(value)
+
+
+def _table(table: Sequence[Column]) -> list[str]:
+    lines = ["| " + " | ".join(column.title for column in table) + " |"]
+    lines.append("| " + " | ".join("---:" if column.numeric else "---" for column in table) + " |")
+    for cells in zip(*(column.cells for column in table), strict=True):
+        lines.append("| " + " | ".join(_escape(f"{cell.main} ({cell.note})" if cell.note else cell.main) for cell in cells) + " |")
+    return lines
+
+
+def _nested(listed: Sequence[Entry], depth: int = 0) -> list[str]:
+    lines = []
+    for entry in listed:
+        lines.append(f"{'  ' * depth}- {_escape(entry.name)}:{' ' * bool(entry.value)}{_escape(entry.value)}")
+        lines += _nested(entry.below, depth + 1)
+    return lines
 
 
 def _escape(text: str) -> str:

@@ -135,6 +135,8 @@ class Model:
             raise self._failure("has no readable output", error) from None
 
     def _stored(self, spec: TensorSpec, value: np.ndarray) -> np.ndarray:
+        if value.ndim == len(spec.shape) + 1 and value.shape[0] == 1:
+            value = value[0]  # a row of an input that has no batch axis of its own
         fits = len(value.shape) == len(spec.shape) and all(
             wanted in (-1, size) for wanted, size in zip(spec.shape, value.shape, strict=True)
         )

@@ -45,6 +45,21 @@ def rename(model: bytes, names: Mapping[str, str], *, origin: str = "model") -> 
     )
 
 
+def order_outputs(model: bytes, names: Sequence[str], *, origin: str = "model") -> bytes:
+    """Bring the outputs of every signature into the order of `names`; those that are not among them come last."""
+    entries = flatbuffer.parse(model, origin).entries
+    place = {name: number for number, name in enumerate(names)}
+
+    def ordered(outputs: Mapping[str, int]) -> dict[str, int]:
+        return dict(sorted(outputs.items(), key=lambda item: place.get(item[0], len(place))))
+
+    if all(list(ordered(entry.outputs)) == list(entry.outputs) for entry in entries):
+        return model
+    return _with_signatures(
+        model, [Entry(entry.key, entry.subgraph, entry.inputs, ordered(entry.outputs)) for entry in entries], origin
+    )
+
+
 def add_signature(model: bytes, *, origin: str = "model") -> bytes:
     """Add `serving_default` to a model without a signature, named after its tensors; one that has any is returned as it is.
 

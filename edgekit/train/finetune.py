@@ -14,6 +14,7 @@ from edgekit.checkpoint import label_ids, read_config
 from edgekit.data.sources import TextRows
 from edgekit.data.text import class_numbers
 from edgekit.errors import ConfigError, DatasetError
+from edgekit.spec import shown
 from edgekit.train import loop
 from edgekit.train.config import FinetuneConfig, FinetuneResult
 from edgekit.worker import Worker
@@ -45,10 +46,10 @@ def finetune(
     numbers = _numbers(train, labels)
     if evaluation is None:
         kept, held = _split(numbers, config)
-        evaluated_on = f"{len(held)} of the {len(train)} rows of {train.origin}, held out"
+        evaluated_on = f"{len(held)} of the {len(train)} rows of {shown(train.origin)}, held out"
         learn, judge = _rows(train, numbers, kept), _rows(train, numbers, held)
     else:
-        evaluated_on = f"{len(evaluation)} rows of {evaluation.origin}"
+        evaluated_on = f"{len(evaluation)} rows of {shown(evaluation.origin)}"
         learn, judge = _rows(train, numbers), _rows(evaluation, _numbers(evaluation, labels))
     parents = {model.resolve().name: artifacts.sha256(model), train.origin: _digest(learn)}
     if evaluation is not None:

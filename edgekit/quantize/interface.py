@@ -1,0 +1,127 @@
+"""Give a quantized .tflite integer inputs and outputs in place of float32 ones."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from edgekit.errors import ConfigError, UnsupportedOpError
+from edgekit.quantize import tree
+from edgekit.quantize.tree import listed
+from edgekit.spec import TensorSpec
+from edgekit.tflite import flatbuffer
+
+_DTYPES = {"int8": "INT8", "uint8": "UINT8"}
+# What turns an int8 zero point into that of the same real values in uint8.
+_UNSIGNED = 128
+
+
+def change_interface(path: Path, inputs: str, outputs: str) -> None:
+    """Make the float32 inputs of `path`, in place, `inputs` and its float32 outputs `outputs`: float32, int8 or uint8.
+
+    An int8 end takes over the tensor that the QUANTIZE op behind it gives; a uint8 one keeps an op that requantizes.
+    Raises `ConfigError` if there is no float32 end to change, and `UnsupportedOpError` naming an end that the graph
+    computes on in float32.
+    """
+    file = flatbuffer.read(path)
+    entry = file.entry()
+    signature = file.signature(entry)
+    _require_float(inputs, signature.inputs, "--inputs")
+    _require_float(outputs, signature.outputs, "--outputs")
+    root = tree.load(path.read_bytes())
+    if root is None:
+        raise UnsupportedOpError(f"{path.name}: is above 2 GB; leave --inputs and --outputs out")
+    ends = _Ends(root, entry.subgraph, path.name)
+    if inputs != "float32":
+        for name, index in entry.inputs.items():
+            ends.change_input(name, index, inputs)
+    if outputs != "float32":
+        for name, index in entry.outputs.items():
+            ends.change_output(name, index, outputs)
+    path.write_bytes(tree.pack(root))
+
+
+def _require_float(wanted: str, specs: Sequence[TensorSpec], option: str) -> None:
+    if wanted != "float32" and not any(spec.dtype == "float32" for spec in specs):
+        kinds = ", ".join(f"{spec.name} is {spec.dtype}" for spec in specs)
+        raise ConfigError(f"{option} {wanted}: the model has nothing there to quantize ({kinds}); leave {option} out")
+
+
+class _Ends:
+    def __init__(self, root: Any, subgraph: int, origin: str) -> None:
+        from ai_edge_litert import schema_py_generated as schema
+
+        self.schema, self.root, self.subgraph, self.origin = schema, root, subgraph, origin
+        self.graph = root.subgraphs[subgraph]
+        self.quantize = self._code("QUANTIZE")
+        self.dequantize = self._code("DEQUANTIZE")
+
+    def _code(self, name: str) -> int:
+        wanted = getattr(self.schema.BuiltinOperator, name)
+        for index, code in enumerate(self.root.operatorCodes):
+            if max(code.builtinCode, code.deprecatedBuiltinCode) == wanted:
+                # From version 2 on QUANTIZE goes from one integer dtype to another as well.
+                code.version = max(code.version, 2)
+                return index
+        self.root.operatorCodes.append(self.schema.OperatorCodeT(deprecatedBuiltinCode=wanted, builtinCode=wanted, version=2))
+        return len(self.root.operatorCodes) - 1
+
+    def change_input(self, name: str, index: int, dtype: str) -> None:
+        if self.graph.tensors[index].type != self.schema.TensorType.FLOAT32:
+            return
+        readers = [operator for operator in self.graph.operators if index in listed(operator.inputs)]
+        stored = [int(operator.outputs[0]) for operator in readers if operator.opcodeIndex == self.quantize]
+        alike = {self._parameters(other) for other in stored}
+        if len(stored) != len(readers) or len(alike) != 1 or index in self.graph.outputs:
+            raise self._refusal("--inputs", name)
+        first = stored[0]
+        if dtype == "uint8":
+            # The first QUANTIZE stays and goes from uint8 to int8.
+            self._unsigned(index, first)
+        else:
+            self.graph.inputs = [first if end == index else end for end in self.graph.inputs]
+            self._sign(index, first)
+        dropped = [operator for operator in readers if dtype != "uint8" or operator.outputs[0] != first]
+        self._drop(dropped, {other: first for other in stored if other != first})
+
+    def change_output(self, name: str, index: int, dtype: str) -> None:
+        if self.graph.tensors[index].type != self.schema.TensorType.FLOAT32:
+            return
+        writers = [operator for operator in self.graph.operators if index in listed(operator.outputs)]
+        read = any(index in listed(operator.inputs) for operator in self.graph.operators)
+        if len(writers) != 1 or writers[0].opcodeIndex != self.dequantize or read:
+            raise self._refusal("--outputs", name)
+        stored = int(writers[0].inputs[0])
+        if self.graph.tensors[stored].type != self.schema.TensorType.INT8:
+            raise self._refusal("--outputs", name)
+        if dtype == "uint8":
+            self._unsigned(index, stored)
+            writers[0].opcodeIndex = self.quantize
+            writers[0].builtinOptions, writers[0].builtinOptionsType = None, self.schema.BuiltinOptions.NONE
+        else:
+            self.graph.outputs = [stored if end == index else end for end in self.graph.outputs]
+            self._sign(index, stored)
+            self._drop(writers, {})
+
+    def _parameters(self, index: int) -> tuple[Any, ...]:
+        tensor = self.graph.tensors[index]
+        return tensor.type, tuple(listed(tensor.quantization.scale)), tuple(listed(tensor.quantization.zeroPoint))
+
+    def _unsigned(self, index: int, stored: int) -> None:
+        _, scale, zero = self._parameters(stored)
+        tensor = self.graph.tensors[index]
+        tensor.type = self.schema.TensorType.UINT8
+        tensor.quantization = self.schema.QuantizationParametersT(scale=list(scale), zeroPoint=[zero[0] + _UNSIGNED])
+
+    def _sign(self, old: int, new: int) -> None:
+        for signature in listed(self.root.signatureDefs):
+            if signature.subgraphIndex == self.subgraph:
+                for entry in (*listed(signature.inputs), *listed(signature.outputs)):
+                    entry.tensorIndex = new if entry.tensorIndex == old else entry.tensorIndex
+
+    def _drop(self, operators: Sequence[Any], replaced: dict[int, int]) -> None:
+        self.graph.operators = [kept for kept in self.graph.operators if not any(kept is dropped for dropped in operators)]
+        for operator in self.graph.operators:
+            operator.inputs = [replaced.get(int(index), int(index)) for index in listed(operator.inputs)]
+
+    def _refusal(self, option: str, name: str) -> UnsupportedOpError:
+        return UnsupportedOpError(f"{self.origin}: {name} is computed on in float32; leave {option} out")

@@ -1,0 +1,80 @@
+"""A .tflite file as the schema's object tree, to change it and write it again with its constants inside the flatbuffer."""
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+
+from edgekit.tflite import flatbuffer
+
+# The schema wants tensor data aligned so; flatbuffers' Python builder does not read that attribute.
+_ALIGNMENT = 16
+# Offsets of a flatbuffer are signed 32-bit numbers; a good part is left for all that is not constant data.
+_LARGEST = 2**31 - 2**27
+
+
+def load(model: bytes) -> Any | None:
+    """The tree (`ModelT`), or None for a file that cannot be written again: above 2 GB, or with constants in other files.
+
+    Data behind the flatbuffer, where ai-edge-quantizer puts it, comes inside: older runtimes and other tools do not look there.
+    """
+    from ai_edge_litert import schema_py_generated as schema
+
+    if len(model) > _LARGEST:
+        return None
+    tree = schema.ModelT.InitFromObj(schema.Model.GetRootAs(model, 0))
+    if any(tensor.externalBuffer for graph in tree.subgraphs for tensor in listed(graph.tensors)):
+        return None
+    for buffer in tree.buffers:
+        if buffer.offset >= flatbuffer.FIRST_EXTERNAL_OFFSET:
+            buffer.data = np.frombuffer(model, np.uint8, buffer.size, buffer.offset)
+            buffer.offset = buffer.size = 0
+    for operator in (operator for graph in tree.subgraphs for operator in listed(graph.operators)):
+        if operator.largeCustomOptionsOffset >= flatbuffer.FIRST_EXTERNAL_OFFSET:
+            size, offset = operator.largeCustomOptionsSize, operator.largeCustomOptionsOffset
+            operator.customOptions = np.frombuffer(model, np.uint8, size, offset)
+            operator.largeCustomOptionsOffset = operator.largeCustomOptionsSize = 0
+    return tree
+
+
+def pack(tree: Any) -> bytes:
+    """The tree as a file."""
+    import flatbuffers
+
+    class AlignedBuilder(flatbuffers.Builder):  # type: ignore[misc, name-defined, unused-ignore]
+        def CreateNumpyVector(self, x: Any) -> Any:
+            data = np.ascontiguousarray(x)
+            self.StartVector(data.itemsize, data.size, _ALIGNMENT)
+            self.head -= data.nbytes
+            self.Bytes[self.head : self.head + data.nbytes] = data.tobytes()
+            return self.EndVector()
+
+    size = sum(len(buffer.data) for buffer in tree.buffers if buffer.data is not None)
+    builder = AlignedBuilder(size + 2**20)
+    builder.Finish(tree.Pack(builder), file_identifier=flatbuffer.IDENTIFIER)
+    return bytes(builder.Output())
+
+
+def prepare(model: bytes) -> bytes:
+    """The file as ai-edge-quantizer reads it: op codes in the present field, and no two tensors of one name.
+
+    Up to schema 3a an op's code stood in a field that it does not look at; ranges and instructions go by tensor names.
+    """
+    tree = load(model)
+    if tree is None:
+        return model
+    changed = False
+    for code in tree.operatorCodes:
+        if code.builtinCode < code.deprecatedBuiltinCode:
+            code.builtinCode, changed = code.deprecatedBuiltinCode, True
+    tensors = [tensor for graph in tree.subgraphs for tensor in listed(graph.tensors)]
+    counts = Counter(tensor.name for tensor in tensors)
+    for number, tensor in enumerate(tensors):
+        if not tensor.name or counts[tensor.name] > 1:
+            tensor.name, changed = (tensor.name or b"tensor") + f"__{number}".encode(), True
+    return pack(tree) if changed else model
+
+
+def listed(values: Any) -> list[Any]:
+    """A vector of the tree, which is None where the file has none."""
+    return [] if values is None else list(values)

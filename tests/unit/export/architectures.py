@@ -1,0 +1,71 @@
+"""Tiny classifiers of the architectures that edgekit exports, and what a child does with all of them at once."""
+
+from pathlib import Path
+from typing import Any
+
+from edgekit.export.onnx import OnnxExport, export_onnx
+from edgekit.export.saved_model import SavedModelExport, export_saved_model
+from edgekit.quantize.converter import convert_float
+
+NAMES = ("bert", "distilbert", "electra", "roberta", "mobilebert", "deberta-v2")
+LENGTH = 12
+VOCABULARY = 50
+_COMMON = {"vocab_size": VOCABULARY, "max_position_embeddings": 40, "num_labels": 3, "initializer_range": 0.2, "pad_token_id": 0}
+_WIDTHS = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+
+
+def save_all(folder: Path) -> dict[str, Path]:
+    """A checkpoint folder for each of `NAMES`, random weights, no tokenizer."""
+    import torch
+    import transformers as t
+
+    configs: dict[str, Any] = {
+        "bert": t.BertConfig(**_COMMON, **_WIDTHS),
+        "distilbert": t.DistilBertConfig(**_COMMON, dim=32, n_layers=2, n_heads=4, hidden_dim=64),
+        "electra": t.ElectraConfig(**_COMMON, **_WIDTHS, embedding_size=16),
+        "roberta": t.RobertaConfig(**_COMMON | {"pad_token_id": 1}, **_WIDTHS, type_vocab_size=1),
+        "mobilebert": t.MobileBertConfig(
+            **_COMMON, **_WIDTHS, embedding_size=16, intra_bottleneck_size=16, num_feedforward_networks=2
+        ),
+        "deberta-v2": t.DebertaV2Config(
+            **_COMMON,
+            **_WIDTHS,
+            relative_attention=True,
+            position_buckets=8,
+            norm_rel_ebd="layer_norm",
+            share_att_key=True,
+            pos_att_type=["p2c", "c2p"],
+            position_biased_input=False,
+            type_vocab_size=0,
+        ),
+    }
+    for name, config in configs.items():
+        torch.manual_seed(0)
+        t.AutoModelForSequenceClassification.from_config(config).save_pretrained(folder / name)
+    return {name: folder / name for name in configs}
+
+
+def to_onnx(checkpoints: dict[str, Path], rows: Path) -> dict[str, OnnxExport | str]:
+    """Each as `model.onnx` in its folder, with PyTorch's logits in `reference.npy`; or what was raised."""
+    found: dict[str, OnnxExport | str] = {}
+    for name, folder in checkpoints.items():
+        try:
+            found[name] = export_onnx(folder, rows, folder / "model.onnx", folder / "reference.npy")
+        except Exception as error:
+            found[name] = f"{type(error).__name__}: {error}"
+    return found
+
+
+def to_tflite(checkpoints: dict[str, Path], rows: Path) -> dict[str, SavedModelExport | str]:
+    """Each `model.onnx` as `saved_model` and `float32.tflite` in its folder; or what was raised."""
+    found: dict[str, SavedModelExport | str] = {}
+    for name, folder in checkpoints.items():
+        try:
+            made = export_saved_model(
+                folder / "model.onnx", rows, folder / "saved_model", foreign=False, max_length=LENGTH, shapes={}
+            )
+            convert_float(folder / "saved_model", folder / "float32.tflite", LENGTH, names=made.names, outputs=made.outputs)
+            found[name] = made
+        except Exception as error:
+            found[name] = f"{type(error).__name__}: {error}"
+    return found
