@@ -48,7 +48,8 @@ def attempt(file: Path, work: Callable[[Path], str]) -> Outcome:
 
 def inspected(file: Path) -> str:
     summary = inspect(file)
-    return f"{summary.ops} ops, {summary.partitions} partitions" if summary.failure is None else summary.failure
+    partitions = summary.delegation.partitions if summary.delegation is not None else None
+    return f"{summary.ops} ops, " + (summary.probe_failure or f"{partitions} partitions").replace(f"{file}: ", "")
 
 
 def converted(file: Path) -> str:
@@ -84,9 +85,7 @@ def main() -> None:
         crashes += counts["crash"]
         summary.append(f"| {command} | {len(outcomes)} | {counts['sound']} | {counts['refused']} | {counts['crash']} |")
         details += ["", f"## {command}", "", "| file | | | s |", "| --- | --- | --- | --- |"]
-        details += [
-            f"| {item.name} | {item.verdict} | {item.note.replace('|', '/')} | {item.seconds:.1f} |" for item in outcomes
-        ]
+        details += [f"| {item.name} | {item.verdict} | {item.note.replace('|', '/')} | {item.seconds:.1f} |" for item in outcomes]
     print("\n".join(summary))
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text("\n".join(["# Files that others made", "", *summary, *details]) + "\n", encoding="utf-8")

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from edgekit import __version__, options
-from edgekit.errors import ConfigError, EdgekitError, RefusedError
+from edgekit.errors import DISK_FULL, ConfigError, EdgekitError, OutputError, RefusedError
 from edgekit.options import DATASET, EXIT_CODES, fail
 from edgekit.quantize.schemes import SCHEMES
 
@@ -43,6 +43,8 @@ def _run(arguments: list[str]) -> Any:
     except Exception as error:
         message = f"unforeseen {type(error).__name__}: {' '.join(str(error).split())[:300]}; run with --debug and report it"
         detail = traceback.format_exc()
+        if isinstance(error, OSError) and error.errno in DISK_FULL:
+            message, code = f"no room for what is to be written ({error.strerror}); free some space", OutputError.exit_code
     if detail and "--debug" in arguments:
         click.echo(detail, err=True)
     if "--json" in arguments:
@@ -184,7 +186,7 @@ def export(
 
 @command()
 @click.argument("model", metavar="MODEL", help=f"{_MODEL}.")
-@click.option("--scheme", "schemes", required=True, multiple=True, metavar="|".join((*SCHEMES, "all")), help="Repeats.")
+@click.option("--scheme", "schemes", required=True, multiple=True, type=click.Choice([*SCHEMES, "all"]), help="Repeats.")
 @click.option("--representative-data", metavar="D", help=f"Rows to calibrate on: {DATASET}.")
 @click.option("--representative-samples", type=int, default=200, show_default=True, help="How many of them, drawn with the seed.")
 @click.option("--evaluation-data", metavar="D", help="Rows to judge on; left out, others of the representative data.")

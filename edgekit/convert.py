@@ -31,7 +31,7 @@ from edgekit.worker import Progress, Worker
 # Rows that each file is judged on where the user names none: never those that calibration saw.
 HELD_OUT = 200
 _UNTAUGHT_ROWS = 16
-_QUICK = BenchmarkConfig(runs=30, warmup=5, rounds=2, max_seconds=2.0, max_accuracy_seconds=6.0, gzip=False)
+_QUICK = BenchmarkConfig(runs=30, warmup=5, rounds=1, max_seconds=1.5, max_accuracy_seconds=4.0, gzip=False)
 
 
 @dataclass(frozen=True)
@@ -182,8 +182,7 @@ def convert(
                 measurement = _publish(
                     file, finals[scheme.name], source, config, scheme, plan, measurement, float_model, data, overwrite
                 )
-            path = finals[scheme.name] if reason is None else None
-            results.append(Converted(scheme.name, path, measurement, plan, reason))
+            results.append(Converted(scheme.name, None if reason else finals[scheme.name], measurement, plan, reason))
         if source.kind is Kind.CHECKPOINT and any(result.path for result in results):
             _publish_tokenizer(source.path, out)
         return Conversion(
@@ -223,15 +222,13 @@ class _Teller:
 
 
 def _check(source: Source, config: ConvertConfig) -> None:
-    """What can be known of the model before the data is read."""
-    if source.kind is not Kind.CHECKPOINT:
-        if config.bridge is not Bridge.ONNX:
-            raise ConfigError(f"{source.path}: --bridge {config.bridge} is for checkpoints; leave it out")
-        return
-    if config.inputs != "float32":
-        raise ConfigError(f"{source.name}: takes token ids, which stay int32 in every scheme; leave --inputs {config.inputs} out")
-    checkpoint.check_length(source.path, config.max_length)
-    check_room(checkpoint.tokenizer_folder(source.path), config.max_length)
+    if source.kind is Kind.CHECKPOINT:
+        if config.inputs != "float32":
+            raise ConfigError(f"{source.name}: takes token ids, which stay int32 always; leave out --inputs {config.inputs}")
+        checkpoint.check_length(source.path, config.max_length)
+        check_room(checkpoint.tokenizer_folder(source.path), config.max_length)
+    elif config.bridge is not Bridge.ONNX:
+        raise ConfigError(f"{source.path}: --bridge {config.bridge} is for checkpoints; leave it out")
 
 
 def _read(config: ConvertConfig, columns: Columns) -> tuple[Rows | None, Rows | None]:

@@ -128,6 +128,9 @@ class Worker:
                             pending = self._progress(pending + chunk)
                         else:
                             selector.unregister(pipe)
+                            # Its end of the pipe closed, so it is leaving: waking at once saves a poll for each child.
+                            with contextlib.suppress(subprocess.TimeoutExpired):
+                                child.wait(_POLL_SECONDS)
                     if deadline is not None and time.monotonic() > deadline:
                         raise WorkerTimeout(
                             f"{name}: stopped after the limit of {self.timeout_s:g} s; allow more time or give a smaller model",

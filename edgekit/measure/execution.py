@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from edgekit.data.samples import Samples, random_samples
+from edgekit.data.samples import Samples, as_fed, random_samples
 from edgekit.errors import ModelFormatError
 from edgekit.spec import TensorSpec
 from edgekit.tflite.interpreter import Model
@@ -135,12 +135,8 @@ def _first_rows(samples: Path) -> list[dict[str, Array]]:
 
 
 def _random_row(inputs: tuple[TensorSpec, ...], seed: int) -> dict[str, Array]:
-    row = {}
-    for spec in inputs:
-        batch = max(1, spec.shape[0]) if spec.shape else 1
-        values = random_samples([spec], batch, seed).inputs[spec.name]
-        row[spec.name] = values if spec.shape else values.reshape(())
-    return row
+    rows = random_samples(inputs, 1, seed).inputs
+    return {spec.name: np.asarray(as_fed(rows[spec.name], len(spec.shape))) for spec in inputs}
 
 
 def _held_memory() -> int:

@@ -4,6 +4,7 @@ Nagel et al., Data-Free Quantization Through Weight Equalization and Bias Correc
 are measured here on representative data. Depthwise convolutions gain most: nine weights a channel average nothing out.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -73,8 +74,9 @@ def correct(root: Any, weights: Mapping[str, np.ndarray], means: Mapping[str, np
 
     names = {getattr(schema.BuiltinOperator, name): name for name in _PRODUCTS}
     count = 0
+    sharers = Counter(tensor.buffer for graph in root.subgraphs for tensor in listed(graph.tensors))
     for graph in root.subgraphs:
-        users = [int(index) for operator in listed(graph.operators) for index in listed(operator.inputs)]
+        users = Counter(int(index) for operator in listed(graph.operators) for index in listed(operator.inputs))
         for operator in listed(graph.operators):
             code = root.operatorCodes[operator.opcodeIndex]
             name = names.get(max(code.builtinCode, code.deprecatedBuiltinCode))
@@ -83,11 +85,15 @@ def correct(root: Any, weights: Mapping[str, np.ndarray], means: Mapping[str, np
             stored, bias = (graph.tensors[operator.inputs[place]] for place in (_WEIGHTS, _BIAS))
             output = _text(graph.tensors[operator.outputs[0]].name)
             before, mean = weights.get(output), means.get(output)
-            if before is None or mean is None or stored.type != schema.TensorType.INT8 or users.count(operator.inputs[_BIAS]) > 1:
+            if before is None or mean is None or stored.type != schema.TensorType.INT8 or users[int(operator.inputs[_BIAS])] > 1:
                 continue
             shift = _shift(name, _real(root, stored) - before, mean)
             if shift is not None and root.buffers[bias.buffer].data is not None:
-                _subtract(root, bias, shift, schema)
+                if sharers[bias.buffer] > 1:
+                    root.buffers.append(schema.BufferT(data=root.buffers[bias.buffer].data))
+                    sharers[bias.buffer] -= 1
+                    bias.buffer = len(root.buffers) - 1
+                _subtract(root.buffers[bias.buffer], bias, shift, schema)
                 count += 1
     return count
 
@@ -113,15 +119,12 @@ def _shift(name: str, error: np.ndarray, mean: np.ndarray) -> np.ndarray | None:
     return error.reshape(error.shape[0], -1, mean.size).sum(axis=1) @ mean if error.shape[-1] == mean.size else None
 
 
-def _subtract(root: Any, bias: Any, shift: np.ndarray, schema: Any) -> None:
+def _subtract(buffer: Any, bias: Any, shift: np.ndarray, schema: Any) -> None:
     dtypes = {schema.TensorType.FLOAT32: np.float32, schema.TensorType.INT32: np.int32, schema.TensorType.INT64: np.int64}
     dtype = np.dtype(dtypes[bias.type])
-    stored = np.asarray(root.buffers[bias.buffer].data).view(dtype)
     step = 1.0 if dtype.kind == "f" else np.asarray(bias.quantization.scale, np.float64)
-    values = stored - shift / step
+    values = np.asarray(buffer.data).view(dtype) - shift / step
     if dtype.kind == "i":
         limits = np.iinfo(np.int32)
         values = np.clip(np.rint(values), limits.min, limits.max)
-    # A buffer may serve several tensors; this one's content is its own from here on.
-    root.buffers.append(schema.BufferT(data=values.astype(dtype).view(np.uint8)))
-    bias.buffer = len(root.buffers) - 1
+    buffer.data = values.astype(dtype).view(np.uint8)

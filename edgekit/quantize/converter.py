@@ -29,6 +29,8 @@ def convert_float(
     and outputs; its shapes are fixed, and it is not loaded here a first time. `origin` is what errors call the model.
     Raises `ModelFormatError`, `UnsupportedOpError` naming the ops that TFLite lacks, and `ConversionError`. Needs TensorFlow.
     """
+    if source.is_file():
+        _check_hdf5(source)
     import tensorflow as tf
 
     called = origin or source
@@ -84,12 +86,14 @@ def _specs(source: Path, function: Any, max_length: int) -> list[Any]:
     return [_fixed(source, name, spec, max_length) for name, spec in found.items()]
 
 
+def _check_hdf5(source: Path) -> None:
+    with source.open("rb") as stream:
+        if stream.read(len(_HDF5)) != _HDF5:
+            raise ModelFormatError(f"{source}: not an HDF5 file; save the model again as Keras 2 .h5 or as a SavedModel")
+
+
 def _load(source: Path) -> tuple[Any, Any]:
     """What keeps the variables alive, and the function to convert."""
-    if source.is_file():
-        with source.open("rb") as stream:
-            if stream.read(len(_HDF5)) != _HDF5:
-                raise ModelFormatError(f"{source}: not an HDF5 file; save the model again as Keras 2 .h5 or as a SavedModel")
     import tensorflow as tf
 
     try:

@@ -88,7 +88,7 @@ def quantize(
         if dtype not in _INTERFACE:
             raise ConfigError(f"{option} {dtype}: unknown; choose from {', '.join(_INTERFACE)}")
     if scheme.name == "float32":
-        return _plan(model, "the bridge", "float32", "no quantization asked for")
+        return _plan(model, "the bridge", "float32", "")
     if scheme.name == "float16":
         worker.run(quantizer.write_float16, model, target)
         return _plan(target, "edgekit", "float16 weights", "each large constant stored in half precision, computed in float32")
@@ -119,7 +119,9 @@ def _integer(
             worker.run(quantizer.write_integer, model, calibration, file, bits, forms[name], inputs, outputs)
             if not _plan(file, "", name, "").integer:
                 raise RefusedError(f"no op of the model has an int{bits} form")
-            tried.append(replace(worker.run(try_candidate, model, file, samples).value, name=name))
+            # One form alone leaves nothing to choose, and it is run before it is published anyway.
+            found = worker.run(try_candidate, model, file, samples).value if len(forms) > 1 else Candidate(name)
+            tried.append(replace(found, name=name))
         except ConfigError:
             raise
         except EdgekitError as error:
@@ -128,11 +130,11 @@ def _integer(
     if len(running) > 1:
         medians = worker.run(time_in_turns, running, samples).value
         tried = [replace(candidate, p50_ms=medians.get(files[candidate.name], candidate.p50_ms)) for candidate in tried]
-    chosen, reason = choose(tried)
+    chosen, reason = choose(tried) if len(forms) > 1 or not running else (tried[0], "")
     files[chosen.name].replace(target)
     for file in files.values():
         file.unlink(missing_ok=True)
-    return replace(_plan(target, "ai-edge-quantizer", chosen.name, reason), candidates=tuple(tried))
+    return replace(_plan(target, "ai-edge-quantizer", chosen.name, reason), candidates=tuple(tried) if len(forms) > 1 else ())
 
 
 def choose(tried: Sequence[Candidate]) -> tuple[Candidate, str]:
@@ -165,7 +167,7 @@ def choose(tried: Sequence[Candidate]) -> tuple[Candidate, str]:
 def _told(candidate: Candidate) -> str:
     return (
         f"integers in {candidate.name}: {candidate.agreement:.1%} agreement with float32, SQNR {candidate.sqnr_db:.1f} dB "
-        f"on {candidate.rows} rows, {candidate.p50_ms:.2f} ms, {candidate.partitions} partitions"
+        f"on {candidate.rows} calibration rows, {candidate.p50_ms:.2f} ms, {candidate.partitions} partitions"
     )
 
 

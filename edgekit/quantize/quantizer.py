@@ -128,6 +128,7 @@ def write_integer(
                 regex=".*", operation_name=qtyping.TFLOperationName[name], activation_num_bits=activation_bits, weight_num_bits=8
             )
         _add_tables(manager, data)
+        _add_embeddings(manager)
         recipe = manager.get_quantization_recipe()
     calibrated, means = pickle.loads(calibration.read_bytes())
     statistics = {**calibrated, **_table_statistics(data), **_weight_statistics(data, calibrated, activation_bits)}
@@ -146,6 +147,7 @@ def _recipe_everything(activation_bits: int) -> Any:
     manager.add_static_config(
         regex=".*", operation_name=names.ALL_SUPPORTED, activation_num_bits=activation_bits, weight_num_bits=8
     )
+    _add_embeddings(manager)
     for edge in (names.INPUT, names.OUTPUT):
         manager.add_quantization_config(regex=".*", operation_name=edge, algorithm_key=AlgorithmName.NO_QUANTIZE)
     return manager.get_quantization_recipe()
@@ -240,6 +242,13 @@ def _weight_statistics(model: bytes, calibrated: Mapping[str, Any], activation_b
             wide = np.maximum(np.maximum(bounds, least), found[name]["max"] if name in found else 0)
             found[name] = {"min": -wide, "max": wide}
     return found
+
+
+def _add_embeddings(manager: Any) -> None:
+    """EMBEDDING_LOOKUP has no form with integer outputs; its int8 table with float32 outputs is a quarter of the bytes."""
+    from ai_edge_quantizer import qtyping
+
+    manager.add_dynamic_config(regex=".*", operation_name=qtyping.TFLOperationName.EMBEDDING_LOOKUP, num_bits=8)
 
 
 def _add_tables(manager: Any, model: bytes) -> None:

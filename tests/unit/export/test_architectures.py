@@ -1,5 +1,8 @@
 """Every architecture by the bridge through ONNX: the same logits as PyTorch, built-in ops only, masks that integers can hold."""
 
+import importlib.util
+from pathlib import Path
+
 import numpy as np
 import onnx
 import pytest
@@ -7,10 +10,12 @@ from ai_edge_litert import schema_py_generated as schema
 from onnx import numpy_helper
 
 from edgekit import masks
+from edgekit.export.litert import export_litert
 from edgekit.export.onnx import OnnxExport
 from edgekit.measure.benchmark import outputs
 from edgekit.parity import compare
 from edgekit.tflite import flatbuffer
+from edgekit.worker import Worker
 from tests.unit.export.architectures import NAMES
 from tests.unit.export.conftest import Exports
 
@@ -59,3 +64,15 @@ def test_tflite_holds_built_in_ops_and_soft_masks(exports: Exports, name: str) -
     ]
     assert constants
     assert not any(masks.is_mask(values) for values in constants)
+
+
+def test_the_bridges_agree(exports: Exports, tmp_path: Path) -> None:
+    if importlib.util.find_spec("litert_torch") is None:
+        pytest.skip("needs litert-torch (extra litert)")
+    file = tmp_path / "litert.tflite"
+    Worker(timeout_s=300).run(export_litert, exports.folders["bert"], exports.rows, file, tmp_path / "reference.npy")
+    parity = compare(outputs(file, exports.rows), outputs(exports.folders["bert"] / "float32.tflite", exports.rows))
+    assert parity.max_rel < 1e-3
+    assert parity.same_argmax == 1
+    content = flatbuffer.read(file)
+    assert content.signature(content.entry()).input_names == ("input_ids", "attention_mask")
