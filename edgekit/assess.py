@@ -18,6 +18,7 @@ from edgekit.errors import ConfigError, DatasetError, ModelFormatError
 from edgekit.measure.benchmark import BenchmarkConfig, benchmark
 from edgekit.measure.machine import machine
 from edgekit.measure.measurement import Measurement
+from edgekit.quantize.schemes import SCHEMES
 from edgekit.report.content import Report
 from edgekit.spec import shown
 from edgekit.tflite import flatbuffer, metadata
@@ -45,8 +46,11 @@ def manifest_of(file: Path) -> dict[str, Any]:
     beside = file.with_suffix(".json")
     try:
         found = json.loads(beside.read_text(encoding="utf-8"))
-        return found if found["path"] == file.name and found["size_bytes"] == file.stat().st_size else {}
-    except (OSError, ValueError, KeyError, TypeError):
+        ours = found["kind"] == "tflite" and found["path"] == file.name and found["size_bytes"] == file.stat().st_size
+        return (
+            found if ours and {"scheme"} <= found["config"].keys() and {"measurement", "plan"} <= found["measured"].keys() else {}
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
 
 
@@ -122,6 +126,8 @@ def from_manifests(folder: Path) -> Report:
     from edgekit.report.content import measurement
 
     found = [(file, manifest) for file in sorted(folder.glob("*.tflite")) if (manifest := manifest_of(file))]
+    order = list(SCHEMES)
+    found.sort(key=lambda item: order.index(item[1]["config"]["scheme"]))
     if not found:
         raise DatasetError(
             f"{folder}: holds neither report.json nor .tflite files with manifests; run edgekit convert or edgekit run first"
@@ -135,7 +141,7 @@ def from_manifests(folder: Path) -> Report:
         settings={"threads": rows[0].threads, "batch": 1},
         rows=rows,
         reference=next((row.path for row in rows if row.scheme == "float32"), ""),
-        notes=tuple(f"{file.name}: {manifest['measured']['plan']['reason']}" for file, manifest in found),
+        notes=tuple(f"{manifest['config']['scheme']}: {manifest['measured']['plan']['reason']}" for _, manifest in found),
     )
 
 

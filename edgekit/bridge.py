@@ -11,6 +11,7 @@ import numpy as np
 from edgekit import checkpoint
 from edgekit.data.samples import Samples
 from edgekit.errors import ConfigError, ModelFormatError
+from edgekit.export.classifier import COMPARED_ROWS
 from edgekit.export.litert import export_litert
 from edgekit.export.onnx import comparable, export_onnx, run_onnx, stacked
 from edgekit.export.saved_model import SavedModelExport, export_saved_model
@@ -23,8 +24,6 @@ from edgekit.tflite.interpreter import Model
 from edgekit.worker import Outcome, Worker
 
 _LAST_HOP = "SavedModel to float32 .tflite"
-# Rows on which a source and its .tflite are compared, output by output.
-_COMPARED_ROWS = 64
 TOKEN_INPUTS = ("input_ids", "attention_mask")
 
 
@@ -137,7 +136,9 @@ def from_checkpoint(folder: Path, held_out: Path, bridge: Bridge, max_length: in
         hop = worker.run(export_saved_model, onnx_file, held_out, saved, foreign=False, max_length=max_length, shapes={})
         _to_tflite(made, folder, saved, hop, max_length, worker)
     if made.mask is None:
-        made.mask = worker.run(soften_masks, made.path, held_out).value
+        softened = worker.run(soften_masks, made.path, held_out)
+        made.note("soften masks", softened)
+        made.mask = softened.value
     return made
 
 
@@ -171,9 +172,11 @@ def check_source(source: Source, made: FloatModel, held_out: Path, work: Path, w
         return
     if source.kind in (Kind.SAVED_MODEL, Kind.KERAS):
         made.reference = work / "reference"
-        worker.run(reference_outputs, source.path, held_out, made.reference, _COMPARED_ROWS)
+        worker.run(reference_outputs, source.path, held_out, made.reference, COMPARED_ROWS)
     hop = f"{source.kind} to float32 .tflite"
-    compared = worker.run(compare_outputs, source, made, held_out).value
+    outcome = worker.run(compare_outputs, source, made, held_out)
+    made.note("compare with the source", outcome)
+    compared = outcome.value
     made.parity[hop] = max(compared.values(), key=lambda parity: parity.max_rel)
     for name, parity in compared.items():
         require(parity, f"{source.path}: {hop}, output {name}")
@@ -193,10 +196,13 @@ def _to_tflite(
 def compare_outputs(source: Source, made: FloatModel, held_out: Path) -> dict[str, Parity]:
     """Each output of the .tflite against the source's on the saved rows, by name; in a worker child."""
     samples = Samples.load(held_out)
-    samples = samples.take(range(min(_COMPARED_ROWS, len(samples))))
+    samples = samples.take(range(min(COMPARED_ROWS, len(samples))))
     model = Model(made.path)
     rows = [model.run(row) for row in samples]
-    found = {spec.name: stacked([row[spec.name] for row in rows], spec.name) for spec in model.signature.outputs}
+    found = {
+        spec.name: stacked([row[spec.name] for row in rows], f"{source.path}: output {spec.name}")
+        for spec in model.signature.outputs
+    }
     if made.onnx is not None:
         reference = run_onnx(made.onnx, samples, channels_last=made.channels_last, origin=source.path)
         references = dict(zip(found, reference, strict=True))

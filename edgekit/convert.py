@@ -141,15 +141,22 @@ def convert(
         work = Path(room)
         tell("to float32 .tflite")
         float_model, data = _float_model(source, config, rows, judged, work, worker)
-        calibration = None
+        calibration, uncalibrated = None, ""
         if any(scheme.needs_data for scheme in wanted) and data.calibration is not None:
             tell("calibrate")
             calibration = work / "calibration"
-            float_model.note("calibrate", worker.run(calibrate, float_model.path, data.calibration, calibration))
+            try:
+                float_model.note("calibrate", worker.run(calibrate, float_model.path, data.calibration, calibration))
+            except EdgekitError as error:
+                # The float schemes need none of it.
+                calibration, uncalibrated = None, error.message
         made: dict[str, tuple[Path, QuantizationPlan]] = {}
         failed: dict[str, str] = {}
         for scheme in wanted:
             tell(scheme.name)
+            if scheme.needs_data and uncalibrated:
+                failed[scheme.name] = uncalibrated
+                continue
             file = float_model.path if scheme.name == "float32" else work / f"{scheme.name}.tflite"
             try:
                 plan = quantize(

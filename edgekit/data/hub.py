@@ -50,7 +50,7 @@ def candidates(reference: str) -> tuple[list[tuple[str, str | None]], str | None
     if Path(body).is_dir():
         return [(body, None)], split
     parent, _, last = body.rpartition("/")
-    if parent and (Path(parent) / "README.md").is_file():
+    if parent and _declares_configs(Path(parent) / "README.md"):
         return [(parent, last)], split
     parts = body.split("/")
     if len(parts) > 3 or not all(parts) or parts[0] in (".", "..", "~"):
@@ -60,6 +60,11 @@ def candidates(reference: str) -> tuple[list[tuple[str, str | None]], str | None
     if len(parts) == 2:
         return [(body, None), (parts[0], parts[1])], split
     return [(body, None)], split
+
+
+def _declares_configs(card: Path) -> bool:
+    """Whether a data set card's YAML header lists configurations."""
+    return card.is_file() and "config_name:" in card.read_text(encoding="utf-8", errors="replace")
 
 
 def open_hub(reference: str) -> HubTable:

@@ -10,6 +10,8 @@ from edgekit.data.samples import Samples
 
 # How many rows each hop is compared on; enough to see padding and every sentence length.
 PARITY_ROWS = 16
+# Rows on which a source and its .tflite are compared, output by output.
+COMPARED_ROWS = 64
 
 
 def load(checkpoint: Path, input_names: tuple[str, ...]) -> Any:

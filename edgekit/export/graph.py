@@ -165,9 +165,9 @@ def add_initial_states(model: Any) -> None:
     shapes = sizes(model)
     for number, node in enumerate(model.graph.node):
         states = {"LSTM": (5, 6), "GRU": (5,), "RNN": (5,)}.get(node.op_type, ())
-        shape = shapes.get(node.input[0], ())
+        shape = shapes.get(node.input[0], ()) if states else ()
         attributes = {attribute.name: attribute for attribute in node.attribute}
-        if not states or len(shape) != 3 or shape[1] < 1 or "hidden_size" not in attributes or "layout" in attributes:
+        if len(shape) != 3 or shape[1] < 1 or "hidden_size" not in attributes or "layout" in attributes:
             continue
         both = "direction" in attributes and attributes["direction"].s == b"bidirectional"
         zeros = np.zeros((2 if both else 1, shape[1], attributes["hidden_size"].i), np.float32)

@@ -32,7 +32,7 @@ class OnnxExport:
 def export_onnx(checkpoint: Path, samples_folder: Path, target: Path, reference: Path) -> OnnxExport:
     """Write `checkpoint` as ONNX: opset 20, inputs named as in the saved samples, batch 1, length fixed.
 
-    Writes the logits of all saved rows, computed by PyTorch, to `reference` (.npy, float32 (N, C)). Raises
+    Writes the logits of the first 64 saved rows, computed by PyTorch, to `reference` (.npy, float32 (N, C)). Raises
     `CheckpointError`, `UnsupportedOpError` if the model cannot be traced, `ParityError` if ONNX disagrees. Needs torch.
     """
     import torch
@@ -150,19 +150,17 @@ def run_onnx(path: Path, samples: Samples, *, channels_last: Sequence[str] = (),
         except Exception as error:
             raise ModelFormatError(f"{called}: ONNX Runtime stops during inference ({first_words(error)})") from error
     names = [item.name for item in session.get_outputs()]
-    return [stacked(values, name) for values, name in zip(zip(*rows, strict=True), names, strict=True)]
+    return [stacked(values, f"{called}: output {name}") for values, name in zip(zip(*rows, strict=True), names, strict=True)]
 
 
-def stacked(rows: Sequence[np.ndarray], name: str) -> np.ndarray:
+def stacked(rows: Sequence[np.ndarray], what: str) -> np.ndarray:
     """The outputs of rows as one array (N, ...); a batch axis of 1 gives way to the rows.
 
-    Raises `ModelFormatError` if they differ in shape.
+    Raises `ModelFormatError`, which calls them `what`, if they differ in shape.
     """
     if len({row.shape for row in rows}) > 1:
         shapes = ", ".join(sorted({str(row.shape) for row in rows}))
-        raise ModelFormatError(
-            f"output {name} changes its shape from row to row ({shapes}); give a model with outputs of one shape"
-        )
+        raise ModelFormatError(f"{what} changes its shape from row to row ({shapes}); give a model with outputs of one shape")
     return np.stack([row[0] if row.ndim and row.shape[0] == 1 else row for row in rows])
 
 

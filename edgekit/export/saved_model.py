@@ -206,6 +206,6 @@ def _parity(saved: Path, onnx_file: Path, samples_folder: Path) -> Parity:
     samples = samples.take(range(min(_ROWS, len(samples))))
     rows = [serve(**{name: tf.constant(row[name], spec.dtype) for name, spec in specs.items()}) for row in samples]
     name = next(iter(serve.structured_outputs))
-    parity = compare(stacked([row[name].numpy() for row in rows], name), run_onnx(onnx_file, samples)[0])
+    parity = compare(stacked([row[name].numpy() for row in rows], f"{saved}: output {name}"), run_onnx(onnx_file, samples)[0])
     require(parity, "ONNX to SavedModel")
     return parity

@@ -56,7 +56,8 @@ class BenchmarkConfig:
 def check_threads(threads: int) -> None:
     """Raise `ConfigError` unless the interpreter can start as many: it crashes where it gets no memory for their stacks."""
     if not 1 <= threads <= _MOST_THREADS:
-        raise ConfigError(f"threads is {threads}; give 1 to {_MOST_THREADS}, at most as many as the machine has cores")
+        limit = "at least 1" if threads < 1 else f"at most {_MOST_THREADS}, best as many as there are cores"
+        raise ConfigError(f"threads is {threads}; give {limit}")
 
 
 def benchmark(

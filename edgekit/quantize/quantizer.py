@@ -3,6 +3,7 @@
 Each function here does one piece of work in a worker child; `plan.py` decides which.
 """
 
+import itertools
 import os
 import pickle
 import re
@@ -34,6 +35,8 @@ _CHANNEL_AXIS = {
 # A channel whose weights are this share of the largest one's is below half a step of an int16 output.
 _LEAST_CHANNEL = 2.0**-17
 _LARGEST_BIAS = 2.0**30
+# Calibration rows in memory at a time.
+_CHUNK = 32
 
 
 def calibrate(model: Path, samples_folder: Path, target: Path) -> None:
@@ -47,16 +50,15 @@ def calibrate(model: Path, samples_folder: Path, target: Path) -> None:
 
     data = prepare(model.read_bytes())
     file = flatbuffer.parse(data, str(model))
-    samples = Samples.load(samples_folder)
     try:
         # Statistics are gathered inside the interpreter, tensor by tensor: 7 times faster than keeping all tensors for Python
         # to look at, and nothing grows with the number of samples.
-        statistics = _statistics(data, file.entry().key, samples, CalibrationMode.CALIBRATION_PROFILER_BASED)
+        statistics = _statistics(data, file.entry().key, samples_folder, CalibrationMode.CALIBRATION_PROFILER_BASED)
         # What the delegate fuses away or a called subgraph computes may be missing; the slow way sees it.
         if _computed(file) - set(statistics):
-            slow = _statistics(data, file.entry().key, samples, CalibrationMode.CALIBRATION_PRESERVE_ALL_TENSORS)
+            slow = _statistics(data, file.entry().key, samples_folder, CalibrationMode.CALIBRATION_PRESERVE_ALL_TENSORS)
             statistics = {**slow, **statistics}
-        means = mean_inputs(data, samples)
+        means = mean_inputs(data, Samples.load(samples_folder))
     except (ValueError, RuntimeError, KeyError) as error:
         raise ConversionError(f"{model.name}: calibration failed ({_text(error)}); check the representative data") from error
     for name in sorted(_computed(file) & set(statistics)):
@@ -68,7 +70,7 @@ def calibrate(model: Path, samples_folder: Path, target: Path) -> None:
     target.write_bytes(pickle.dumps((statistics, means)))
 
 
-def _statistics(model: bytes, key: str, samples: Samples, mode: Any) -> dict[str, Any]:
+def _statistics(model: bytes, key: str, samples_folder: Path, mode: Any) -> dict[str, Any]:
     os.environ["TQDM_DISABLE"] = "1"
     from ai_edge_quantizer import recipe_manager
     from ai_edge_quantizer.calibrator import Calibrator
@@ -78,7 +80,10 @@ def _statistics(model: bytes, key: str, samples: Samples, mode: Any) -> dict[str
     manager.load_quantization_recipe(_recipe_everything(16))
     # Without an update of its own it takes a moving average, which clips what the last samples did not reach.
     calibrator = Calibrator(model, num_threads=os.cpu_count() or 1, mode=mode, qsv_update_func=min_max_update)
-    calibrator.calibrate({key: samples}, manager)
+    for start in range(0, len(Samples.load(samples_folder)), _CHUNK):
+        # Mapped anew for each chunk, so that the pages read so far are let go.
+        rows = itertools.islice(Samples.load(samples_folder), start, start + _CHUNK)
+        calibrator.calibrate({key: [{name: np.array(values) for name, values in row.items()} for row in rows]}, manager)
     return calibrator.get_model_qsvs()
 
 

@@ -133,9 +133,9 @@ def remarks(report: Report) -> tuple[str, ...]:
             judged = "accuracy and agreement" if row.accuracy else "agreement"
             fair = "; its drop is against the reference on the same rows, so compare that" if row.drop else ""
             lines.append(f"{name}: {judged} on {count.total} of {most} rows, drawn at random, to keep within the time limit{fair}.")
-    for name, row in zip(labels(report), report.rows, strict=True):
-        if row.latency and row.latency.runs < _FEW_RUNS:
-            lines.append(f"{name}: its p90 and p99 rest on {row.latency.runs} runs; edgekit benchmark times it for longer.")
+    hasty = {name: row.latency.runs for name, row in zip(labels(report), report.rows, strict=True) if row.latency}
+    if few := [f"{name} on {runs}" for name, runs in hasty.items() if runs < _FEW_RUNS]:
+        lines.append(f"p90 and p99 rest on few runs ({', '.join(few)}); edgekit benchmark --runs takes more.")
     return (*lines, *(note for note in report.notes if _helps(note, report)))
 
 

@@ -131,7 +131,7 @@ def test_a_model_is_a_path_a_hub_id_or_a_package(tmp_path: Path, source: str, is
         ("epochs = 2", "epochs = 2.5", "[finetune]: epochs must be a whole number, not 2.5"),
         ("epochs = 2", "epochs = true", "[finetune]: epochs must be a whole number, not true"),
         ("max_drop = 0.01", "max_drop = nan", "[convert]: max_drop must be a number, not nan"),
-        ("max_drop = 0.01", "max_drop = 5", "[convert]: max_drop is 5; give a proportion between 0 and 1"),
+        ("max_drop = 0.01", "max_drop = 5", "[convert]: max_drop is 5; give a proportion between 0 and 1, such as 0.01"),
         ("threads = 1", "threads = 0", "[benchmark]: threads is 0; give at least 1"),
         ('name = "mine"', "name = 3", "name must be a string, not 3"),
         ('out = "results"', "out = []", "out must be a path, not []"),
@@ -155,7 +155,7 @@ def test_a_mistake_is_named_with_file_table_and_key(tmp_path: Path, old: str, ne
 
 
 def test_integer_schemes_ask_for_data(tmp_path: Path) -> None:
-    text = 'name = "x"\nout = "o"\n[model]\nsource = "./m"\n'
+    text = 'name = "x"\nout = "o"\n[model]\nsource = "./m"\n[convert]\nschemes = ["int8", "int16x8"]\n'
     assert _error(tmp_path, text).startswith("[convert]: scheme int8 and int16x8 calibrates")
 
 

@@ -116,7 +116,7 @@ def test_a_missing_input_is_named(tmp_path: Path) -> None:
 
 def test_an_output_that_changes_its_shape_is_named() -> None:
     with pytest.raises(ModelFormatError, match="output y changes its shape"):
-        stacked([np.zeros((1, 3)), np.zeros((2, 3))], "y")
+        stacked([np.zeros((1, 3)), np.zeros((2, 3))], "m.onnx: output y")
 
 
 def test_the_reference_takes_the_layout_of_the_outputs() -> None:

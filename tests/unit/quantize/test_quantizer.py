@@ -123,6 +123,7 @@ def test_the_bias_of_a_channel_without_weight_survives(room, tmp_path):
     target = tmp_path / "m.tflite"
     quantizer.write_integer(room / "float32.tflite", room / "calibration", target, 8, None, "float32", "float32")
     root = tree.load(target.read_bytes())
+    assert root is not None
     tensors = {tensor.name.decode(): tensor for tensor in root.subgraphs[0].tensors}
     bias = tensors["b1"]
     real = np.asarray(root.buffers[bias.buffer].data).view(np.int32) * np.asarray(bias.quantization.scale)
@@ -184,6 +185,7 @@ def test_integer_ends_hold_the_same_real_values(room, tmp_path, dtype):
     assert "DEQUANTIZE" not in names
     rows = conv_samples(8, seed=3)
     step = model.signature.outputs[0].scale
+    assert step is not None
     assert np.abs(outputs(changed, rows) - outputs(plain, rows)).max() <= step * 1.01
 
 

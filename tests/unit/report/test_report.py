@@ -196,7 +196,7 @@ def test_fewer_rows_and_too_few_runs_are_remarked(report: Report):
     slow = report.rows[3]
     assert slow.latency is not None
     hasty = replace(report, rows=(*report.rows[:3], replace(slow, latency=replace(slow.latency, runs=6))))
-    assert any(line.startswith("int16x8: its p90 and p99 rest on 6 runs") for line in remarks(hasty))
+    assert any(line.startswith("p90 and p99 rest on few runs (int16x8 on 6)") for line in remarks(hasty))
 
 
 def test_a_note_on_a_file_of_the_table_is_shown_for_its_figures(report: Report):

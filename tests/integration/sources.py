@@ -1,0 +1,79 @@
+"""Tiny models in the formats that `convert` reads, and children that fail; each function runs in a worker's child."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+
+def write_keras(folder: Path) -> None:
+    """`model.h5` and a SavedModel `saved`, both the same small convolutional network with input `image` (8, 8, 3)."""
+    import tensorflow as tf
+    import tf_keras
+
+    tf.random.set_seed(0)
+    layers = tf_keras.layers
+    model = tf_keras.Sequential(
+        [
+            layers.Input((8, 8, 3), name="image"),
+            layers.Conv2D(16, 3, padding="same", activation="relu"),
+            layers.DepthwiseConv2D(3, padding="same", activation="relu"),
+            layers.GlobalAveragePooling2D(),
+            layers.Dense(10),
+        ]
+    )
+    model.save(folder / "model.h5")
+    model.export(folder / "saved")
+
+
+def write_onnx(path: Path) -> None:
+    """CONV, RELU, global pooling and a dense layer; input `image` (1, 3, 8, 8)."""
+    import numpy as np
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    draw = np.random.default_rng(0)
+
+    def constant(name: str, *shape: int) -> Any:
+        return numpy_helper.from_array((0.4 * draw.standard_normal(shape)).astype(np.float32), name)
+
+    nodes = [
+        helper.make_node("Conv", ["image", "w1", "b1"], ["first"], pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["first"], ["second"]),
+        helper.make_node("GlobalAveragePool", ["second"], ["pooled"]),
+        helper.make_node("Flatten", ["pooled"], ["flat"]),
+        helper.make_node("Gemm", ["flat", "w2", "b2"], ["scores"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "tiny",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, 8, 8])],
+        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, [1, 10])],
+        [constant("w1", 16, 3, 3, 3), constant("b1", 16), constant("w2", 16, 10), constant("b2", 10)],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+
+
+def lie(model: Path, target: Path) -> None:
+    """A sound file with the signs of the last layer's weights turned, where float16 should be."""
+    import numpy as np
+
+    from edgekit.quantize import tree
+
+    root = tree.load(model.read_bytes())
+    assert root is not None
+    place = next(tensor.buffer for tensor in root.subgraphs[0].tensors if tensor.name == b"w3")
+    root.buffers[place].data = (-np.asarray(root.buffers[place].data).view(np.float32)).view(np.uint8)
+    target.write_bytes(tree.pack(root))
+
+
+def crash(*_: object) -> None:
+    os.abort()
+
+
+def take_memory(*_: object) -> None:
+    raise MemoryError
+
+
+def leave(*_: object) -> None:
+    """What libraries do that call `sys.exit` where they should raise."""
+    os._exit(0)

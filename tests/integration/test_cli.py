@@ -1,0 +1,206 @@
+"""Every command does its work, prints what it should where it should, and is quick where it loads nothing."""
+
+import json
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgekit import cli
+from tests.commands import PROGRAM, edgekit, environment
+
+COMMANDS = ("benchmark", "completion", "convert", "evaluate", "export", "finetune", "inspect", "report", "run")
+
+
+@pytest.fixture(scope="module")
+def converted(tiny_bert: Path, tiny_tsv: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with float32 and dynamic files of the tiny BERT at 16 tokens, made by the command line."""
+    out = tmp_path_factory.mktemp("cli") / "out"
+    said = edgekit(
+        "convert",
+        tiny_bert,
+        *("--scheme", "float32", "--scheme", "dynamic", "--max-drop", "1"),
+        *("--representative-data", tiny_tsv, "--max-length", "16", "--out", out),
+    )
+    assert said.code == 0, said.err
+    assert all(line.startswith("convert: ") for line in said.err)
+    assert len(said.err) <= 10
+    assert "\x1b" not in said.out
+    assert f"{out / 'bert_dynamic.tflite'}\n" in said.out
+    return out
+
+
+@pytest.fixture
+def float32(converted: Path) -> Path:
+    return converted / "bert_float32.tflite"
+
+
+@pytest.fixture
+def dynamic(converted: Path) -> Path:
+    return converted / "bert_dynamic.tflite"
+
+
+def test_convert_writes_files_manifests_and_the_tokenizer(converted: Path) -> None:
+    names = {file.name for file in converted.iterdir() if not file.name.startswith(".")}
+    assert {"bert_float32.tflite", "bert_float32.json", "bert_dynamic.tflite", "bert_dynamic.json", "tokenizer.json"} <= names
+    manifest = json.loads((converted / "bert_dynamic.json").read_text())
+    assert manifest["config"]["scheme"] == "dynamic"
+    assert manifest["measured"]["measurement"]["drop"]["total"] == 64
+    assert manifest["size_bytes"] == (converted / "bert_dynamic.tflite").stat().st_size
+
+
+def test_evaluate_finds_the_tokenizer_beside_the_file(float32: Path, dynamic: Path, tiny_tsv: Path) -> None:
+    said = edgekit("evaluate", dynamic, "--dataset", tiny_tsv, "--against", float32, "--quiet")
+    assert (said.code, said.err) == (0, [])
+    accuracy, agreement = said.out.splitlines()
+    assert accuracy.startswith(f"{dynamic}: accuracy 0.")
+    assert "of 64), 95 % interval 0." in accuracy
+    assert f"agreement with {float32}" in agreement
+
+
+def test_evaluate_agrees_with_the_figures_that_convert_found(float32: Path, tiny_tsv: Path) -> None:
+    found = json.loads(edgekit("evaluate", float32, "--dataset", tiny_tsv, "--json").out)
+    promised = json.loads(float32.with_suffix(".json").read_text())["measured"]["measurement"]
+    assert found["accuracy"] == promised["accuracy"]
+    assert found["scheme"] == "float32"
+
+
+def test_evaluate_takes_arrays(float32: Path, tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    arrays = {"input_ids": draw.integers(5, 40, (30, 16)).astype(np.int32), "attention_mask": np.ones((30, 16), np.int32)}
+    np.savez(tmp_path / "rows.npz", label=draw.integers(0, 2, 30), allow_pickle=False, **arrays)
+    said = edgekit("evaluate", float32, "--dataset", tmp_path / "rows.npz", "--limit", "20")
+    assert said.code == 0
+    assert "of 20)" in said.out
+
+
+def test_evaluate_without_labels_says_so(float32: Path, tiny_tsv: Path, tmp_path: Path) -> None:
+    texts = [line.split("\t")[0] for line in tiny_tsv.read_text().splitlines()]
+    (tmp_path / "texts.tsv").write_text("\n".join(texts) + "\n")
+    said = edgekit("evaluate", float32, "--dataset", "texts.tsv", folder=tmp_path)
+    assert said.code == 0
+    assert "ran on 64 rows of texts.tsv, which has no labels" in said.out
+
+
+def test_benchmark_names_a_broken_file_and_measures_the_others(
+    float32: Path, dynamic: Path, tiny_tsv: Path, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken.tflite"
+    broken.write_bytes(float32.read_bytes()[:20000])
+    page = tmp_path / "page.html"
+    files = (broken, float32, dynamic)
+    said = edgekit("benchmark", *files, "--dataset", tiny_tsv, "--runs", "5", "--rounds", "1", "--json", "--out", page)
+    assert said.code == 0
+    rows = json.loads(said.out)["rows"]
+    assert [row["latency"] is None for row in rows] == [True, False, False]
+    assert str(broken) in rows[0]["failure"]
+    assert rows[2]["agreement"]["total"] == 64
+    assert page.read_text().startswith("<!")
+    alone = edgekit("benchmark", broken, "--runs", "5", "--rounds", "1", "--json", "--quiet")
+    assert alone.code == 4
+    assert len(alone.err) == 1
+    assert json.loads(alone.out)["rows"][0]["failure"]
+
+
+def test_benchmark_adds_the_file_that_it_compares_with(float32: Path, dynamic: Path) -> None:
+    said = edgekit("benchmark", dynamic, "--against", float32, "--runs", "5", "--rounds", "1", "--json")
+    report = json.loads(said.out)
+    assert [row["path"] for row in report["rows"]] == [str(dynamic), str(float32)]
+    assert report["reference"] == str(float32)
+    assert report["data"].startswith("random values")
+
+
+@pytest.mark.parametrize("suffix", [".html", ".md", ".json"])
+def test_report_of_a_converted_folder(converted: Path, tmp_path: Path, suffix: str) -> None:
+    said = edgekit("report", converted, "--out", tmp_path / f"report{suffix}")
+    assert said.code == 0
+    assert "dynamic" in (tmp_path / f"report{suffix}").read_text()
+    again = edgekit("report", converted, "--out", tmp_path / f"report{suffix}")
+    assert again.code == 6
+
+
+def test_inspect_as_text_and_as_json(float32: Path) -> None:
+    said = edgekit("inspect", float32)
+    assert "input_ids" in said.out
+    summary = json.loads(edgekit("inspect", float32, "--json").out)
+    assert {tensor["name"] for tensor in next(iter(summary["signatures"].values()))["inputs"]} == {"input_ids", "attention_mask"}
+
+
+def test_export_to_onnx(tiny_bert: Path, tmp_path: Path) -> None:
+    target = tmp_path / "new" / "bert.onnx"
+    said = edgekit("export", tiny_bert, "--format", "onnx", "--max-length", "16", "--out", target, "--json")
+    assert said.code == 0, said.err
+    manifest = json.loads(said.out)
+    assert manifest["size_bytes"] == target.stat().st_size
+    assert manifest["measured"]["parity"]["PyTorch to ONNX"]["same_argmax"] == 1
+
+
+@pytest.mark.parametrize("command", [(), *((name,) for name in COMMANDS)], ids=" ".join)
+def test_help_names_the_exit_codes(command: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main([*command, "--help"])
+    assert ended.value.code == 0
+    shown = capsys.readouterr().out
+    assert "130 interrupted" in shown
+    assert not command or len(shown.splitlines()) > 8
+
+
+def test_the_test_knows_every_command() -> None:
+    assert tuple(sorted(cli.cli.commands)) == COMMANDS
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_script(shell: str) -> None:
+    assert "_EDGEKIT_COMPLETE" in edgekit("completion", shell).out
+
+
+def test_bash_completes_commands_options_and_schemes() -> None:
+    def offered(words: str, place: int) -> set[str]:
+        script = edgekit("completion", "bash").out
+        assert subprocess.run(["bash", "-n"], input=script, text=True, check=False).returncode == 0
+        said = edgekit(extra={"_EDGEKIT_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": str(place)})
+        return {line.partition(",")[2] for line in said.out.splitlines()}
+
+    assert offered("edgekit con", 1) == {"convert"}
+    assert offered("edgekit convert --sch", 2) == {"--scheme"}
+    assert {"int8", "int16x8", "all"} <= offered("edgekit convert --scheme ", 3)
+
+
+def test_a_reader_that_stops_early_is_no_failure(float32: Path) -> None:
+    for arguments in (("inspect", str(float32), "--json"), ("benchmark", str(float32), "--runs", "3", "--rounds", "1")):
+        with subprocess.Popen([*PROGRAM, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment()) as process:
+            assert process.stdout is not None
+            assert process.stderr is not None
+            process.stdout.close()
+            said = process.stderr.read().decode()
+        assert process.returncode == 0
+        assert "Traceback" not in said
+        assert "Broken" not in said
+
+
+def test_a_terminal_without_the_characters_gets_others(float32: Path) -> None:
+    said = edgekit("benchmark", float32, "--runs", "3", "--rounds", "1", extra={"PYTHONIOENCODING": "ascii"})
+    assert said.code == 0
+    assert "float32" in said.out
+
+
+def _best(*arguments: str | Path) -> float:
+    seconds = []
+    for _ in range(3):
+        started = time.perf_counter()
+        assert edgekit(*arguments).code == 0
+        seconds.append(time.perf_counter() - started)
+    return min(seconds)
+
+
+def test_help_takes_a_fifth_of_a_second() -> None:
+    assert _best("--help") <= 0.2
+
+
+def test_inspect_of_a_megabyte_takes_a_second(float32: Path, tmp_path: Path) -> None:
+    # What follows the model is not part of it; the file is read and hashed in full all the same.
+    file = tmp_path / "large.tflite"
+    file.write_bytes(float32.read_bytes() + bytes(2**20 - float32.stat().st_size))
+    assert _best("inspect", file) <= 1.0

@@ -1,0 +1,301 @@
+"""`convert` from every kind of source to every scheme: what is published, what is refused, and what a failure leaves behind."""
+
+import hashlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgekit.convert import Conversion, ConvertConfig, Converted, convert
+from edgekit.data.samples import Samples
+from edgekit.errors import CalibrationError, ConfigError, DatasetError, EdgekitError, ModelFormatError, OutputError
+from edgekit.quantize import quantizer
+from edgekit.quantize.schemes import SCHEMES
+from edgekit.tflite.interpreter import Model
+from edgekit.worker import Worker
+from tests import tiny
+from tests.integration import sources
+from tests.unit.quantize.models import conv_net, conv_samples, save
+
+LENGTH = 16
+EVERY = ("all",)
+
+
+def images(path: Path, arrays: dict[str, np.ndarray] | None = None) -> str:
+    """An .npz of 64 float images with labels of ten classes, or of `arrays` in their place."""
+    labelled = {"image": conv_samples(64).inputs["x"], "y": np.arange(64) % 10}
+    np.savez(path, allow_pickle=False, **(arrays or labelled))
+    return str(path)
+
+
+def published(result: Converted) -> Path:
+    assert result.path is not None, result.refused
+    return result.path
+
+
+def facts(result: Converted) -> dict[str, Any]:
+    return dict(json.loads(published(result).with_suffix(".json").read_text()))
+
+
+@pytest.fixture(scope="module")
+def bert(tiny_bert, tmp_path_factory) -> Conversion:
+    """All schemes of a checkpoint through the default road, on sentences."""
+    room = tmp_path_factory.mktemp("convert")
+    data = tiny.write_tsv(room / "sentences.tsv", 128, seed=5)
+    config = ConvertConfig(schemes=EVERY, representative_data=str(data), representative_samples=64, max_length=LENGTH, max_drop=0.2)
+    return convert(str(tiny_bert), room / "out", config)
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory) -> Path:
+    return save(conv_net(), tmp_path_factory.mktemp("network") / "network.tflite")
+
+
+def test_all_five_schemes_of_a_checkpoint_are_published_with_their_manifests(bert, tiny_bert):
+    assert bert.refusals == ()
+    assert [result.scheme for result in bert.results] == list(SCHEMES)
+    for result in bert.results:
+        assert published(result).name == f"{tiny_bert.name}_{result.scheme}.tflite"
+        assert published(result).with_suffix(".json").is_file()
+    assert (published(bert.results[0]).parent / "tokenizer.json").is_file()
+
+
+def test_signature_names_are_those_of_the_checkpoint(bert):
+    for result in bert.results:
+        signature = Model(published(result)).signature
+        assert {(spec.name, spec.shape, spec.dtype) for spec in signature.inputs} == {
+            ("input_ids", (1, LENGTH), "int32"),
+            ("attention_mask", (1, LENGTH), "int32"),
+        }
+        assert [(spec.shape, spec.dtype) for spec in signature.outputs] == [((1, 2), "float32")]
+
+
+def test_every_file_runs_and_agrees_with_float32(bert):
+    draw = np.random.default_rng(0)
+    rows = Samples({"input_ids": draw.integers(5, 40, (24, LENGTH), np.int32), "attention_mask": np.ones((24, LENGTH), np.int32)})
+    found = {r.scheme: np.concatenate([next(iter(Model(published(r)).run(row).values())) for row in rows]) for r in bert.results}
+    for scheme, least in (("float16", 1.0), ("dynamic", 0.9), ("int16x8", 0.9), ("int8", 0.85)):
+        assert (found[scheme].argmax(-1) == found["float32"].argmax(-1)).mean() >= least, scheme
+
+
+def test_the_manifest_names_maker_measurement_and_content(bert, tiny_bert):
+    for result in bert.results:
+        manifest = facts(result)
+        content = published(result).read_bytes()
+        assert manifest["sha256"] == hashlib.sha256(content).hexdigest()
+        assert manifest["size_bytes"] == len(content)
+        assert list(manifest["parents"]) == [str(tiny_bert.resolve())]
+        assert manifest["config"]["scheme"] == result.scheme
+        assert {"onnx2tf", "tensorflow", "ai-edge-quantizer", "ai-edge-litert"} <= set(manifest["tools"])
+        measured = manifest["measured"]
+        assert measured["bridge"] == ["torch", "onnx2tf", "tensorflow"]
+        assert measured["measurement"]["latency"]["p50_ms"] > 0
+        assert measured["measurement"]["accuracy"]["total"] == 64
+        assert measured["measurement"]["agreement"]["value"] == result.measurement.agreement.value
+        assert measured["data"].startswith("64 rows of ")
+        assert measured["labels"] == {"negative": 0, "positive": 1}
+    made_by = {result.scheme: facts(result)["measured"]["plan"]["made_by"] for result in bert.results}
+    assert made_by["float16"] == "edgekit"
+    assert made_by["int8"] == made_by["int16x8"] == made_by["dynamic"] == "ai-edge-quantizer"
+
+
+def test_the_manifest_says_why_each_float_op_of_an_integer_file_is_float(bert):
+    plan = facts(next(result for result in bert.results if result.scheme == "int8"))["measured"]["plan"]
+    assert plan["integer"]["FULLY_CONNECTED"] > 0
+    assert set(plan["reasons"]) == set(plan["floating"])
+    assert all(plan["reasons"].values())
+    assert [candidate["name"] for candidate in plan["candidates"]] == ["every op", "matrix products"]
+
+
+def test_parity_with_the_checkpoint_is_on_record(bert):
+    parity = facts(bert.results[0])["measured"]["parity"]
+    assert parity
+    assert all(hop["max_rel"] <= 1e-3 for hop in parity.values())
+
+
+def test_what_is_there_is_neither_replaced_nor_touched_without_overwrite(bert, tiny_bert, contents):
+    out = published(bert.results[0]).parent
+    before = contents(out)
+    with pytest.raises(OutputError, match=r"_float32\.tflite: exists already; add --overwrite"):
+        convert(str(tiny_bert), out, ConvertConfig(schemes=("float32",)))
+    assert contents(out) == before
+
+
+@pytest.fixture(scope="module")
+def foreign(tmp_path_factory) -> Path:
+    """Folder with model.h5, the SavedModel `saved`, model.onnx and images.npz."""
+    folder = tmp_path_factory.mktemp("foreign")
+    Worker(timeout_s=300).run(sources.write_keras, folder)
+    Worker(timeout_s=300).run(sources.write_onnx, folder / "model.onnx")
+    images(folder / "images.npz")
+    return folder
+
+
+@pytest.mark.parametrize("name", ["model.h5", "saved", "model.onnx"])
+def test_a_foreign_source_becomes_all_schemes(foreign, tmp_path, name):
+    config = ConvertConfig(schemes=EVERY, representative_data=str(foreign / "images.npz"), representative_samples=32, max_drop=None)
+    found = convert(str(foreign / name), tmp_path / "out", config)
+    assert found.refusals == ()
+    assert len(list((tmp_path / "out").glob("*.tflite"))) == len(SCHEMES)
+    for result in found.results:
+        agreement = facts(result)["measured"]["measurement"]["agreement"]
+        assert agreement["value"] >= 0.8
+        assert Model(published(result)).signature.inputs[0].shape == (1, 8, 8, 3)
+    assert next(iter(found.float_model.parity.values())).max_rel <= 1e-3
+
+
+def test_a_float_tflite_becomes_all_schemes_and_the_manifest_says_what_it_was(network, tmp_path):
+    data = images(tmp_path / "images.npz")
+    found = convert(
+        str(network),
+        tmp_path / "out",
+        ConvertConfig(schemes=EVERY, representative_data=data, representative_samples=32, max_drop=None),
+    )
+    assert found.refusals == ()
+    assert facts(found.results[0])["measured"]["bridge"] == ["the source is a .tflite"]
+    assert Model(published(found.results[0])).signature.input_names == ("x",)
+
+
+def test_integer_ends(network, tmp_path):
+    config = ConvertConfig(
+        schemes=("int8",), representative_data=images(tmp_path / "i.npz"), max_drop=None, inputs="int8", outputs="uint8"
+    )
+    found = convert(str(network), tmp_path / "out", config)
+    signature = Model(published(found.results[0])).signature
+    assert (signature.inputs[0].dtype, signature.outputs[0].dtype) == ("int8", "uint8")
+
+
+def test_a_quantized_tflite_is_no_source(network, tmp_path):
+    quantized = tmp_path / "dynamic.tflite"
+    quantizer.write_dynamic(network, None, quantized)
+    with pytest.raises(ModelFormatError, match=r"dynamic\.tflite: is quantized already"):
+        convert(str(quantized), tmp_path / "out", ConvertConfig(schemes=("float16",)))
+
+
+@pytest.mark.parametrize(
+    ("function", "cause"),
+    [(sources.crash, "SIGABRT"), (sources.take_memory, "out of memory"), (sources.leave, "a library left the process")],
+)
+def test_a_scheme_whose_child_dies_leaves_the_others_published(network, tmp_path, monkeypatch, function, cause):
+    monkeypatch.setattr(quantizer, "write_dynamic", function)
+    found = convert(str(network), tmp_path / "out", ConvertConfig(schemes=("float32", "float16", "dynamic")))
+    assert cause in found.refusals[0]
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.tflite")) == [
+        "network_float16.tflite",
+        "network_float32.tflite",
+    ]
+
+
+def test_a_file_that_decides_otherwise_is_refused_with_its_figures(network, tmp_path, monkeypatch):
+    monkeypatch.setattr(quantizer, "write_float16", sources.lie)
+    data = images(tmp_path / "images.npz", {"image": conv_samples(64).inputs["x"]})
+    config = ConvertConfig(schemes=("float32", "float16", "int8"), representative_data=data, max_drop=0.3)
+    found = {result.scheme: result for result in convert(str(network), tmp_path / "out", config).results}
+    assert re.match(
+        r"decides otherwise than float32 on [\d.]+ % of 64 rows, --max-drop allows 30.0 %", found["float16"].refused or ""
+    )
+    assert not (tmp_path / "out/network_float16.tflite").exists()
+    assert published(found["float32"]).is_file()
+    assert published(found["int8"]).is_file()
+
+
+def broken(name: str) -> dict[str, np.ndarray]:
+    rows = conv_samples(64).inputs["x"].copy()
+    if name == "too few":
+        return {"x": rows[:5]}
+    if name == "constant":
+        return {"x": np.ones_like(rows)}
+    if name == "shape":
+        return {"x": rows[:, :7]}
+    if name == "integers":
+        return {"x": (rows * 100).astype(np.complex64)}
+    rows[:, 2, 2, 2] = np.nan
+    return {"x": rows}
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("too few", r"has 5 rows, too few to calibrate with; give at least 10"),
+        ("constant", r"input 'x' is constant|all 64 samples are the same"),
+        ("shape", r"input 'x'.*\(8, 8, 3\).*\(7, 8, 3\)"),
+        ("integers", r"input 'x' expects float32"),
+        ("nan", r"sample 0 \(from 0\) has NaN or infinity in input 'x'"),
+    ],
+)
+def test_bad_representative_data_is_told_before_anything_is_written(network, tmp_path, name, message):
+    data = images(tmp_path / "images.npz", broken(name))
+    with pytest.raises((CalibrationError, DatasetError), match=message):
+        convert(str(network), tmp_path / "out", ConvertConfig(schemes=("int8",), representative_data=data))
+    assert list((tmp_path / "out").glob("*.tflite")) == []
+
+
+def test_empty_data_is_told(tiny_bert, tmp_path):
+    (tmp_path / "empty.tsv").write_text("sentence\tlabel\n")
+    config = ConvertConfig(schemes=("int8",), representative_data=str(tmp_path / "empty.tsv"))
+    with pytest.raises((CalibrationError, DatasetError), match=r"empty\.tsv: .*(no rows|0 rows)"):
+        convert(str(tiny_bert), tmp_path / "out", config)
+
+
+def test_labels_outside_the_head_are_told_before_the_export(tiny_bert, tmp_path):
+    lines = [f"{text}\t{label + 4}" for text, label in tiny.sentences(32)]
+    (tmp_path / "far.tsv").write_text("\n".join(["sentence\tlabel", *lines]) + "\n")
+    config = ConvertConfig(schemes=("int8",), representative_data=str(tmp_path / "far.tsv"), max_length=LENGTH)
+    with pytest.raises(DatasetError, match=r"far\.tsv.*label"):
+        convert(str(tiny_bert), tmp_path / "out", config)
+
+
+def test_integer_schemes_without_data_are_a_wrong_option():
+    with pytest.raises(ConfigError, match="scheme int8 and int16x8 calibrates on real samples"):
+        ConvertConfig(schemes=("all",))
+
+
+RUN = """
+import sys, time
+from pathlib import Path
+from edgekit.convert import ConvertConfig, convert
+def tell(step):
+    print(step.note, flush=True)
+    if step.note == sys.argv[4]:
+        time.sleep(30)
+config = ConvertConfig(schemes=("all",), representative_data=sys.argv[2], max_drop=None)
+convert(sys.argv[1], Path(sys.argv[3]), config, overwrite=True, on_progress=tell)
+"""
+
+
+@pytest.mark.parametrize("stage", ["int8", "publish"])
+def test_a_killed_run_leaves_the_previous_output_and_the_next_one_works(network, tmp_path, contents, stage):
+    data, out = images(tmp_path / "images.npz"), tmp_path / "out"
+    quick = ConvertConfig(schemes=("float32",))
+    convert(str(network), out, quick)
+    before = {name: content for name, content in contents(out).items() if not name.startswith(".")}
+    child = subprocess.Popen(
+        [sys.executable, "-c", RUN, str(network), data, str(out), stage],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])},
+    )
+    try:
+        assert child.stdout is not None
+        assert stage in (line.strip() for line in child.stdout)
+    finally:
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+    after = {name: content for name, content in contents(out).items() if not name.startswith(".")}
+    assert after == before
+    convert(str(network), out, quick, overwrite=True)
+    assert not [path for path in out.iterdir() if "partial" in path.name]
+
+
+def test_two_runs_on_one_output_do_not_mix(network, tmp_path):
+    from edgekit import artifacts
+
+    with artifacts.claimed(tmp_path / "out"), pytest.raises(EdgekitError, match="another edgekit run is writing here"):
+        convert(str(network), tmp_path / "out", ConvertConfig(schemes=("float32",)))
