@@ -4,29 +4,16 @@ python benchmarks/bert_base.py --data ../shared/data/sst2/train.tsv
 """
 
 import argparse
-import shutil
 import tempfile
 from pathlib import Path
 
 from checks import Checks, edgekit
+from children import write_checkpoint
 
 from edgekit import checkpoint
 from edgekit.worker import Worker
 
 LIMITS = {"onnx": (110, 6.5), "litert": (45, 4.0)}
-
-
-def write_checkpoint(folder: Path, tokenizer: Path) -> int:
-    """In a worker: BERT-base from its default config; returns the number of parameters."""
-    import torch
-    from transformers import BertConfig, BertForSequenceClassification
-
-    torch.manual_seed(0)
-    model = BertForSequenceClassification(BertConfig())
-    model.save_pretrained(folder)
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copyfile(tokenizer / name, folder / name)
-    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """What the benchmark scripts share: run a command with its wall time and largest process, and hold figures against limits."""
 
-import resource
+import os
 import shutil
 import subprocess
 import sys
@@ -14,7 +14,7 @@ RESULTS = Path(__file__).resolve().parent / "results"
 
 @dataclass(frozen=True)
 class Cost:
-    """Wall seconds, and peak resident bytes of the largest process among the command and its descendants so far."""
+    """Wall seconds, and peak resident bytes of the largest process among the command and its descendants."""
 
     seconds: float
     peak_bytes: int
@@ -27,11 +27,13 @@ def edgekit(arguments: Sequence[str | Path], *, offline: bool = True) -> Cost:
     fence = ["unshare", "--net", "--map-root-user"] if offline and _can_unshare() else []
     command = [*fence, sys.executable, "-m", "edgekit.cli", *(str(argument) for argument in arguments)]
     started = time.perf_counter()
-    code = subprocess.run(command, stdout=subprocess.DEVNULL).returncode
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    # This process and the descendants that it waited for, not those of commands before it.
+    _, status, usage = os.wait4(process.pid, 0)
     seconds = time.perf_counter() - started
-    if code != 0:
+    if code := os.waitstatus_to_exitcode(status):
         raise SystemExit(code)
-    return Cost(seconds, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024, bool(fence))
+    return Cost(seconds, usage.ru_maxrss * 1024, bool(fence))
 
 
 def _can_unshare() -> bool:

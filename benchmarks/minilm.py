@@ -9,10 +9,9 @@ from pathlib import Path
 
 import numpy as np
 from checks import Checks, edgekit
+from children import torch_logits
 
 from edgekit.assess import Data, assess, encode_for
-from edgekit.data.samples import Samples
-from edgekit.export import classifier
 from edgekit.measure.benchmark import BenchmarkConfig, outputs
 from edgekit.quantize.schemes import SCHEMES
 from edgekit.report import table
@@ -21,12 +20,6 @@ from edgekit.worker import Worker
 LIMITS = {"onnx": (90, 4.0), "litert": (40, 4.0)}
 DROP = {"dynamic": 0.5, "int16x8": 0.5, "int8": 1.5}
 P50 = {"dynamic": 0.35, "int8": 0.5}
-
-
-def torch_logits(checkpoint: Path, samples: Path, target: Path) -> None:
-    """In a worker: PyTorch's own answer for every row."""
-    rows = Samples.load(samples)
-    np.save(target, classifier.logits(classifier.load(checkpoint, tuple(rows.inputs)), rows))
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from edgekit import checkpoint
 from edgekit.data.samples import Samples
 from edgekit.errors import ConfigError, ModelFormatError
-from edgekit.export.classifier import COMPARED_ROWS
+from edgekit.export.classifier import COMPARED_ROWS, first
 from edgekit.export.litert import export_litert
 from edgekit.export.onnx import comparable, export_onnx, run_onnx, stacked
 from edgekit.export.saved_model import SavedModelExport, export_saved_model
@@ -196,7 +196,7 @@ def _to_tflite(
 def compare_outputs(source: Source, made: FloatModel, held_out: Path) -> dict[str, Parity]:
     """Each output of the .tflite against the source's on the saved rows, by name; in a worker child."""
     samples = Samples.load(held_out)
-    samples = samples.take(range(min(COMPARED_ROWS, len(samples))))
+    samples = first(samples, COMPARED_ROWS)
     model = Model(made.path)
     rows = [model.run(row) for row in samples]
     found = {

@@ -51,3 +51,8 @@ def logits(module: Any, samples: Samples, batch: int = 32) -> np.ndarray:
             rows = (torch.from_numpy(np.array(array[start : start + batch])) for array in samples.inputs.values())
             found.append(module(*rows).numpy())
     return np.concatenate(found)
+
+
+def first(samples: Samples, count: int) -> Samples:
+    """The first `count` rows, or all there are."""
+    return samples.take(range(min(count, len(samples))))

@@ -23,7 +23,7 @@ def export_litert(checkpoint: Path, samples_folder: Path, target: Path, referenc
 
     samples = Samples.load(samples_folder)
     module = classifier.load(checkpoint, tuple(samples.inputs))
-    np.save(reference, classifier.logits(module, samples))
+    np.save(reference, classifier.logits(module, classifier.first(samples, classifier.COMPARED_ROWS)))
 
     class Named(torch.nn.Module):
         def __init__(self) -> None:

@@ -39,7 +39,7 @@ def export_onnx(checkpoint: Path, samples_folder: Path, target: Path, reference:
 
     samples = Samples.load(samples_folder)
     module = classifier.load(checkpoint, tuple(samples.inputs))
-    logits = classifier.logits(module, samples)
+    logits = classifier.logits(module, classifier.first(samples, classifier.COMPARED_ROWS))
     np.save(reference, logits)
     size = sum(parameter.numel() * parameter.element_size() for parameter in module.parameters())
     try:
@@ -60,7 +60,7 @@ def export_onnx(checkpoint: Path, samples_folder: Path, target: Path, reference:
     if program is None:
         raise UnsupportedOpError(f"{checkpoint}: torch exported nothing to ONNX; try --bridge litert")
     program.save(target, external_data=size > _EXTERNAL_BYTES)
-    few = samples.take(range(min(classifier.PARITY_ROWS, len(samples))))
+    few = classifier.first(samples, classifier.PARITY_ROWS)
     mask, outputs = soften_masks(target, few)
     parity = compare(outputs, logits[: len(few)])
     require(parity, "PyTorch to ONNX")

@@ -17,7 +17,7 @@ def export_torchscript(checkpoint: Path, samples_folder: Path, target: Path) -> 
     import torch
 
     samples = Samples.load(samples_folder)
-    few = samples.take(range(min(classifier.PARITY_ROWS, len(samples))))
+    few = classifier.first(samples, classifier.PARITY_ROWS)
     module = classifier.load(checkpoint, tuple(samples.inputs))
     reference = classifier.logits(module, few)
     with torch.inference_mode():

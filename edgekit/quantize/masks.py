@@ -9,7 +9,7 @@ from edgekit.data.samples import Samples
 from edgekit.tflite import flatbuffer
 from edgekit.tflite.interpreter import Model
 
-_ROWS = 16
+_ROWS = 8
 
 
 def soften_masks(path: Path, samples_folder: Path) -> float | None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from edgekit.data.samples import Samples
+from edgekit.data.samples import Samples, as_fed
 from edgekit.errors import ConversionError
 from edgekit.quantize.bias import correct, mean_inputs
 from edgekit.quantize.float16 import to_float16
@@ -76,6 +76,8 @@ def _statistics(model: bytes, key: str, samples_folder: Path, mode: Any) -> dict
     from ai_edge_quantizer.calibrator import Calibrator
     from ai_edge_quantizer.utils.qsv_utils import min_max_update
 
+    file = flatbuffer.parse(model, "model")
+    ranks = {spec.name: len(spec.shape) for spec in file.signature(file.entry()).inputs}
     manager = recipe_manager.RecipeManager()
     manager.load_quantization_recipe(_recipe_everything(16))
     # Without an update of its own it takes a moving average, which clips what the last samples did not reach.
@@ -83,7 +85,8 @@ def _statistics(model: bytes, key: str, samples_folder: Path, mode: Any) -> dict
     for start in range(0, len(Samples.load(samples_folder)), _CHUNK):
         # Mapped anew for each chunk, so that the pages read so far are let go.
         rows = itertools.islice(Samples.load(samples_folder), start, start + _CHUNK)
-        calibrator.calibrate({key: [{name: np.array(values) for name, values in row.items()} for row in rows]}, manager)
+        fed = [{name: as_fed(np.array(values), ranks[name]) for name, values in row.items()} for row in rows]
+        calibrator.calibrate({key: fed}, manager)
     return calibrator.get_model_qsvs()
 
 
