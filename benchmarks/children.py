@@ -5,14 +5,17 @@ from pathlib import Path
 
 import numpy as np
 
+from edgekit.bridge import TOKEN_INPUTS
 from edgekit.data.samples import Samples
 from edgekit.export import classifier
 
 
 def torch_logits(checkpoint: Path, samples: Path, target: Path) -> None:
     """In a worker: PyTorch's own answer for every row."""
-    rows = Samples.load(samples)
-    module = classifier.load(checkpoint, tuple(rows.inputs))
+    stored = Samples.load(samples)
+    # The module takes them by position; the .tflite lists them in its own order.
+    rows = Samples({name: stored.inputs[name] for name in TOKEN_INPUTS})
+    module = classifier.load(checkpoint, TOKEN_INPUTS)
     blocks = (rows.take(range(start, min(start + 32, len(rows)))) for start in range(0, len(rows), 32))
     np.save(target, np.concatenate([classifier.logits(module, block) for block in blocks]))
 

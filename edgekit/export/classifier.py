@@ -15,7 +15,9 @@ COMPARED_ROWS = 64
 
 
 def load(checkpoint: Path, input_names: tuple[str, ...]) -> Any:
-    """A `torch.nn.Module` in eval mode: int32 tensors (1, L) by position in the order of `input_names`, logits (1, C) out."""
+    """A `torch.nn.Module` in eval mode: int32 tensors (1, L) by position, logits (1, C) out.
+
+    `input_names` are the first two or all three of input_ids, attention_mask, token_type_ids, in this order."""
     import torch
 
     model = load_classifier(checkpoint)
