@@ -31,7 +31,7 @@ from edgekit.worker import Progress, Worker
 # Rows that each file is judged on where the user names none: never those that calibration saw.
 HELD_OUT = 200
 _UNTAUGHT_ROWS = 16
-_QUICK = BenchmarkConfig(runs=30, warmup=5, rounds=1, max_seconds=1.5, max_accuracy_seconds=4.0, gzip=False)
+_QUICK = BenchmarkConfig(runs=30, warmup=5, rounds=1, max_seconds=1.0, max_accuracy_seconds=2.5, gzip=False)
 
 
 @dataclass(frozen=True)
