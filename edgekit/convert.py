@@ -177,6 +177,7 @@ def convert(
         tell("measure")
         measured = _measure(float_model.path, made, data, config)
         tell("publish")
+        parents = {str(source.path): artifacts.sha256(source.path)}
         results = []
         for scheme in wanted:
             if scheme.name in failed:
@@ -187,7 +188,7 @@ def convert(
             reason = judge(measurement, config.max_drop if data.real else None)
             if reason is None:
                 measurement = _publish(
-                    file, finals[scheme.name], source, config, scheme, plan, measurement, float_model, data, overwrite
+                    file, finals[scheme.name], source, parents, config, scheme, plan, measurement, float_model, data, overwrite
                 )
             results.append(Converted(scheme.name, None if reason else finals[scheme.name], measurement, plan, reason))
         if source.kind is Kind.CHECKPOINT and any(result.path for result in results):
@@ -315,6 +316,7 @@ def _publish(
     file: Path,
     final: Path,
     source: Source,
+    parents: Mapping[str, str],
     config: ConvertConfig,
     scheme: Scheme,
     plan: QuantizationPlan,
@@ -330,7 +332,7 @@ def _publish(
             partial,
             "tflite",
             name=final.name,
-            parents={str(source.path): artifacts.sha256(source.path)},
+            parents=parents,
             config={"scheme": scheme.name, **config.__dict__},
             tools=(*float_model.made_by, "ai-edge-quantizer", "ai-edge-litert"),
             measured={
