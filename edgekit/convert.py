@@ -20,9 +20,9 @@ from edgekit.errors import CalibrationError, ConfigError, EdgekitError
 from edgekit.measure.benchmark import BenchmarkConfig, benchmark, check_threads
 from edgekit.measure.measurement import Measurement
 from edgekit.quantize import schemes
+from edgekit.quantize.calibrate import calibrate
 from edgekit.quantize.masks import soften_masks
 from edgekit.quantize.plan import QuantizationPlan, quantize
-from edgekit.quantize.quantizer import calibrate
 from edgekit.quantize.schemes import Scheme
 from edgekit.spec import DatasetReference, TensorSpec, shown
 from edgekit.tflite import flatbuffer, metadata

@@ -80,7 +80,7 @@ def quantize(
 ) -> QuantizationPlan:
     """Write float32 `model` in `scheme` to `target` (float32 is `model` itself); the plan says what was done and by what.
 
-    Integer schemes need `samples` (a folder of saved calibration rows) and `calibration` (from `quantizer.calibrate`).
+    Integer schemes need `samples` (a folder of saved calibration rows) and `calibration` (from `calibrate`).
     Raises `ConfigError` for an interface that the scheme does not have, `ConversionError`, and `WorkerError`.
     """
     worker = worker or Worker()

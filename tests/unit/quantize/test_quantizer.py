@@ -10,7 +10,7 @@ from ai_edge_litert.interpreter import Interpreter
 from edgekit.data.samples import Samples
 from edgekit.errors import ConfigError, ConversionError, RefusedError
 from edgekit.parity import compare, sqnr_db
-from edgekit.quantize import quantizer, tree
+from edgekit.quantize import calibrate, quantizer, tree
 from edgekit.quantize.bias import correct
 from edgekit.quantize.plan import quantize
 from edgekit.quantize.schemes import SCHEMES
@@ -30,7 +30,7 @@ def room(tmp_path_factory):
 def calibrated(build: Builder, samples: Samples, room):
     save(build, room / "float32.tflite")
     samples.save(room / "rows")
-    quantizer.calibrate(room / "float32.tflite", room / "rows", room / "calibration")
+    calibrate.calibrate(room / "float32.tflite", room / "rows", room / "calibration")
     return room
 
 
@@ -77,15 +77,15 @@ def test_means_are_those_of_each_product_s_input(room):
 
 
 def test_what_the_fast_way_does_not_see_the_slow_one_does(room, monkeypatch, tmp_path):
-    fast = quantizer._statistics
+    fast = calibrate._statistics
     modes = []
 
     def blind(*args):
         modes.append(args[-1].name)
         return {name: value for name, value in fast(*args).items() if len(modes) > 1 or name != "mean"}
 
-    monkeypatch.setattr(quantizer, "_statistics", blind)
-    quantizer.calibrate(room / "float32.tflite", room / "rows", tmp_path / "calibration")
+    monkeypatch.setattr(calibrate, "_statistics", blind)
+    calibrate.calibrate(room / "float32.tflite", room / "rows", tmp_path / "calibration")
     assert modes == ["CALIBRATION_PROFILER_BASED", "CALIBRATION_PRESERVE_ALL_TENSORS"]
     ranges, _ = pickle.loads((tmp_path / "calibration").read_bytes())
     wanted, _ = pickle.loads((room / "calibration").read_bytes())
