@@ -26,6 +26,8 @@ Exit codes: 0 all that was asked for was done
             6 the output cannot be written  130 interrupted"""
 _MOST_SEED = 2**32 - 1  # of numpy's generators
 
+command = functools.partial(click.command, epilog=EXIT_CODES)
+
 
 def common(command: Command) -> Command:
     """Options of every command: --json --quiet --debug --seed; and how it ends when it is interrupted."""

@@ -19,7 +19,8 @@ LAYERS = (
     {"bridge"},
     {"convert", "exporting", "assess"},
     {"recipe", "pipeline", "progress"},
-    {"options"},
+    {"options", "console"},
+    {"commands"},
     {"cli", "__main__"},
 )
 AMONG_THEMSELVES = (
