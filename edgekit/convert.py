@@ -1,9 +1,9 @@
 """One model to .tflite files in the schemes asked for: made, run, compared, and published with their figures or refused."""
 
-import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,19 +19,20 @@ from edgekit.data.text import check_room
 from edgekit.errors import CalibrationError, ConfigError, EdgekitError
 from edgekit.measure.benchmark import BenchmarkConfig, benchmark, check_threads
 from edgekit.measure.measurement import Measurement
+from edgekit.publish import Data, Publisher, final_path, publish_tokenizer, read_plan
 from edgekit.quantize import schemes
 from edgekit.quantize.calibrate import calibrate
 from edgekit.quantize.masks import soften_masks
-from edgekit.quantize.plan import QuantizationPlan, quantize
+from edgekit.quantize.plan import SEARCH_SECONDS, IntegerSettings, QuantizationPlan, quantize
 from edgekit.quantize.schemes import Scheme
 from edgekit.spec import DatasetReference, TensorSpec, shown
 from edgekit.tflite import flatbuffer, metadata
-from edgekit.worker import Progress, Worker
+from edgekit.worker import Progress, Worker, together
 
 # Rows that each file is judged on where the user names none: never those that calibration saw.
 HELD_OUT = 200
 _UNTAUGHT_ROWS = 16
-_QUICK = BenchmarkConfig(runs=30, warmup=5, rounds=1, max_seconds=1.0, max_accuracy_seconds=2.5, gzip=False)
+_QUICK = BenchmarkConfig(runs=30, warmup=5, rounds=1, max_seconds=1.0, max_accuracy_seconds=3.5, gzip=False)
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,8 @@ class ConvertConfig:
 
     `max_length` counts tokens. `max_drop` is the accuracy (a proportion) that a scheme may lose against float32 on
     held-out rows before it is refused, or without labels the share of rows with another decision; None judges nothing.
-    `inputs` and `outputs` are the dtypes of an integer file's float inputs and outputs.
+    `inputs` and `outputs` are the dtypes of an int8 file's float inputs and outputs, `integer_only` leaves no float op in it.
+    Its plan is searched for in `search_seconds`, or taken from `plan`, a manifest that edgekit wrote for the same source.
     """
 
     schemes: tuple[str, ...] = ("float32", "float16", "dynamic")
@@ -53,6 +55,9 @@ class ConvertConfig:
     bridge: Bridge = Bridge.ONNX
     inputs: str = "float32"
     outputs: str = "float32"
+    integer_only: bool = False
+    search_seconds: float = SEARCH_SECONDS
+    plan: Path | None = None
     input_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
@@ -74,8 +79,15 @@ class ConvertConfig:
         check_threads(self.threads)
         if self.max_drop is not None and not 0 <= self.max_drop <= 1:
             raise ConfigError(f"max_drop is {self.max_drop:g}; give a proportion between 0 and 1, such as 0.01")
-        if (self.inputs, self.outputs) != ("float32", "float32") and any(scheme.activations != "int8" for scheme in chosen):
-            raise ConfigError("inputs and outputs change the interface of int8 files only; give the scheme int8 alone with them")
+        if self.search_seconds < 0:
+            raise ConfigError(f"search_seconds is {self.search_seconds:g}; give 0 for no search, or more")
+        for given, what in (
+            ((self.inputs, self.outputs) != ("float32", "float32"), "inputs and outputs"),
+            (self.integer_only, "integer_only"),
+            (self.plan is not None, "plan"),
+        ):
+            if given and any(scheme.activations != "int8" for scheme in chosen):
+                raise ConfigError(f"{what}: changes int8 files only; give the scheme int8 alone with it")
 
 
 @dataclass(frozen=True)
@@ -105,14 +117,6 @@ class Conversion:
         return tuple(f"{result.scheme}: {result.refused}" for result in self.results if result.refused)
 
 
-@dataclass(frozen=True)
-class _Data:
-    calibration: Path | None
-    held_out: Path
-    description: str
-    real: bool
-
-
 def convert(
     model: str,
     out: Path,
@@ -129,11 +133,13 @@ def convert(
     """
     wanted = schemes.select(config.schemes)
     source = bridge.classify(model)
-    finals = {scheme.name: out / f"{source.name}_{scheme.name}.tflite" for scheme in wanted}
-    for final in finals.values():
+    for scheme in wanted:
+        final = final_path(out, source, scheme)
         artifacts.refuse_existing(final, overwrite=overwrite)
         artifacts.refuse_existing(final.with_suffix(".json"), overwrite=overwrite)
     _check(source, config)
+    parents = {str(source.path): artifacts.sha256(source.path)}
+    planned = read_plan(config.plan, parents) if config.plan is not None else None
     rows, judged = _read(config, columns or Columns())
     worker = Worker(on_progress=on_progress)
     tell = _Teller(on_progress, len(wanted) + 4)
@@ -141,43 +147,28 @@ def convert(
         work = Path(room)
         tell("to float32 .tflite")
         float_model, data = _float_model(source, config, rows, judged, work, worker)
-        calibration, uncalibrated = None, ""
-        if any(scheme.needs_data for scheme in wanted) and data.calibration is not None:
-            tell("calibrate")
-            calibration = work / "calibration"
-            try:
-                float_model.note("calibrate", worker.run(calibrate, float_model.path, data.calibration, calibration))
-            except EdgekitError as error:
-                # The float schemes need none of it.
-                calibration, uncalibrated = None, error.message
-        made: dict[str, tuple[Path, QuantizationPlan]] = {}
-        failed: dict[str, str] = {}
-        for scheme in wanted:
-            tell(scheme.name)
-            if scheme.needs_data and uncalibrated:
-                failed[scheme.name] = uncalibrated
-                continue
-            file = float_model.path if scheme.name == "float32" else work / f"{scheme.name}.tflite"
-            try:
-                plan = quantize(
-                    float_model.path,
-                    scheme,
-                    file,
-                    samples=data.calibration,
-                    calibration=calibration,
-                    inputs=config.inputs,
-                    outputs=config.outputs,
-                    worker=worker,
-                )
-                made[scheme.name] = (file, plan)
-            except ConfigError:
-                raise
-            except EdgekitError as error:
-                failed[scheme.name] = error.message
+        tell("calibrate")
+        calibrated = _Calibrated()
+        tasks = [partial(bridge.check_source, source, float_model, data.held_out, work, worker)]
+        if data.calibration is not None and any(scheme.needs_data for scheme in wanted):
+            tasks.append(partial(_calibrate, calibrated, float_model, data.calibration, work / "calibration", worker))
+        together(tasks)
+        # Beside the files and not in the temporary folder, so that a search that was killed goes on from it.
+        journal = out / f".{source.name}_int8.search.jsonl"
+        settings = IntegerSettings(
+            inputs=config.inputs,
+            outputs=config.outputs,
+            integer_only=config.integer_only,
+            search_seconds=config.search_seconds,
+            max_drop=config.max_drop if data.real else None,
+            journal=journal,
+            form=planned,
+        )
+        made, failed = _make(wanted, float_model.path, work, data, calibrated, settings, worker, tell)
         tell("measure")
         measured = _measure(float_model.path, made, data, config)
         tell("publish")
-        parents = {str(source.path): artifacts.sha256(source.path)}
+        publisher = Publisher(out, source, parents, config, float_model, data, overwrite)
         results = []
         for scheme in wanted:
             if scheme.name in failed:
@@ -187,15 +178,68 @@ def convert(
             measurement = measured[file]
             reason = judge(measurement, config.max_drop if data.real else None)
             if reason is None:
-                measurement = _publish(
-                    file, finals[scheme.name], source, parents, config, scheme, plan, measurement, float_model, data, overwrite
-                )
-            results.append(Converted(scheme.name, None if reason else finals[scheme.name], measurement, plan, reason))
+                measurement = publisher.publish(scheme, file, plan, measurement)
+            elif measurement.failure is None:
+                reason = f"{reason}; {publisher.reject(scheme, file, plan, measurement, reason, float_model.path)}"
+            results.append(Converted(scheme.name, None if reason else final_path(out, source, scheme), measurement, plan, reason))
+        journal.unlink(missing_ok=True)
         if source.kind is Kind.CHECKPOINT and any(result.path for result in results):
-            _publish_tokenizer(source.path, out)
+            publish_tokenizer(source.path, out)
         return Conversion(
             source, tuple(results), measured[float_model.path], float_model, tuple(float_model.steps), data.description
         )
+
+
+@dataclass
+class _Calibrated:
+    """Where the calibration lies, or why there is none: the float schemes need none of it."""
+
+    path: Path | None = None
+    failure: str = ""
+
+
+def _calibrate(calibrated: _Calibrated, float_model: FloatModel, rows: Path, target: Path, worker: Worker) -> None:
+    try:
+        float_model.note("calibrate", worker.run(calibrate, float_model.path, rows, target))
+        calibrated.path = target
+    except EdgekitError as error:
+        calibrated.failure = error.message
+
+
+def _make(
+    wanted: Sequence[Scheme],
+    float_model: Path,
+    work: Path,
+    data: Data,
+    calibrated: _Calibrated,
+    settings: IntegerSettings,
+    worker: Worker,
+    tell: Callable[[str], None],
+) -> tuple[dict[str, tuple[Path, QuantizationPlan]], dict[str, str]]:
+    """Each scheme's file with its plan, or why there is none."""
+    made: dict[str, tuple[Path, QuantizationPlan]] = {}
+    failed: dict[str, str] = {}
+
+    def make(scheme: Scheme) -> None:
+        tell(scheme.name)
+        if scheme.needs_data and calibrated.failure:
+            failed[scheme.name] = calibrated.failure
+            return
+        file = float_model if scheme.name == "float32" else work / f"{scheme.name}.tflite"
+        found = {"samples": data.calibration, "calibration": calibrated.path}
+        try:
+            made[scheme.name] = file, quantize(float_model, scheme, file, **found, settings=settings, worker=worker)
+        except ConfigError:
+            raise
+        except EdgekitError as error:
+            failed[scheme.name] = error.message
+
+    # int8 is planned by timing its candidates, so nothing else may run then.
+    together([partial(make, scheme) for scheme in wanted if scheme.name != "int8"])
+    for scheme in wanted:
+        if scheme.name == "int8":
+            make(scheme)
+    return made, failed
 
 
 def judge(found: Measurement, max_drop: float | None) -> str | None:
@@ -265,7 +309,7 @@ def _read(config: ConvertConfig, columns: Columns) -> tuple[Rows | None, Rows | 
 
 def _float_model(
     source: Source, config: ConvertConfig, rows: Rows | None, judged: Rows | None, work: Path, worker: Worker
-) -> tuple[FloatModel, _Data]:
+) -> tuple[FloatModel, Data]:
     if source.kind is Kind.CHECKPOINT:
         pairs = isinstance(rows or judged, TextRows) and getattr(rows or judged, "pairs", None) is not None
         inputs = bridge.token_specs(config.max_length, pairs=pairs)
@@ -283,13 +327,12 @@ def _float_model(
         data = _save(rows, judged, signature.inputs, Encoding(classes=classes, mean=mean, std=std), config, work)
         if data.real:
             made.mask = worker.run(soften_masks, made.path, data.held_out).value
-    bridge.check_source(source, made, data.held_out, work, worker)
     return made, data
 
 
 def _save(
     rows: Rows | None, judged: Rows | None, inputs: Sequence[TensorSpec], encoding: Encoding, config: ConvertConfig, work: Path
-) -> _Data:
+) -> Data:
     calibration, held_out = None, work / "held_out"
     if rows is not None:
         samples = RepresentativeDataset.build(encode(rows, inputs, encoding, work / "images"), inputs).samples
@@ -298,61 +341,15 @@ def _save(
     if judged is not None:
         samples = encode(judged, inputs, encoding, work / "images")
         samples.save(held_out)
-        return _Data(calibration, held_out, f"{len(samples)} rows of {shown(judged.origin)}", real=True)
+        return Data(calibration, held_out, f"{len(samples)} rows of {shown(judged.origin)}", real=True)
     random_samples(inputs, _UNTAUGHT_ROWS, config.seed).save(held_out)
-    return _Data(calibration, held_out, f"{_UNTAUGHT_ROWS} random rows (no data given)", real=False)
+    return Data(calibration, held_out, f"{_UNTAUGHT_ROWS} random rows (no data given)", real=False)
 
 
 def _measure(
-    reference: Path, made: Mapping[str, tuple[Path, QuantizationPlan]], data: _Data, config: ConvertConfig
+    reference: Path, made: Mapping[str, tuple[Path, QuantizationPlan]], data: Data, config: ConvertConfig
 ) -> dict[Path, Measurement]:
     names = {reference: "float32"} | {file: scheme for scheme, (file, _) in made.items()}
     quick = replace(_QUICK, threads=config.threads, seed=config.seed)
     found = benchmark(list(names), data.held_out, quick, reference=reference, schemes=names)
     return dict(zip(names, found, strict=True))
-
-
-def _publish(
-    file: Path,
-    final: Path,
-    source: Source,
-    parents: Mapping[str, str],
-    config: ConvertConfig,
-    scheme: Scheme,
-    plan: QuantizationPlan,
-    measurement: Measurement,
-    float_model: FloatModel,
-    data: _Data,
-    overwrite: bool,
-) -> Measurement:
-    measurement = replace(measurement, path=str(final))
-    with artifacts.staged(final, overwrite=overwrite) as partial:
-        shutil.copyfile(file, partial)
-        manifest = artifacts.describe(
-            partial,
-            "tflite",
-            name=final.name,
-            parents=parents,
-            config={"scheme": scheme.name, **config.__dict__},
-            tools=(*float_model.made_by, "ai-edge-quantizer", "ai-edge-litert"),
-            measured={
-                "measurement": measurement,
-                "data": data.description,
-                "plan": plan,
-                "bridge": list(float_model.made_by) or ["the source is a .tflite"],
-                "parity": float_model.parity,
-                "mask": float_model.mask,
-                "steps": float_model.steps,
-                "labels": checkpoint.label_ids(source.path) if source.kind is Kind.CHECKPOINT else {},
-            },
-        )
-    artifacts.write_text(final.with_suffix(".json"), artifacts.to_json(manifest))
-    return measurement
-
-
-def _publish_tokenizer(folder: Path, out: Path) -> None:
-    """The tokenizer travels with the files, so that they can be evaluated and used without the checkpoint."""
-    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt"):
-        if (folder / name).is_file():
-            with artifacts.staged(out / name, overwrite=True) as partial:
-                shutil.copyfile(folder / name, partial)

@@ -5,7 +5,7 @@ are measured here on representative data. Depthwise convolutions gain most: nine
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -24,22 +24,36 @@ _ACTIVATIONS, _WEIGHTS, _BIAS = 0, 1, 2
 
 def mean_inputs(model: bytes, samples: Samples) -> dict[str, np.ndarray]:
     """Mean by channel of each matrix product's input (float64), by the name of its output; padding tokens are left out."""
-    from ai_edge_litert.interpreter import Interpreter
-
-    file = flatbuffer.parse(model, "model")
-    entry = file.entry()
-    graph = file.subgraphs[entry.subgraph]
+    graph = flatbuffer.parse(model, "model").subgraphs[0]
     products = [
         operator
         for operator in graph.operators
         if operator.name in _PRODUCTS and graph.tensors[operator.inputs[_WEIGHTS]].data_bytes
     ]
-    if entry.subgraph or not products:
-        return {}
     channels = {operator.inputs[_ACTIVATIONS]: _channels(graph, operator) for operator in products}
-    interpreter = Interpreter(model_content=model, experimental_preserve_all_tensors=True)
-    means: dict[int, Any] = {}
     rows = min(_ROWS, len(samples))
+    means: dict[int, Any] = {}
+    for values in intermediates(model, samples, channels, rows):
+        for index, found in values.items():
+            means[index] = means.get(index, 0.0) + found.mean(axis=0, dtype=np.float64) / rows
+    if not means:
+        return {}
+    return {graph.tensors[operator.outputs[0]].name: means[operator.inputs[_ACTIVATIONS]] for operator in products}
+
+
+def intermediates(
+    model: bytes, samples: Samples, channels: Mapping[int, int], rows: int = _ROWS
+) -> Iterator[dict[int, np.ndarray]]:
+    """For each of the first `rows` samples the values (N, channels) of some tensors of the main graph, by tensor index.
+
+    `channels` gives how many each has; padding tokens are left out. Nothing where the entry is another graph.
+    """
+    from ai_edge_litert.interpreter import Interpreter
+
+    entry = flatbuffer.parse(model, "model").entry()
+    if entry.subgraph or not channels:
+        return
+    interpreter = Interpreter(model_content=model, experimental_preserve_all_tensors=True)
     for _, row in zip(range(rows), samples, strict=False):
         for name, index in entry.inputs.items():
             interpreter.resize_tensor_input(index, row[name].shape)
@@ -48,12 +62,8 @@ def mean_inputs(model: bytes, samples: Samples) -> dict[str, np.ndarray]:
             interpreter.set_tensor(index, row[name])
         interpreter.invoke()
         mask = row[_MASK].reshape(-1) > 0 if _MASK in row else None
-        for index, size in channels.items():
-            values = interpreter.get_tensor(index).reshape(-1, size)
-            if mask is not None and len(values) == len(mask):
-                values = values[mask]
-            means[index] = means.get(index, 0.0) + values.mean(axis=0, dtype=np.float64) / rows
-    return {graph.tensors[operator.outputs[0]].name: means[operator.inputs[_ACTIVATIONS]] for operator in products}
+        found = {index: interpreter.get_tensor(index).reshape(-1, size) for index, size in channels.items()}
+        yield {index: values[mask] if mask is not None and len(values) == len(mask) else values for index, values in found.items()}
 
 
 def _channels(graph: flatbuffer.Subgraph, operator: flatbuffer.Operator) -> int:

@@ -39,7 +39,7 @@ def to_float16(model: bytes, *, origin: str = "model") -> bytes:
     halved = _halves(root, entries, schema)
     if not halved:
         raise RefusedError(f"{origin}: has no float32 constant of {_LEAST_ELEMENTS} values or more to halve; choose float32")
-    code = _dequantize_code(root, schema)
+    code = tree.opcode(root, "DEQUANTIZE", _VERSION)
     for index in entries:
         _dequantize_constants(root.subgraphs[index], halved, code, schema)
     for index, half in halved.items():
@@ -67,17 +67,6 @@ def _half(buffer: Any) -> np.ndarray | None:
     values = np.frombuffer(np.asarray(buffer.data, np.uint8).tobytes(), np.float32)
     # False for NaN too.
     return values.astype(np.float16) if np.abs(values).max() <= _LARGEST else None
-
-
-def _dequantize_code(root: Any, schema: Any) -> int:
-    wanted = schema.BuiltinOperator.DEQUANTIZE
-    for index, code in enumerate(root.operatorCodes):
-        # Up to schema 3a there was the one field only.
-        if max(code.builtinCode, code.deprecatedBuiltinCode) == wanted:
-            code.version = max(code.version, _VERSION)
-            return index
-    root.operatorCodes.append(schema.OperatorCodeT(deprecatedBuiltinCode=wanted, builtinCode=wanted, version=_VERSION))
-    return len(root.operatorCodes) - 1
 
 
 def _dequantize_constants(graph: Any, halved: Mapping[int, np.ndarray], code: int, schema: Any) -> None:

@@ -52,18 +52,9 @@ class _Ends:
 
         self.schema, self.root, self.subgraph, self.origin = schema, root, subgraph, origin
         self.graph = root.subgraphs[subgraph]
-        self.quantize = self._code("QUANTIZE")
-        self.dequantize = self._code("DEQUANTIZE")
-
-    def _code(self, name: str) -> int:
-        wanted = getattr(self.schema.BuiltinOperator, name)
-        for index, code in enumerate(self.root.operatorCodes):
-            if max(code.builtinCode, code.deprecatedBuiltinCode) == wanted:
-                # From version 2 on QUANTIZE goes from one integer dtype to another as well.
-                code.version = max(code.version, 2)
-                return index
-        self.root.operatorCodes.append(self.schema.OperatorCodeT(deprecatedBuiltinCode=wanted, builtinCode=wanted, version=2))
-        return len(self.root.operatorCodes) - 1
+        # From version 2 on QUANTIZE goes from one integer dtype to another as well.
+        self.quantize = tree.opcode(root, "QUANTIZE", 2)
+        self.dequantize = tree.opcode(root, "DEQUANTIZE", 2)
 
     def change_input(self, name: str, index: int, dtype: str) -> None:
         if self.graph.tensors[index].type != self.schema.TensorType.FLOAT32:

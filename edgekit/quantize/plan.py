@@ -1,51 +1,53 @@
 """Which op runs in which dtype, found by making the candidates, running them and comparing."""
 
-import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import numpy as np
-
-from edgekit.data.samples import Samples
 from edgekit.errors import ConfigError, EdgekitError, RefusedError
-from edgekit.quantize import quantizer
+from edgekit.quantize import forms, quantizer
+from edgekit.quantize.calibrate import calibrate
+from edgekit.quantize.candidates import Candidate, choose, time_in_turns, try_candidate
+from edgekit.quantize.forms import Form
+from edgekit.quantize.rewrite import make_quantizable
 from edgekit.quantize.schemes import Scheme
+from edgekit.quantize.search import Found, Step, search
 from edgekit.tflite import flatbuffer
-from edgekit.tflite.interpreter import Model
 from edgekit.worker import Worker
 
-# Rows a candidate is tried on: enough for a per cent or two of agreement, few enough for reference kernels.
-_ROWS = 64
-_SECONDS = 6.0
-# Candidates are equally true to float32 within this share of rows of the best one's agreement and one bit (6 dB) of its SQNR;
-# above 30 dB nothing is left to gain.
-_TOLERANCE = 0.03
-_BIT_DB = 6.0
-_ENOUGH_DB = 30.0
-# Two medians closer than this are the same on a machine that does other things too.
-_SAME_SPEED = 1.1
-# Runs of each file in one turn, warm after the first; turns until the time is over.
-_BURST = 5
-_TURNS = 12
-_TIMING_SECONDS = 2.0
-_EVERY, _PRODUCTS = "every op", "matrix products"
+_EVERY, _PRODUCTS, _SEARCHED, _PLANNED = "every op", "matrix products", "the searched ops", "the plan's ops"
+_NORMALIZED, _AROUND = "every op, int16 in normalizations", "every op, int16 around matrix products"
 _CONVERSIONS = ("QUANTIZE", "DEQUANTIZE", "CAST")
 _INTERFACE = ("float32", "int8", "uint8")
+# Below this SQNR of the logits, or with more other decisions than allowed, single ops are looked into.
+_QUIET_DB = 20.0
+# A searched plan may cost this much time over the form that it started from.
+_SLOWER = 1.25
+SEARCH_SECONDS = 15.0
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """One way to use integers, tried on `rows` calibration rows: agreement and SQNR (dB) with float32, p50, partitions."""
+class IntegerSettings:
+    """How an int8 file is planned.
 
-    name: str
-    rows: int = 0
-    agreement: float = 0.0
-    sqnr_db: float = 0.0
-    p50_ms: float = 0.0
-    partitions: int = 0
-    failure: str | None = None
+    `inputs` and `outputs` are the dtypes of its float inputs and outputs. `integer_only` leaves no float op. The search for
+    ops to leave in float takes `search_seconds` at most (0 is no search), allows the share `max_drop` of other decisions than
+    float32's, and keeps its steps in `journal`. `form` is a plan that was found before and is to be used as it is.
+    """
+
+    inputs: str = "float32"
+    outputs: str = "float32"
+    integer_only: bool = False
+    search_seconds: float = SEARCH_SECONDS
+    max_drop: float | None = None
+    journal: Path | None = None
+    form: Form | None = None
+
+    def __post_init__(self) -> None:
+        for option, dtype in (("--inputs", self.inputs), ("--outputs", self.outputs)):
+            if dtype not in _INTERFACE:
+                raise ConfigError(f"{option} {dtype}: unknown; choose from {', '.join(_INTERFACE)}")
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,8 @@ class QuantizationPlan:
 
     `integer` ops take and give integers. `floating` ops compute on float32 activations, each with its reason in `reasons`;
     `hybrid` are those among them whose weights are stored as integers. `conversions` only go from one dtype to another.
+    `form` says it op by op, so that it can be used again; `left` are the ops that the search took out, each with the SQNR
+    (dB) that the outputs have when it alone is integer, and `steps` is all that the search ran.
     """
 
     made_by: str
@@ -65,6 +69,9 @@ class QuantizationPlan:
     conversions: dict[str, int] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
     candidates: tuple[Candidate, ...] = ()
+    form: Form | None = None
+    left: Mapping[str, float] = field(default_factory=dict)
+    steps: tuple[Step, ...] = ()
 
 
 def quantize(
@@ -74,8 +81,7 @@ def quantize(
     *,
     samples: Path | None = None,
     calibration: Path | None = None,
-    inputs: str = "float32",
-    outputs: str = "float32",
+    settings: IntegerSettings | None = None,
     worker: Worker | None = None,
 ) -> QuantizationPlan:
     """Write float32 `model` in `scheme` to `target` (float32 is `model` itself); the plan says what was done and by what.
@@ -84,9 +90,6 @@ def quantize(
     Raises `ConfigError` for an interface that the scheme does not have, `ConversionError`, and `WorkerError`.
     """
     worker = worker or Worker()
-    for option, dtype in (("--inputs", inputs), ("--outputs", outputs)):
-        if dtype not in _INTERFACE:
-            raise ConfigError(f"{option} {dtype}: unknown; choose from {', '.join(_INTERFACE)}")
     if scheme.name == "float32":
         return _plan(model, "the bridge", "float32", "")
     if scheme.name == "float16":
@@ -103,126 +106,129 @@ def quantize(
         return plan
     if samples is None or calibration is None:
         raise ConfigError(f"scheme {scheme.name} calibrates on real samples; give --representative-data")
-    return _integer(model, scheme, target, samples, calibration, inputs, outputs, worker)
-
-
-def _integer(
-    model: Path, scheme: Scheme, target: Path, samples: Path, calibration: Path, inputs: str, outputs: str, worker: Worker
-) -> QuantizationPlan:
     bits = 16 if scheme.activations == "int16" else 8
-    # No delegate runs int16 activations, so partitions decide nothing there and all of it becomes integer.
-    forms = {_EVERY: None} if bits == 16 else {_EVERY: None, _PRODUCTS: quantizer.PRODUCTS}
-    files = {name: target.with_name(f"{target.stem}.candidate{index}.tflite") for index, name in enumerate(forms)}
-    tried: list[Candidate] = []
-    for name, file in files.items():
+    return _Integer(model, target, samples, calibration, settings or IntegerSettings(), worker).plan(bits)
+
+
+class _Integer:
+    """The making of one integer file: forms are written, run and timed, and the best becomes `target`."""
+
+    def __init__(
+        self, model: Path, target: Path, samples: Path, calibration: Path, settings: IntegerSettings, worker: Worker
+    ) -> None:
+        self.model, self.target, self.samples, self.calibration = model, target, samples, calibration
+        self.settings, self.worker = settings, worker
+        self.files: dict[str, Path] = {}
+        self.tried: list[Candidate] = []
+
+    def plan(self, bits: int) -> QuantizationPlan:
+        settings = self.settings
+        if settings.integer_only:
+            self._rewrite()
+        considered = self._forms(bits)
+        compared = len(considered) > 1
+        for form in considered:
+            self._try(form, run=compared)
+            if settings.integer_only and not self._noisy(self.tried[-1]):
+                break
+        found: Found | None = None
         try:
-            worker.run(quantizer.write_integer, model, calibration, file, bits, forms[name], inputs, outputs)
-            if not _plan(file, "", name, "").integer:
-                raise RefusedError(f"no op of the model has an int{bits} form")
+            self._time()
+            chosen, reason = choose(self.tried) if compared else (_running(self.tried), "")
+            form = next(form for form in considered if form.name == chosen.name)
+            if bits == 8 and compared and not settings.integer_only and settings.search_seconds and self._noisy(chosen):
+                form, reason, found = self._search(form, chosen, reason)
+            self.files[form.name].replace(self.target)
+        finally:
+            for file in self.files.values():
+                file.unlink(missing_ok=True)
+        made = _plan(self.target, "ai-edge-quantizer", form.name, reason)
+        return replace(
+            made,
+            candidates=tuple(self.tried) if compared else (),
+            form=form,
+            left=found.left if found and form.name == _SEARCHED else {},
+            steps=found.steps if found else (),
+        )
+
+    def _forms(self, bits: int) -> list[Form]:
+        if self.settings.form is not None:
+            return [replace(self.settings.form, name=_PLANNED)]
+        # No delegate runs int16 activations, so partitions decide nothing there and all of it becomes integer.
+        if bits == 16:
+            return [Form(_EVERY, 16)]
+        if not self.settings.integer_only:
+            return [Form(_EVERY), Form(_PRODUCTS, ops=forms.PRODUCTS)]
+        graph = flatbuffer.read(self.model).subgraphs[0]
+        wide = forms.normalizations(graph)
+        normalized = [Form(_NORMALIZED, wide=wide)] if wide else []
+        return [Form(_EVERY), *normalized, Form(_AROUND, wide=forms.around_products(graph))]
+
+    def _rewrite(self) -> None:
+        model, calibration = (self.target.with_name(f"{self.target.stem}.{name}") for name in ("rewritten.tflite", "calibration"))
+        self.worker.run(make_quantizable, self.model, self.samples, model)
+        self.worker.run(calibrate, model, self.samples, calibration)
+        self.model, self.calibration = model, calibration
+
+    def _try(self, form: Form, *, run: bool) -> None:
+        file = self.files[form.name] = self.target.with_name(f"{self.target.stem}.candidate{len(self.files)}.tflite")
+        ends = self.settings.inputs, self.settings.outputs
+        write = quantizer.write_integer_only if self.settings.integer_only else quantizer.write_integer
+        try:
+            self.worker.run(write, self.model, self.calibration, file, form, *ends)
+            if not _plan(file, "", form.name, "").integer:
+                raise RefusedError(f"no op of the model has an int{form.bits} form")
             # One form alone leaves nothing to choose, and it is run before it is published anyway.
-            found = worker.run(try_candidate, model, file, samples).value if len(forms) > 1 else Candidate(name)
-            tried.append(replace(found, name=name))
+            found = self.worker.run(try_candidate, self.model, file, self.samples).value if run else Candidate("")
+            self.tried.append(replace(found, name=form.name))
         except ConfigError:
             raise
         except EdgekitError as error:
-            tried.append(Candidate(name, failure=error.message))
-    running = [files[candidate.name] for candidate in tried if candidate.failure is None]
-    if len(running) > 1:
-        medians = worker.run(time_in_turns, running, samples).value
-        tried = [replace(candidate, p50_ms=medians.get(files[candidate.name], candidate.p50_ms)) for candidate in tried]
-    chosen, reason = choose(tried) if len(forms) > 1 or not running else (tried[0], "")
-    files[chosen.name].replace(target)
-    for file in files.values():
-        file.unlink(missing_ok=True)
-    return replace(_plan(target, "ai-edge-quantizer", chosen.name, reason), candidates=tuple(tried) if len(forms) > 1 else ())
+            self.tried.append(Candidate(form.name, failure=error.message))
+
+    def _time(self) -> None:
+        running = [self.files[candidate.name] for candidate in self.tried if candidate.failure is None]
+        if len(running) > 1:
+            medians = self.worker.run(time_in_turns, running, self.samples).value
+            self.tried = [replace(one, p50_ms=medians.get(self.files[one.name], one.p50_ms)) for one in self.tried]
+
+    def _noisy(self, candidate: Candidate) -> bool:
+        allowed = self.settings.max_drop
+        other = allowed is not None and 1 - candidate.agreement > allowed
+        return candidate.failure is not None or candidate.sqnr_db < _QUIET_DB or other
+
+    def _search(self, form: Form, chosen: Candidate, reason: str) -> tuple[Form, str, Found]:
+        """The searched plan where it is truer than `chosen` and hardly slower, or where `chosen` decides otherwise too often."""
+        settings = self.settings
+        journal = settings.journal or self.target.with_suffix(".search.jsonl")
+        found = self.worker.run(
+            search,
+            self.model,
+            self.calibration,
+            self.samples,
+            form,
+            journal,
+            seconds=settings.search_seconds,
+            max_disagreement=settings.max_drop,
+        ).value
+        searched = replace(found.form, name=_SEARCHED)
+        self._try(searched, run=True)
+        self._time()
+        ours = self.tried[-1]
+        before = next(candidate for candidate in self.tried if candidate.name == chosen.name)
+        failing = settings.max_drop is not None and 1 - chosen.agreement > settings.max_drop
+        if ours.failure is None and ours.sqnr_db > before.sqnr_db and (failing or ours.p50_ms <= _SLOWER * before.p50_ms):
+            left = f"{len(found.left)} of {len(found.left) + _kept(found)} ops left in float, each cost the most when integer alone"
+            return searched, f"{left}: {ours.told}; {before.told}", found
+        return form, reason, found
 
 
-def choose(tried: Sequence[Candidate]) -> tuple[Candidate, str]:
-    """The fastest candidate among those as true to float32 as the best, and why; of equally fast ones the first in `tried`.
-
-    Raises `RefusedError` with each one's failure if none runs.
-    """
-    running = [candidate for candidate in tried if candidate.failure is None]
-    if not running:
-        causes = "; ".join(dict.fromkeys(candidate.failure or "" for candidate in tried))
-        raise RefusedError(f"no integer form of the model runs ({causes}); choose dynamic or float16")
-    agreement = max(candidate.agreement for candidate in running)
-    sqnr = min(max(candidate.sqnr_db for candidate in running), _ENOUGH_DB)
-    true = [
-        candidate
-        for candidate in running
-        # One row more or less is chance, however few there are.
-        if candidate.agreement >= agreement - max(_TOLERANCE, 1 / candidate.rows) and candidate.sqnr_db >= sqnr - _BIT_DB
-    ] or [max(running, key=lambda candidate: (candidate.agreement, candidate.sqnr_db))]
-    fastest = min(candidate.p50_ms for candidate in true)
-    chosen = next(candidate for candidate in true if candidate.p50_ms <= fastest * _SAME_SPEED)
-    told = [
-        f"integers in {candidate.name} do not run ({candidate.failure})" if candidate.failure else _told(candidate)
-        for candidate in tried
-        if candidate is not chosen
-    ]
-    return chosen, "; ".join([_told(chosen), *told])
+def _kept(found: Found) -> int:
+    return len(found.steps[-1].ops) if found.steps else 0
 
 
-def _told(candidate: Candidate) -> str:
-    return (
-        f"integers in {candidate.name}: {candidate.agreement:.1%} agreement with float32, SQNR {candidate.sqnr_db:.1f} dB "
-        f"on {candidate.rows} calibration rows, {candidate.p50_ms:.2f} ms, {candidate.partitions} partitions"
-    )
-
-
-def try_candidate(model: Path, file: Path, samples_folder: Path) -> Candidate:
-    """Run both files on the same saved rows; stops early where one is slow. In a worker child."""
-    from edgekit.parity import compare, sqnr_db
-
-    samples = Samples.load(samples_folder)
-    ours, reference = Model(file), Model(model)
-    started = time.perf_counter()
-    found, wanted, times = [], [], []
-    for index, row in enumerate(samples):
-        wanted.append(_first(reference.run(row)))
-        ours.set_inputs(row)
-        before = time.perf_counter()
-        ours.invoke()
-        times.append(time.perf_counter() - before)
-        found.append(_first(ours.outputs()))
-        if index + 1 == _ROWS or time.perf_counter() - started > _SECONDS:
-            break
-    outputs, expected = np.concatenate(found), np.concatenate(wanted)
-    return Candidate(
-        name="",
-        rows=len(found),
-        agreement=compare(outputs, expected).same_argmax,
-        sqnr_db=sqnr_db(outputs, expected),
-        p50_ms=float(np.median(times)) * 1e3,
-        partitions=ours.partitions,
-    )
-
-
-def time_in_turns(files: Sequence[Path], samples_folder: Path) -> dict[Path, float]:
-    """Median milliseconds of each file's inference, in short turns so that a drift of the machine hits all. In a worker child."""
-    row = next(iter(Samples.load(samples_folder)))
-    models = {file: Model(file) for file in files}
-    times: dict[Path, list[float]] = {file: [] for file in files}
-    for model in models.values():
-        model.set_inputs(row)
-        model.invoke()
-    started = time.perf_counter()
-    for turn in range(_TURNS):
-        for file in files if turn % 2 else reversed(files):
-            # The other file's weights are in the cache now; the first run brings back this one's.
-            models[file].invoke()
-            for _ in range(_BURST):
-                before = time.perf_counter()
-                models[file].invoke()
-                times[file].append(time.perf_counter() - before)
-        if time.perf_counter() - started > _TIMING_SECONDS:
-            break
-    return {file: float(np.median(values)) * 1e3 for file, values in times.items()}
-
-
-def _first(outputs: dict[str, np.ndarray]) -> np.ndarray:
-    return next(iter(outputs.values()))
+def _running(tried: Sequence[Candidate]) -> Candidate:
+    return choose(tried)[0] if tried[0].failure else tried[0]
 
 
 def _plan(file: Path, made_by: str, chosen: str, reason: str) -> QuantizationPlan:
@@ -264,7 +270,7 @@ def _why_float(name: str, hybrid: int, chosen: str) -> str:
     if chosen == _PRODUCTS:
         return (
             "its weights are not constant, or shared with an op that stays in float32"
-            if name in quantizer.PRODUCTS
+            if name in forms.PRODUCTS
             else "float32 around the matrix products was as true and faster, see candidates"
         )
     if name == "DEPTHWISE_CONV_2D":

@@ -6,23 +6,23 @@ Each function here does one piece of work in a worker child; `plan.py` decides w
 import os
 import pickle
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from edgekit.errors import ConversionError
+from edgekit.errors import ConversionError, UnsupportedOpError
 from edgekit.quantize.bias import correct
 from edgekit.quantize.float16 import to_float16
+from edgekit.quantize.forms import Form
 from edgekit.quantize.interface import change_interface
 from edgekit.quantize.tree import load, pack, prepare
 from edgekit.tflite import flatbuffer
 
-# Ops whose weights are constant and most of the file. XNNPACK computes all of them on integers.
-PRODUCTS = ("FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D", "CONV_2D_TRANSPOSE")
 # Without DEPTHWISE_CONV_2D: with dynamic range it has no XNNPACK kernel, and each one would split the delegate.
-DYNAMIC_PRODUCTS = ("FULLY_CONNECTED", "CONV_2D", "CONV_2D_TRANSPOSE", "EMBEDDING_LOOKUP")
+DYNAMIC_PRODUCTS = ("FULLY_CONNECTED", "CONV_2D", "TRANSPOSE_CONV", "EMBEDDING_LOOKUP")
 # Axis of the output channels, and which inputs are the activations and the bias; the weights are input 1.
 _CHANNEL_AXIS = {
     "FULLY_CONNECTED": (0, 0, 2),
@@ -33,6 +33,16 @@ _CHANNEL_AXIS = {
 # A channel whose weights are this share of the largest one's is below half a step of an int16 output.
 _LEAST_CHANNEL = 2.0**-17
 _LARGEST_BIAS = 2.0**30
+# What takes a float op out of a graph that is to hold integers only.
+_MENDS = {
+    "CAST": "a mask or an index computed in float; edgekit's own export of a checkpoint selects the mask's values instead",
+    "POW": "multiply the value with itself in the model",
+    "EXP": "write it as a softmax or a logistic in the model",
+    "LOG": "leave it to the app, behind the model's output",
+    "QUANTIZE": "joins an op that is named here",
+    "DEQUANTIZE": "joins an op that is named here",
+}
+_NO_MEND = "no rewrite of edgekit removes it; replace it in the model, or leave --integer-only out"
 
 
 def write_float16(model: Path, target: Path) -> None:
@@ -45,42 +55,107 @@ def write_dynamic(model: Path, calibration: Path | None, target: Path) -> None:
 
     `calibration` is not needed; where there is one, it corrects the biases. Raises `ConversionError`.
     """
-    from ai_edge_quantizer import qtyping
 
     data = prepare(model.read_bytes())
     manager = _manager()
     means = pickle.loads(calibration.read_bytes())[1] if calibration is not None else {}
     for name in DYNAMIC_PRODUCTS:
-        manager.add_dynamic_config(regex=".*", operation_name=qtyping.TFLOperationName[name], num_bits=8)
+        manager.add_dynamic_config(regex=".*", operation_name=_aeq_name(name), num_bits=8)
     _add_tables(manager, data)
-    _write(model, data, manager.get_quantization_recipe(), _table_statistics(data), means, target, "dynamic")
+    made = _quantized(model.name, data, manager.get_quantization_recipe(), _table_statistics(data), means, "dynamic")
+    target.write_bytes(made)
+
+
+class FloatFile:
+    """A float32 .tflite and its calibration, read once for as many integer files as are made of it."""
+
+    def __init__(self, model: Path, calibration: Path) -> None:
+        self.name = model.name
+        self.data = prepare(model.read_bytes())
+        calibrated, self.means = pickle.loads(calibration.read_bytes())
+        self.statistics = {**calibrated, **_table_statistics(self.data)}
+        self._wide = {bits: _weight_statistics(self.data, calibrated, bits) for bits in (8, 16)}
+
+    def quantized(self, form: Form, *, corrected: bool = True) -> bytes:
+        """The file in `form`, with its biases corrected unless it is only made to be compared. Raises `ConversionError`."""
+        statistics = {**self.statistics, **self._wide[form.bits]}
+        means = self.means if corrected else None
+        return _quantized(self.name, self.data, _recipe(form, self.data), statistics, means, f"int{form.bits}")
 
 
 def write_integer(
-    model: Path, calibration: Path, target: Path, activation_bits: int, ops: tuple[str, ...] | None, inputs: str, outputs: str
+    model: Path, calibration: Path, target: Path, form: Form, inputs: str = "float32", outputs: str = "float32"
 ) -> None:
-    """int8 weights and integer activations: in every op that has such a form, or in `ops` and look-up tables only.
+    """int8 weights and integer activations, op by op as `form` says.
 
     `inputs` and `outputs` are the dtypes of the file's float inputs and outputs. Raises `ConversionError`.
     """
-    from ai_edge_quantizer import qtyping
-
-    data = prepare(model.read_bytes())
-    recipe = recipe_everything(activation_bits)
-    if ops is not None:
-        manager = _manager()
-        for name in ops:
-            manager.add_static_config(
-                regex=".*", operation_name=qtyping.TFLOperationName[name], activation_num_bits=activation_bits, weight_num_bits=8
-            )
-        _add_tables(manager, data)
-        _add_embeddings(manager)
-        recipe = manager.get_quantization_recipe()
-    calibrated, means = pickle.loads(calibration.read_bytes())
-    statistics = {**calibrated, **_table_statistics(data), **_weight_statistics(data, calibrated, activation_bits)}
-    _write(model, data, recipe, statistics, means, target, f"int{activation_bits}")
+    target.write_bytes(FloatFile(model, calibration).quantized(form))
     if (inputs, outputs) != ("float32", "float32"):
         change_interface(target, inputs, outputs)
+
+
+def write_integer_only(model: Path, calibration: Path, target: Path, form: Form, inputs: str, outputs: str) -> None:
+    """`write_integer` with no float op left; raises `UnsupportedOpError` that lists each kind of op in the way, and its mend.
+
+    Float inputs and outputs become integers too: `inputs` and `outputs`, or int8 where they say float32.
+    """
+    write_integer(model, calibration, target, form)
+    file = flatbuffer.read(target)
+    graph = file.subgraphs[file.entry().subgraph]
+    ends = {*graph.inputs, *graph.outputs}
+    floating = Counter(
+        operator.name
+        for operator in graph.operators
+        if any(index >= 0 and graph.tensors[index].dtype.startswith("float") for index in (*operator.inputs, *operator.outputs))
+        and not (operator.name in ("QUANTIZE", "DEQUANTIZE") and {*operator.inputs, *operator.outputs} & ends)
+    )
+    if floating:
+        told = "; ".join(f"{count} {name} ({_MENDS.get(name, _NO_MEND)})" for name, count in floating.most_common())
+        raise UnsupportedOpError(f"{model.name}: ops without an integer form stand in the way of --integer-only: {told}")
+    signature = file.signature(file.entry())
+    taken = any(spec.dtype == "float32" for spec in signature.inputs)
+    given = any(spec.dtype == "float32" for spec in signature.outputs)
+    change_interface(
+        target,
+        (inputs if inputs != "float32" else "int8") if taken else "float32",
+        (outputs if outputs != "float32" else "int8") if given else "float32",
+    )
+
+
+def _recipe(form: Form, data: bytes) -> Any:
+    from ai_edge_quantizer import qtyping
+    from ai_edge_quantizer.algorithm_manager import AlgorithmName
+
+    manager, names = _manager(), qtyping.TFLOperationName
+    if form.ops is None:
+        manager.load_quantization_recipe(recipe_everything(form.bits))
+    else:
+        for name in form.ops:
+            manager.add_static_config(regex=".*", operation_name=_aeq_name(name), activation_num_bits=form.bits, weight_num_bits=8)
+        _add_tables(manager, data)
+        _add_embeddings(manager)
+    # Of all that match, the rule that was added last holds.
+    if form.wide:
+        manager.add_static_config(
+            regex=_any_of(form.wide), operation_name=names.ALL_SUPPORTED, activation_num_bits=16, weight_num_bits=8
+        )
+    if form.floating:
+        left = _any_of(form.floating)
+        manager.add_quantization_config(regex=left, operation_name=names.ALL_SUPPORTED, algorithm_key=AlgorithmName.NO_QUANTIZE)
+        for name in DYNAMIC_PRODUCTS:
+            manager.add_dynamic_config(regex=left, operation_name=_aeq_name(name), num_bits=8)
+    return manager.get_quantization_recipe()
+
+
+def _any_of(outputs: Iterable[str]) -> str:
+    return f"^(?:{'|'.join(re.escape(name) for name in sorted(outputs))});?$"
+
+
+def _aeq_name(name: str) -> Any:
+    from ai_edge_quantizer import qtyping
+
+    return qtyping.TFLOperationName["CONV_2D_TRANSPOSE" if name == "TRANSPOSE_CONV" else name]
 
 
 def recipe_everything(activation_bits: int) -> Any:
@@ -105,9 +180,7 @@ def _manager() -> Any:
     return recipe_manager.RecipeManager()
 
 
-def _write(
-    model: Path, data: bytes, recipe: Any, statistics: Any, means: Mapping[str, np.ndarray], target: Path, what: str
-) -> None:
+def _quantized(name: str, data: bytes, recipe: Any, statistics: Any, means: Mapping[str, np.ndarray] | None, what: str) -> bytes:
     os.environ["TQDM_DISABLE"] = "1"
     from ai_edge_quantizer.quantizer import Quantizer
 
@@ -115,14 +188,14 @@ def _write(
         result = Quantizer(data, recipe).quantize(statistics, enable_progress_report=False)
     except (ValueError, RuntimeError, KeyError, NotImplementedError) as error:
         raise ConversionError(
-            f"{model.name}: ai-edge-quantizer cannot make {what} of it ({one_line(error)}); choose another scheme"
+            f"{name}: ai-edge-quantizer cannot make {what} of it ({one_line(error)}); choose another scheme"
         ) from error
     made = bytes(result.quantized_model)
-    root = load(made)
-    if root is not None:
-        correct(root, _product_weights(data), means)
-        made = pack(root)
-    target.write_bytes(made)
+    root = load(made) if means is not None else None
+    if root is None or means is None:
+        return made
+    correct(root, _product_weights(data), means)
+    return pack(root)
 
 
 def _product_weights(model: bytes) -> dict[str, np.ndarray]:

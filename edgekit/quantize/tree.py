@@ -11,6 +11,8 @@ from edgekit.tflite import flatbuffer
 _ALIGNMENT = 16
 # Offsets of a flatbuffer are signed 32-bit numbers; a good part is left for all that is not constant data.
 _LARGEST = 2**31 - 2**27
+# What the old one-byte field of an op code holds for every code above it.
+_PLACEHOLDER = 127
 
 
 def load(model: bytes) -> Any | None:
@@ -73,6 +75,22 @@ def prepare(model: bytes) -> bytes:
         if not tensor.name or counts[tensor.name] > 1:
             tensor.name, changed = (tensor.name or b"tensor") + f"__{number}".encode(), True
     return pack(tree) if changed else model
+
+
+def opcode(root: Any, name: str, version: int = 1) -> int:
+    """The place of a built-in op among the file's op codes, of at least that version; added if the file has none."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    wanted = getattr(schema.BuiltinOperator, name)
+    for index, code in enumerate(root.operatorCodes):
+        # Up to schema 3a there was the one field only.
+        if max(code.builtinCode, code.deprecatedBuiltinCode) == wanted:
+            code.version = max(code.version, version)
+            return index
+    root.operatorCodes.append(
+        schema.OperatorCodeT(deprecatedBuiltinCode=min(wanted, _PLACEHOLDER), builtinCode=wanted, version=version)
+    )
+    return len(root.operatorCodes) - 1
 
 
 def listed(values: Any) -> list[Any]:

@@ -17,6 +17,7 @@ LAYERS = (
     {"measure"},
     {"guide", "report"},
     {"bridge"},
+    {"publish"},
     {"convert", "exporting", "assess"},
     {"recipe", "pipeline", "progress"},
     {"options", "console"},

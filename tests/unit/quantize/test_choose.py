@@ -3,7 +3,7 @@
 import pytest
 
 from edgekit.errors import RefusedError
-from edgekit.quantize.plan import Candidate, choose
+from edgekit.quantize.candidates import Candidate, choose
 
 
 def candidate(name: str, agreement: float, sqnr: float, p50: float, **more) -> Candidate:

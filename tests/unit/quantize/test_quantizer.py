@@ -12,7 +12,8 @@ from edgekit.errors import ConfigError, ConversionError, RefusedError
 from edgekit.parity import compare, sqnr_db
 from edgekit.quantize import calibrate, quantizer, tree
 from edgekit.quantize.bias import correct
-from edgekit.quantize.plan import quantize
+from edgekit.quantize.forms import Form
+from edgekit.quantize.plan import IntegerSettings, quantize
 from edgekit.quantize.schemes import SCHEMES
 from edgekit.tflite import flatbuffer
 from edgekit.tflite.interpreter import Model
@@ -37,7 +38,12 @@ def calibrated(build: Builder, samples: Samples, room):
 def make(room, scheme: str, **more):
     target = room / f"{scheme}.tflite"
     plan = quantize(
-        room / "float32.tflite", SCHEMES[scheme], target, samples=room / "rows", calibration=room / "calibration", **more
+        room / "float32.tflite",
+        SCHEMES[scheme],
+        target,
+        samples=room / "rows",
+        calibration=room / "calibration",
+        settings=IntegerSettings(**more),
     )
     return target, plan
 
@@ -97,9 +103,7 @@ def test_a_range_that_is_missing_all_the_same_is_an_error_that_names_the_tensor(
     del ranges["second"]
     (tmp_path / "calibration").write_bytes(pickle.dumps((ranges, means)))
     with pytest.raises(ConversionError, match="second"):
-        quantizer.write_integer(
-            room / "float32.tflite", tmp_path / "calibration", tmp_path / "m.tflite", 8, None, "float32", "float32"
-        )
+        quantizer.write_integer(room / "float32.tflite", tmp_path / "calibration", tmp_path / "m.tflite", Form("every op"))
 
 
 def test_values_that_are_not_finite_are_refused_with_the_tensor_s_name(tmp_path):
@@ -121,7 +125,7 @@ def test_a_scheme_stays_close_to_float32_on_new_rows(room, scheme, least_db):
 
 def test_the_bias_of_a_channel_without_weight_survives(room, tmp_path):
     target = tmp_path / "m.tflite"
-    quantizer.write_integer(room / "float32.tflite", room / "calibration", target, 8, None, "float32", "float32")
+    quantizer.write_integer(room / "float32.tflite", room / "calibration", target, Form("every op"))
     root = tree.load(target.read_bytes())
     assert root is not None
     tensors = {tensor.name.decode(): tensor for tensor in root.subgraphs[0].tensors}
@@ -137,7 +141,7 @@ def test_corrected_biases_take_the_mean_error_off(room, tmp_path, monkeypatch, b
     for corrected in (True, False):
         monkeypatch.setattr(quantizer, "correct", correct if corrected else lambda *_: 0)
         path = tmp_path / f"{corrected}.tflite"
-        quantizer.write_integer(room / "float32.tflite", room / "calibration", path, bits, None, "float32", "float32")
+        quantizer.write_integer(room / "float32.tflite", room / "calibration", path, Form("every op", bits))
         new = conv_samples(48, seed=9)
         difference = outputs(path, new) - outputs(room / "float32.tflite", new)
         errors[corrected] = np.abs(difference.mean(axis=0)).max()
@@ -176,7 +180,7 @@ def test_int8_weights_with_float_activations_count_as_float_compute(room):
 def test_integer_ends_hold_the_same_real_values(room, tmp_path, dtype):
     plain, changed = tmp_path / "plain.tflite", tmp_path / "changed.tflite"
     for path, ends in ((plain, ("float32", "float32")), (changed, (dtype, dtype))):
-        quantizer.write_integer(room / "float32.tflite", room / "calibration", path, 8, None, *ends)
+        quantizer.write_integer(room / "float32.tflite", room / "calibration", path, Form("every op"), *ends)
     model = Model(changed)
     assert {spec.dtype for spec in (*model.signature.inputs, *model.signature.outputs)} == {dtype}
     assert model.signature.input_names == ("x",)

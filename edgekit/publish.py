@@ -1,0 +1,123 @@
+"""A conversion's files: published under their names with their figures, or kept as rejected with the reason."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from edgekit import artifacts, checkpoint
+from edgekit.bridge import FloatModel, Kind, Source
+from edgekit.errors import ConfigError
+from edgekit.measure.measurement import Measurement
+from edgekit.quantize.forms import Form
+from edgekit.quantize.plan import QuantizationPlan
+from edgekit.quantize.schemes import Scheme
+
+REJECTED = ".rejected"
+
+
+@dataclass(frozen=True)
+class Data:
+    """Folders of the saved rows: those to calibrate and search on, and those to judge on; `real` if a user gave the latter."""
+
+    calibration: Path | None
+    held_out: Path
+    description: str
+    real: bool
+
+
+def final_path(out: Path, source: Source, scheme: Scheme) -> Path:
+    """Where a scheme's file goes."""
+    return out / f"{source.name}_{scheme.name}.tflite"
+
+
+@dataclass(frozen=True)
+class Publisher:
+    """What all files of one conversion have in common. `config` is a dataclass; it goes into the manifests as it is."""
+
+    out: Path
+    source: Source
+    parents: Mapping[str, str]
+    config: Any
+    float_model: FloatModel
+    data: Data
+    overwrite: bool
+
+    def publish(self, scheme: Scheme, file: Path, plan: QuantizationPlan, measurement: Measurement) -> Measurement:
+        """Put `file` under its final name, with its manifest; returns the measurement under that name."""
+        final = final_path(self.out, self.source, scheme)
+        measurement = replace(measurement, path=str(final))
+        self._write(scheme, file, final, plan, {"measurement": measurement}, overwrite=self.overwrite)
+        for stale in (final.with_name(final.name + REJECTED), final.with_name(f"{final.name}{REJECTED}.json")):
+            stale.unlink(missing_ok=True)
+        return measurement
+
+    def reject(
+        self, scheme: Scheme, file: Path, plan: QuantizationPlan, measurement: Measurement, reason: str, float_file: Path
+    ) -> str:
+        """Keep `file` as `<name>.rejected` with what is wrong with it; returns where, in words."""
+        rejected = final_path(self.out, self.source, scheme)
+        rejected = rejected.with_name(rejected.name + REJECTED)
+        measured = {"measurement": replace(measurement, path=str(rejected)), "refused": reason}
+        self._write(scheme, file, rejected, plan, measured, overwrite=True)
+        return f"kept as {rejected} for a look"
+
+    def _write(
+        self, scheme: Scheme, file: Path, final: Path, plan: QuantizationPlan, measured: Mapping[str, Any], *, overwrite: bool
+    ) -> None:
+        made = self.float_model
+        with artifacts.staged(final, overwrite=overwrite) as partial:
+            shutil.copyfile(file, partial)
+            manifest = artifacts.describe(
+                partial,
+                "tflite",
+                name=final.name,
+                parents=self.parents,
+                config={"scheme": scheme.name, **self.config.__dict__},
+                tools=(*made.made_by, "ai-edge-quantizer", "ai-edge-litert"),
+                measured={
+                    **measured,
+                    "data": self.data.description,
+                    "plan": plan,
+                    "bridge": list(made.made_by) or ["the source is a .tflite"],
+                    "parity": made.parity,
+                    "mask": made.mask,
+                    "steps": made.steps,
+                    "labels": checkpoint.label_ids(self.source.path) if self.source.kind is Kind.CHECKPOINT else {},
+                },
+            )
+        beside = final.with_suffix(".json") if final.suffix == ".tflite" else final.with_name(f"{final.name}.json")
+        artifacts.write_text(beside, artifacts.to_json(manifest))
+
+
+def read_plan(manifest: Path, parents: Mapping[str, str]) -> Form:
+    """The int8 form that `manifest` records. Raises `ConfigError` if it has none or is of another model."""
+    try:
+        found = json.loads(manifest.read_text(encoding="utf-8"))
+        stored = found["measured"]["plan"]["form"]
+        sources = set(found["parents"].values())
+        form = Form(
+            name=str(stored["name"]),
+            bits=int(stored["bits"]),
+            ops=None if stored["ops"] is None else tuple(stored["ops"]),
+            wide=frozenset(stored["wide"]),
+            floating=frozenset(stored["floating"]),
+        )
+    except OSError as error:
+        raise ConfigError(f"{manifest}: cannot be read ({error.strerror}); give the .json beside an int8 file") from None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise ConfigError(f"{manifest}: holds no int8 plan; give the .json that edgekit wrote beside an int8 file") from None
+    if sources != set(parents.values()):
+        models = ", ".join(found["parents"])
+        raise ConfigError(f"{manifest}: is the plan of another model ({models}); leave --plan out and a new one is searched")
+    return form
+
+
+def publish_tokenizer(folder: Path, out: Path) -> None:
+    """The tokenizer travels with the files, so that they can be evaluated and used without the checkpoint."""
+    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt"):
+        if (folder / name).is_file():
+            with artifacts.staged(out / name, overwrite=True) as partial:
+                shutil.copyfile(folder / name, partial)

@@ -1,0 +1,129 @@
+"""Ways to use integers, run on calibration rows and timed against each other."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from edgekit.data.samples import Samples
+from edgekit.errors import RefusedError
+from edgekit.tflite.interpreter import Model
+
+# Rows a candidate is tried on: enough for a per cent or two of agreement, few enough for reference kernels.
+_ROWS = 64
+_SECONDS = 6.0
+# Candidates are equally true to float32 within this share of rows of the best one's agreement and one bit (6 dB) of its SQNR;
+# above 30 dB nothing is left to gain.
+_TOLERANCE = 0.03
+_BIT_DB = 6.0
+_ENOUGH_DB = 30.0
+# Two medians closer than this are the same on a machine that does other things too.
+_SAME_SPEED = 1.1
+# Runs of each file in one turn, warm after the first; turns until the time is over.
+_BURST = 5
+_TURNS = 12
+_TIMING_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way to use integers, tried on `rows` calibration rows: agreement and SQNR (dB) with float32, p50, partitions."""
+
+    name: str
+    rows: int = 0
+    agreement: float = 0.0
+    sqnr_db: float = 0.0
+    p50_ms: float = 0.0
+    partitions: int = 0
+    failure: str | None = None
+
+    @property
+    def told(self) -> str:
+        """Its figures in words."""
+        return (
+            f"integers in {self.name}: {self.agreement:.1%} agreement with float32, SQNR {self.sqnr_db:.1f} dB "
+            f"on {self.rows} calibration rows, {self.p50_ms:.2f} ms, {self.partitions} partitions"
+        )
+
+
+def choose(tried: Sequence[Candidate]) -> tuple[Candidate, str]:
+    """The fastest candidate among those as true to float32 as the best, and why; of equally fast ones the first in `tried`.
+
+    Raises `RefusedError` with each one's failure if none runs.
+    """
+    running = [candidate for candidate in tried if candidate.failure is None]
+    if not running:
+        causes = "; ".join(dict.fromkeys(candidate.failure or "" for candidate in tried))
+        raise RefusedError(f"no integer form of the model runs ({causes}); choose dynamic or float16")
+    agreement = max(candidate.agreement for candidate in running)
+    sqnr = min(max(candidate.sqnr_db for candidate in running), _ENOUGH_DB)
+    true = [
+        candidate
+        for candidate in running
+        # One row more or less is chance, however few there are.
+        if candidate.agreement >= agreement - max(_TOLERANCE, 1 / candidate.rows) and candidate.sqnr_db >= sqnr - _BIT_DB
+    ] or [max(running, key=lambda candidate: (candidate.agreement, candidate.sqnr_db))]
+    fastest = min(candidate.p50_ms for candidate in true)
+    chosen = next(candidate for candidate in true if candidate.p50_ms <= fastest * _SAME_SPEED)
+    told = [
+        f"integers in {candidate.name} do not run ({candidate.failure})" if candidate.failure else candidate.told
+        for candidate in tried
+        if candidate is not chosen
+    ]
+    return chosen, "; ".join([chosen.told, *told])
+
+
+def try_candidate(model: Path, file: Path, samples_folder: Path) -> Candidate:
+    """Run both files on the same saved rows; stops early where one is slow. In a worker child."""
+    from edgekit.parity import compare, sqnr_db
+
+    samples = Samples.load(samples_folder)
+    ours, reference = Model(file), Model(model)
+    started = time.perf_counter()
+    found, wanted, times = [], [], []
+    for index, row in enumerate(samples):
+        wanted.append(_first(reference.run(row)))
+        ours.set_inputs(row)
+        before = time.perf_counter()
+        ours.invoke()
+        times.append(time.perf_counter() - before)
+        found.append(_first(ours.outputs()))
+        if index + 1 == _ROWS or time.perf_counter() - started > _SECONDS:
+            break
+    outputs, expected = np.concatenate(found), np.concatenate(wanted)
+    return Candidate(
+        name="",
+        rows=len(found),
+        agreement=compare(outputs, expected).same_argmax,
+        sqnr_db=sqnr_db(outputs, expected),
+        p50_ms=float(np.median(times)) * 1e3,
+        partitions=ours.partitions,
+    )
+
+
+def time_in_turns(files: Sequence[Path], samples_folder: Path) -> dict[Path, float]:
+    """Median milliseconds of each file's inference, in short turns so that a drift of the machine hits all. In a worker child."""
+    row = next(iter(Samples.load(samples_folder)))
+    models = {file: Model(file) for file in files}
+    times: dict[Path, list[float]] = {file: [] for file in files}
+    for model in models.values():
+        model.set_inputs(row)
+        model.invoke()
+    started = time.perf_counter()
+    for turn in range(_TURNS):
+        for file in files if turn % 2 else reversed(files):
+            # The other file's weights are in the cache now; the first run brings back this one's.
+            models[file].invoke()
+            for _ in range(_BURST):
+                before = time.perf_counter()
+                models[file].invoke()
+                times[file].append(time.perf_counter() - before)
+        if time.perf_counter() - started > _TIMING_SECONDS:
+            break
+    return {file: float(np.median(values)) * 1e3 for file, values in times.items()}
+
+
+def _first(outputs: dict[str, np.ndarray]) -> np.ndarray:
+    return next(iter(outputs.values()))

@@ -1,0 +1,75 @@
+"""Which op computes in which dtype: the forms of an integer file that a plan chooses between."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from edgekit.tflite.flatbuffer import Operator, Subgraph
+
+# Ops whose weights are constant and most of the file. XNNPACK computes all of them on integers.
+PRODUCTS = ("FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV")
+# Ops that a normalization over the features is made of, besides its variance's inverse root.
+_STEPS = ("ADD", "SUB", "MUL", "DIV", "MEAN", "SUM", "SQUARED_DIFFERENCE", "RESHAPE")
+_ROOTS = ("RSQRT", "SQRT")
+_MULTIPLIED = (*PRODUCTS, "BATCH_MATMUL")
+
+
+@dataclass(frozen=True)
+class Form:
+    """One way to use integers, with ops known as `output` says.
+
+    Activations of every op that has an integer form have `bits`, or only of those named in `ops`; the ops in `wide` have
+    int16 ones, and those in `floating` stay in float32, with int8 weights where a kernel takes both.
+    """
+
+    name: str
+    bits: int = 8
+    ops: tuple[str, ...] | None = None
+    wide: frozenset[str] = frozenset()
+    floating: frozenset[str] = frozenset()
+
+
+def products(graph: Subgraph) -> list[str]:
+    """The matrix products with constant weights, in order of execution."""
+    return [
+        output(graph, operator)
+        for operator in graph.operators
+        if operator.name in PRODUCTS and graph.tensors[operator.inputs[1]].data_bytes
+    ]
+
+
+def normalizations(graph: Subgraph) -> frozenset[str]:
+    """The ops of each normalization over features, with the residual stream that runs through it.
+
+    In int8 the variance of values that differ by a factor of a hundred is a handful of steps (PITFALLS of LayerNorm in every
+    tool); these ops are elementwise and cheap, so int16 costs little. Found as all that is connected to an inverse root by
+    elementwise ops and means.
+    """
+    touching: dict[int, list[int]] = {}
+    for place, operator in enumerate(graph.operators):
+        if operator.name in (*_STEPS, *_ROOTS):
+            for tensor in (*operator.inputs, *operator.outputs):
+                if tensor >= 0 and not graph.tensors[tensor].data_bytes and graph.tensors[tensor].dtype == "float32":
+                    touching.setdefault(tensor, []).append(place)
+    pending = [place for place, operator in enumerate(graph.operators) if operator.name in _ROOTS]
+    found: set[int] = set()
+    while pending:
+        place = pending.pop()
+        if place not in found:
+            found.add(place)
+            operator = graph.operators[place]
+            pending.extend(other for tensor in (*operator.inputs, *operator.outputs) for other in touching.get(tensor, ()))
+    return _outputs(graph, (graph.operators[place] for place in found))
+
+
+def around_products(graph: Subgraph) -> frozenset[str]:
+    """Every op but the matrix products."""
+    return _outputs(graph, (operator for operator in graph.operators if operator.name not in _MULTIPLIED))
+
+
+def output(graph: Subgraph, operator: Operator) -> str:
+    """What an op is known by: the names of its outputs, joined by semicolons."""
+    return ";".join(graph.tensors[index].name for index in operator.outputs)
+
+
+def _outputs(graph: Subgraph, operators: Iterable[Operator]) -> frozenset[str]:
+    return frozenset(output(graph, operator) for operator in operators if operator.outputs)

@@ -1,0 +1,139 @@
+"""Make a float32 graph quantizable: the same function, in ops that have good integer forms."""
+
+import copy
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgekit.data.samples import Samples
+from edgekit.quantize.bias import intermediates
+from edgekit.quantize.tree import listed, load, opcode, pack, prepare
+from edgekit.tflite import flatbuffer
+
+# An output channel this many times the median one takes two bits of everyone's step.
+_OUTLIER = 4.0
+# What an outlier is brought down to, in medians.
+_LEVEL = 2.0
+_FEWEST_CHANNELS = 16
+
+
+def make_quantizable(model: Path, samples_folder: Path, target: Path) -> None:
+    """Write `model` as a graph whose ops all have integer forms with room for their values. In a worker child.
+
+    - SQUARED_DIFFERENCE becomes SUB and MUL, which have int16 kernels.
+    - EMBEDDING_LOOKUP becomes GATHER, whose result can be integers.
+    - A product whose output has outlier channels and goes into a residual stream gives them scaled down, and a
+      multiplication in the stream, where int16 has the range, scales them up again. The saved samples show which.
+    """
+    data = prepare(model.read_bytes())
+    root = load(data)
+    if root is None:
+        target.write_bytes(data)
+        return
+    editor = _Editor(root)
+    editor.split_squared_differences()
+    editor.gather_embeddings()
+    editor.scale_outliers(_largest(data, samples_folder))
+    target.write_bytes(pack(root))
+
+
+def _largest(model: bytes, samples_folder: Path) -> dict[int, np.ndarray]:
+    """Largest magnitude by channel of what each FULLY_CONNECTED gives that only an ADD reads, by tensor index."""
+    graph = flatbuffer.parse(model, "model").subgraphs[0]
+    readers: dict[int, list[str]] = {}
+    for operator in graph.operators:
+        for index in operator.inputs:
+            readers.setdefault(index, []).append(operator.name)
+    residual = {
+        operator.outputs[0]: graph.tensors[operator.outputs[0]].shape[-1]
+        for operator in graph.operators
+        if operator.name == "FULLY_CONNECTED"
+        and graph.tensors[operator.inputs[1]].data_bytes
+        and readers.get(operator.outputs[0]) == ["ADD"]
+        and graph.tensors[operator.outputs[0]].shape[-1] >= _FEWEST_CHANNELS
+    }
+    largest: dict[int, np.ndarray] = {}
+    for values in intermediates(model, Samples.load(samples_folder), residual):
+        for index, found in values.items():
+            largest[index] = np.maximum(largest.get(index, 0.0), np.abs(found).max(axis=0))
+    return largest
+
+
+class _Editor:
+    def __init__(self, root: Any) -> None:
+        from ai_edge_litert import schema_py_generated as schema
+
+        self.root, self.schema = root, schema
+
+    def split_squared_differences(self) -> None:
+        for graph, place, operator in self._each("SQUARED_DIFFERENCE"):
+            difference = self._tensor(graph, operator.outputs[0], b"difference")
+            graph.operators[place : place + 1] = [
+                self._operator("SUB", operator.inputs, [difference]),
+                self._operator("MUL", [difference, difference], operator.outputs),
+            ]
+
+    def gather_embeddings(self) -> None:
+        for graph, place, operator in self._each("EMBEDDING_LOOKUP"):
+            ids, table = operator.inputs
+            graph.operators[place] = self._operator("GATHER", [table, ids], operator.outputs)
+
+    def scale_outliers(self, largest: Mapping[int, np.ndarray]) -> None:
+        for graph, place, operator in self._each("FULLY_CONNECTED"):
+            index = int(operator.outputs[0])
+            found = largest.get(index) if graph is self.root.subgraphs[0] else None
+            if found is None or (median := float(np.median(found))) == 0 or found.max() < _OUTLIER * median:
+                continue
+            factors = np.maximum(found / (_LEVEL * median), 1).astype(np.float32)
+            if not self._divide(graph, operator, factors):
+                continue
+            scaled = self._tensor(graph, index, b"scaled")
+            operator.outputs = [scaled]
+            graph.operators.insert(place + 1, self._operator("MUL", [scaled, self._constant(graph, index, factors)], [index]))
+
+    def _divide(self, graph: Any, operator: Any, factors: np.ndarray) -> bool:
+        """Divide the op's weights and bias by `factors`, channel by channel; not where another op uses them too."""
+        inputs = [int(index) for index in operator.inputs if index >= 0]
+        constants = [graph.tensors[index] for index in inputs[1:]]
+        for tensor in constants:
+            users = [other for other in graph.operators for index in listed(other.inputs) if graph.tensors[index] is tensor]
+            sharers = [other for other in graph.tensors if other.buffer == tensor.buffer]
+            if len(users) > 1 or len(sharers) > 1 or self.root.buffers[tensor.buffer].data is None:
+                return False
+        for tensor in constants:
+            buffer = self.root.buffers[tensor.buffer]
+            values = np.asarray(buffer.data).view(np.float32).reshape(len(factors), -1) / factors[:, None]
+            buffer.data = values.astype(np.float32).reshape(-1).view(np.uint8)
+        return True
+
+    def _each(self, name: str) -> Iterator[tuple[Any, int, Any]]:
+        """Each op of that name with its graph and its present place there."""
+        wanted = opcode(self.root, name)
+        for graph in self.root.subgraphs:
+            for operator in [operator for operator in listed(graph.operators) if operator.opcodeIndex == wanted]:
+                yield graph, next(place for place, other in enumerate(graph.operators) if other is operator), operator
+
+    def _operator(self, name: str, inputs: Any, outputs: Any) -> Any:
+        options = {"SUB": "SubOptions", "MUL": "MulOptions", "GATHER": "GatherOptions"}[name]
+        return self.schema.OperatorT(
+            opcodeIndex=opcode(self.root, name),
+            inputs=[int(index) for index in inputs],
+            outputs=[int(index) for index in outputs],
+            builtinOptionsType=getattr(self.schema.BuiltinOptions, options),
+            builtinOptions=getattr(self.schema, f"{options}T")(),
+        )
+
+    def _tensor(self, graph: Any, like: int, what: bytes) -> int:
+        tensor = copy.deepcopy(graph.tensors[like])
+        tensor.name, tensor.buffer = tensor.name + b"_" + what, 0
+        graph.tensors.append(tensor)
+        return len(graph.tensors) - 1
+
+    def _constant(self, graph: Any, like: int, values: np.ndarray) -> int:
+        index = self._tensor(graph, like, b"factors")
+        self.root.buffers.append(self.schema.BufferT(data=values.view(np.uint8)))
+        tensor = graph.tensors[index]
+        tensor.shape, tensor.shapeSignature, tensor.buffer = [len(values)], None, len(self.root.buffers) - 1
+        return index
