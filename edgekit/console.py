@@ -16,11 +16,16 @@ def show_report(report: Any, as_json: bool) -> None:
     if as_json:
         print_json(report)
         return
-    from rich.console import Console
-
     from edgekit.report.table import terminal
+
+    show(terminal(report))
+
+
+def show(renderable: Any) -> None:
+    """A rich renderable, 100 columns wide where stdout is no terminal."""
+    from rich.console import Console
 
     console = Console(width=None if sys.stdout.isatty() else 100)
     with console.capture() as captured:
-        console.print(terminal(report))
+        console.print(renderable)
     click.echo(captured.get(), nl=False)

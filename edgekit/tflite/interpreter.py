@@ -23,8 +23,8 @@ class Model:
     load files of unknown origin in a worker.
     """
 
-    def __init__(self, path: Path, *, threads: int = 2, signature_key: str | None = None) -> None:
-        """Load `path` and allocate its tensors.
+    def __init__(self, path: Path, *, threads: int = 2, signature_key: str | None = None, keep_tensors: bool = False) -> None:
+        """Load `path` and allocate its tensors; with `keep_tensors` what each op computes stays readable by `tensor`.
 
         Raises `ModelFormatError` if it is no .tflite file, has no such signature or cannot be prepared, and
         `UnsupportedOpError` with the names of Flex or custom ops that the interpreter lacks.
@@ -44,7 +44,9 @@ class Model:
         self.ops = len(self._file.subgraphs[0].operators)
         started = time.perf_counter()
         try:
-            self._interpreter = Interpreter(model_content=path.read_bytes(), num_threads=threads)
+            self._interpreter = Interpreter(
+                model_content=path.read_bytes(), num_threads=threads, experimental_preserve_all_tensors=keep_tensors
+            )
             self._runtime: Any = self._interpreter._interpreter
             self._runtime.AllocateTensors(self._subgraph)
         except (ValueError, RuntimeError) as error:
@@ -61,7 +63,12 @@ class Model:
 
     @property
     def delegated_ops(self) -> int:
-        """Ops of the first subgraph inside those partitions: what lies between a partition's outputs and its inputs."""
+        """How many ops of the first subgraph are inside those partitions."""
+        return len(self.delegated)
+
+    @property
+    def delegated(self) -> set[int]:
+        """Their places in the subgraph: what lies between a partition's outputs and its inputs."""
         runtime = self._runtime
         producers: dict[int, int] = {}
         delegates = []
@@ -80,7 +87,7 @@ class Model:
                     inside.add(producers[tensor])
                     pending.extend(int(item) for item in runtime.NodeInputs(producers[tensor]))
                 seen.add(tensor)
-        return len(inside)
+        return inside
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """One inference: arrays by input name in, arrays by output name out.
@@ -133,6 +140,13 @@ class Model:
             }
         except (ValueError, RuntimeError) as error:
             raise self._failure("has no readable output", error) from None
+
+    def tensor(self, index: int) -> np.ndarray:
+        """A copy of the tensor at `index` of the signature's subgraph, as stored; see `keep_tensors`."""
+        try:
+            return np.asarray(self._runtime.GetTensor(index, self._subgraph))
+        except (ValueError, RuntimeError) as error:
+            raise self._failure(f"has no readable tensor {index}", error) from None
 
     def _stored(self, spec: TensorSpec, value: np.ndarray) -> np.ndarray:
         if value.ndim == len(spec.shape) + 1 and value.shape[0] == 1:

@@ -19,7 +19,7 @@ LAYERS = (
     {"bridge"},
     {"publish"},
     {"convert", "exporting", "assess"},
-    {"recipe", "pipeline", "progress"},
+    {"recipe", "pipeline", "progress", "diagnosing"},
     {"options", "console"},
     {"commands"},
     {"cli", "__main__"},

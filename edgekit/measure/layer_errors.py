@@ -1,0 +1,199 @@
+"""How far each layer of a quantized file is from the float file's, over saved rows; statistics are kept, tensors never."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgekit.data.samples import Samples
+from edgekit.masks import THRESHOLD
+from edgekit.measure.layers import match, names
+from edgekit.tflite import flatbuffer
+from edgekit.tflite.flatbuffer import Tensor
+from edgekit.tflite.interpreter import Model
+from edgekit.worker import progress
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+MOST_DB = 150.0  # what equal values count as; float32 itself holds no more
+_LEAST_CHANNELS = 8
+_SLACK = 1.01  # steps beyond the last level that do not count as clipped
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One op's output in the examined file, against the same tensor of the float file over all rows.
+
+    `sqnr_db`, `cosine` and `max_abs_error` are of the file as it runs, with all errors before the op in them.
+    `storage_sqnr_db` is what is left when the float file's own values are stored at this tensor's scale and nothing else
+    is wrong; None for a tensor that is not quantized. `float_min` to `float_max` is the float file's range, `stored_min` to
+    `stored_max` what the scale can represent, `clipped` the share of the float file's values outside it.
+    `channel_ratio` is the range of the widest channel (last axis) over the median channel's. Masked scores count nowhere.
+    """
+
+    op: str
+    name: str
+    tensor: str
+    place: int
+    dtype: str
+    sqnr_db: float
+    cosine: float
+    max_abs_error: float
+    float_min: float
+    float_max: float
+    storage_sqnr_db: float | None
+    stored_min: float | None
+    stored_max: float | None
+    clipped: float | None
+    channel_ratio: float | None
+
+
+@dataclass(frozen=True)
+class Errors:
+    """Layers in order of execution, how many ops of the file have no counterpart, and the first outputs of both, (N, ...)."""
+
+    layers: tuple[Layer, ...]
+    unmatched: int
+    outputs: Array
+    reference: Array
+
+
+def layer_errors(file: Path, against: Path, samples_folder: Path, threads: int) -> Errors:
+    """Run both files on the saved rows and compare what their ops compute. In a worker child: the file may crash it."""
+    graphs = []
+    for path in (file, against):
+        content = flatbuffer.read(path)
+        graphs.append(content.subgraphs[content.entry().subgraph])
+    graph, other = graphs
+    pairs = match(graph, other)
+    called = {**names(graph), **{pair.op: name for pair in pairs if (name := names(other).get(pair.other_op))}}
+    gathered = [_Statistics(graph.tensors[pair.tensor]) for pair in pairs]
+    ours, reference = (Model(path, threads=threads, keep_tensors=True) for path in (file, against))
+    samples = Samples.load(samples_folder)
+    found, wanted = [], []
+    for number, row in enumerate(samples):
+        progress("diagnose: layers", number, len(samples))
+        found.append(_first(ours.run(row)))
+        wanted.append(_first(reference.run(row)))
+        for pair, statistics in zip(pairs, gathered, strict=True):
+            statistics.add(ours.tensor(pair.tensor), reference.tensor(pair.other_tensor))
+    layers = tuple(
+        statistics.layer(graph.operators[pair.op].name, called[pair.op], pair.op)
+        for pair, statistics in zip(pairs, gathered, strict=True)
+        if statistics.count
+    )
+    compared = {pair.op for pair in pairs}
+    unmatched = sum(
+        place not in compared and bool(graph.tensors[operator.outputs[0]].scales)
+        for place, operator in enumerate(graph.operators)
+        if operator.outputs and operator.name not in ("QUANTIZE", "DEQUANTIZE")
+    )
+    return Errors(layers, unmatched, np.concatenate(found), np.concatenate(wanted))
+
+
+def representable(tensor: Tensor) -> tuple[float, float] | None:
+    """Least and largest real value that an integer tensor's scale can represent; None for one without a scale of its own."""
+    if tensor.scales != 1 or tensor.scale is None or tensor.dtype not in ("int8", "uint8", "int16"):
+        return None
+    limits, zero = np.iinfo(tensor.dtype), tensor.zero_point or 0
+    return (limits.min - zero) * tensor.scale, (limits.max - zero) * tensor.scale
+
+
+def decibels(signal: float, noise: float) -> float:
+    """10 log10(signal / noise) within ±`MOST_DB`, which is what equal values have."""
+    if noise <= 0:
+        return MOST_DB
+    return float(np.clip(10 * np.log10(signal / noise), -MOST_DB, MOST_DB)) if signal > 0 else -MOST_DB
+
+
+def _first(outputs: dict[str, Array]) -> Array:
+    return next(iter(outputs.values()))
+
+
+@dataclass
+class _Statistics:
+    tensor: Tensor
+    count: int = 0
+    clipped: int = 0
+    signal: float = 0.0
+    noise: float = 0.0
+    ours: float = 0.0
+    product: float = 0.0
+    storage: float = 0.0
+    largest: float = 0.0
+    low: float = np.inf
+    high: float = -np.inf
+    channels: list[Array] = field(default_factory=list)
+
+    def add(self, stored: Array, reference: Array) -> None:
+        scale, zero = self.tensor.scale, self.tensor.zero_point or 0
+        bounds = representable(self.tensor)
+        if reference.size == 0 or stored.size != reference.size:
+            return
+        wanted = reference.astype(np.float64)
+        found = stored.astype(np.float64) if bounds is None else (stored.astype(np.float64) - zero) * float(scale or 0)
+        # Masked scores are no values of the model: a mask of another size in one of the files is not an error.
+        kept = (wanted > THRESHOLD) & (found > THRESHOLD)
+        self._channels(wanted, kept)
+        if not kept.all():
+            wanted, found = wanted[kept], found.reshape(kept.shape)[kept]
+        if wanted.size == 0:
+            return
+        error = (found.reshape(wanted.shape) - wanted).ravel()
+        wanted, found = wanted.ravel(), found.ravel()
+        self.count += wanted.size
+        self.signal += float(wanted @ wanted)
+        self.noise += float(error @ error)
+        self.ours += float(found @ found)
+        self.product += float(found @ wanted)
+        self.largest = max(self.largest, float(np.abs(error).max()))
+        self.low, self.high = min(self.low, float(wanted.min())), max(self.high, float(wanted.max()))
+        if bounds is not None and scale:
+            limits = np.iinfo(self.tensor.dtype)
+            # The fixed scales of SOFTMAX and TANH end one step below 1 on purpose.
+            least, most = bounds[0] - _SLACK * scale, bounds[1] + _SLACK * scale
+            self.clipped += int(((wanted < least) | (wanted > most)).sum())
+            kept_values = (np.clip(np.rint(wanted / scale) + zero, limits.min, limits.max) - zero) * scale
+            self.storage += float(np.square(kept_values - wanted).sum())
+
+    def _channels(self, wanted: Array, kept: Array) -> None:
+        if wanted.ndim < 2 or wanted.shape[-1] < _LEAST_CHANNELS or not kept.all():
+            return
+        flat = wanted.reshape(-1, wanted.shape[-1])
+        ranges = [flat.min(axis=0), flat.max(axis=0)]
+        self.channels = (
+            [np.minimum(self.channels[0], ranges[0]), np.maximum(self.channels[1], ranges[1])] if self.channels else ranges
+        )
+
+    def layer(self, op: str, name: str, place: int) -> Layer:
+        bounds = representable(self.tensor)
+        ratio = None
+        if self.channels:
+            widths = self.channels[1] - self.channels[0]
+            median = float(np.median(widths))
+            ratio = float(widths.max()) / median if median > 0 else None
+        length = np.sqrt(self.signal * self.ours)
+        same = self.noise == 0
+        return Layer(
+            op=op,
+            name=name,
+            tensor=self.tensor.name,
+            place=place,
+            dtype=self.tensor.dtype,
+            sqnr_db=decibels(self.signal, self.noise),
+            cosine=1.0 if same else float(np.clip(self.product / length, -1, 1)) if length > 0 else 0.0,
+            max_abs_error=self.largest,
+            float_min=self.low,
+            float_max=self.high,
+            storage_sqnr_db=None if bounds is None else decibels(self.signal, self.storage),
+            stored_min=None if bounds is None else bounds[0],
+            stored_max=None if bounds is None else bounds[1],
+            clipped=None if bounds is None else self.clipped / self.count,
+            channel_ratio=ratio,
+        )
+
+
+def worst_first(layers: Sequence[Layer]) -> tuple[Layer, ...]:
+    return tuple(sorted(layers, key=lambda layer: (layer.sqnr_db, layer.place)))
