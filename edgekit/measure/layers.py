@@ -12,6 +12,7 @@ _REAL = ("float32", "int8", "uint8", "int16")
 # What ai-edge-quantizer and edgekit add to a tensor's name.
 _SUFFIX = re.compile(r"(_quantized|_dequant|_dequantized|_requantized|__\d+)+$")
 _TF_LAYER = re.compile(r"^tf\.(?:\w+\.)*(\w+)(/.*)?$")
+_TF_NORMALIZATION = re.compile(r"^layer_normalization(?:_(\d+))?/\w+/(\w+)$")
 _ELEMENTWISE = ("ADD", "SUB", "MUL", "DIV", "MAXIMUM", "SELECT", "SELECT_V2", "WHERE")
 # Ops that bring the same values into another place.
 MOVES = ("RESHAPE", "TRANSPOSE", "SQUEEZE", "EXPAND_DIMS", "GATHER", "SLICE", "STRIDED_SLICE", *CONVERSIONS)
@@ -152,7 +153,7 @@ def _same_shape(graph: Subgraph, tensor: int, other: Subgraph, other_tensor: int
 
 
 def _path(name: str) -> list[str]:
-    """The modules' attribute names as litert-torch writes them, `package.Class_attribute/…;3`; one empty name where there are none."""
+    """The modules' attribute names as litert-torch writes them (`package.Class_attribute/…;3`), or one empty name."""
     first = name.split(";")[0]
     parts = first.split("/")
     if not any("." in part and "_" in part.rpartition(".")[2] and not part.startswith("tf.") for part in parts):
@@ -163,6 +164,8 @@ def _path(name: str) -> list[str]:
 def _own_name(name: str) -> str:
     """The first op that was fused into it, without the framework's prefixes: `model/tf.linalg.matmul_3/MatMul;…` is matmul_3."""
     first = next((part for part in name.split(";") if part), name).removeprefix("model/")
+    if normalization := _TF_NORMALIZATION.match(first):
+        return f"LayerNorm {normalization[1] or 0}: {normalization[2]}"
     layer = _TF_LAYER.match(first)
     return layer[1] if layer else first
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _SHOWN = 12
 _OPS = 8
-_NAME_WIDTH = 44
+_NAME_WIDTH = 48
 _MISSING = "–"
 # From where a heat map's cell is pale to where it is fully coloured.
 _SQNR_SCALE, _COSINE_SCALE, _CLIPPED_SCALE = (30.0, 0.0), (1.0, 0.5), (0.0, 0.05)
@@ -42,6 +42,11 @@ def summary(diagnosis: Diagnosis) -> tuple[str, ...]:
             f"{diagnosis.threads} threads; XNNPACK runs {split.delegated_ops} of {split.ops} ops in {split.partitions} partitions."
         )
     return tuple(lines)
+
+
+def sentence(clause: str) -> str:
+    """A finding's cause or mend as a sentence of its own."""
+    return f"{clause[:1].upper()}{clause[1:]}."
 
 
 def computing(layers: Sequence[Layer]) -> tuple[Layer, ...]:
@@ -71,8 +76,8 @@ def terminal(diagnosis: Diagnosis) -> "Group":
     from rich.table import Table
     from rich.text import Text
 
-    def indented(sentence: str, style: str = "") -> RenderableType:
-        return Padding(Text(sentence, style=style), (0, 0, 0, 2))
+    def indented(text: str, style: str = "") -> RenderableType:
+        return Padding(Text(text, style=style), (0, 0, 0, 2))
 
     def table(heading: str, columns: Sequence[str]) -> Table:
         made = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), title=Text(heading, style="bold"), title_justify="left")
@@ -81,9 +86,9 @@ def terminal(diagnosis: Diagnosis) -> "Group":
         return made
 
     parts: list[RenderableType] = [Text(title(diagnosis), style="bold")]
-    parts += [indented(sentence) for sentence in summary(diagnosis)]
+    parts += [indented(line) for line in summary(diagnosis)]
     for number, finding in enumerate(diagnosis.findings, 1):
-        parts += [Text(""), Text(f"{number}. {finding.kind}", style="bold"), indented(f"{finding.cause}.")]
+        parts += [Text(""), Text(f"{number}. {finding.kind}", style="bold"), indented(sentence(finding.cause))]
         parts.append(indented(f"Mend: {finding.mend}."))
     if not diagnosis.findings:
         parts += [Text(""), indented("No cause found: the layers agree as far as integers can.", "dim")]
@@ -152,6 +157,7 @@ def page(diagnosis: Diagnosis) -> str:
         title=title(diagnosis),
         version=__version__,
         summary=summary(diagnosis),
+        sentence=sentence,
         findings=diagnosis.findings,
         notes=diagnosis.notes,
         layers=[(layer, cells(layer), heat(layer)) for layer in ordered],
