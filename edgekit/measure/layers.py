@@ -17,6 +17,7 @@ _ELEMENTWISE = ("ADD", "SUB", "MUL", "DIV", "MAXIMUM", "SELECT", "SELECT_V2", "W
 # Ops that bring the same values into another place.
 MOVES = ("RESHAPE", "TRANSPOSE", "SQUEEZE", "EXPAND_DIMS", "GATHER", "SLICE", "STRIDED_SLICE", *CONVERSIONS)
 _FARTHEST = 8
+_PROJECTIONS = ("query", "key", "value")
 
 
 @dataclass(frozen=True)
@@ -79,8 +80,12 @@ def names(graph: Subgraph) -> dict[int, str]:
     parts = roles(graph)
     found = {}
     for place, path in paths.items():
-        own = ".".join(path[common:]) if len(path) > 1 else _own_name(plain(graph.tensors[graph.operators[place].outputs[0]].name))
-        found[place] = f"{parts[place]} ({own})" if place in parts and len(path) < 2 else own
+        part = parts.get(place, "")
+        if len(path) > 1:
+            found[place] = _with_part(path[common:], part)
+        else:
+            own = _own_name(plain(graph.tensors[graph.operators[place].outputs[0]].name))
+            found[place] = f"{part} ({own})" if part else own
     return found
 
 
@@ -154,11 +159,19 @@ def _same_shape(graph: Subgraph, tensor: int, other: Subgraph, other_tensor: int
 
 def _path(name: str) -> list[str]:
     """The modules' attribute names as litert-torch writes them (`package.Class_attribute/…;3`), or one empty name."""
-    first = name.split(";")[0]
-    parts = first.split("/")
+    # Of the modules whose ops were fused, the last is the one that gives the result.
+    parts = next((part for part in reversed(name.split(";")) if "/" in part), name.split(";")[0]).split("/")
     if not any("." in part and "_" in part.rpartition(".")[2] and not part.startswith("tf.") for part in parts):
         return [""]
     return [last.partition("_")[2] or last for last in (part.rpartition(".")[2] for part in parts)]
+
+
+def _with_part(path: list[str], part: str) -> str:
+    """A module's path with the op's part in it; litert-torch gives products of one shape in one attention the first one's name."""
+    last = part.rpartition(": ")[2]
+    if last in _PROJECTIONS:
+        return ".".join([*(path[:-1] if path[-1] in _PROJECTIONS else path), last])
+    return ".".join(path) + (f": {last}" if last and last != path[-1] and last != "output" else "")
 
 
 def _own_name(name: str) -> str:
