@@ -6,31 +6,52 @@ In a worker child; no memory grows with the number of samples.
 import itertools
 import os
 import pickle
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from edgekit.data.samples import Samples, as_fed
-from edgekit.errors import ConversionError
+from edgekit.errors import ConfigError, ConversionError
 from edgekit.quantize.bias import mean_inputs
+from edgekit.quantize.histogram import RANGES, Histogram
 from edgekit.quantize.quantizer import one_line, recipe_everything
 from edgekit.quantize.tree import prepare
 from edgekit.tflite import flatbuffer
 
+MINMAX = "minmax"
+METHODS = (MINMAX, *RANGES)
+
 # Rows in memory at a time.
 _CHUNK = 32
+# Rows that histograms are made of, spread over all; a range moves by less than a step with more.
+_HISTOGRAM_ROWS = 512
+_MASK, _IDS = "attention_mask", "input_ids"
+# A value that moves by this share of the tensor's largest has changed; what leaks through a mask is far less.
+_CHANGED = 1e-3
+# Ops that read how values compare with each other; EXP is what a softmax in parts begins with.
+_COMPARING = ("SOFTMAX", "LOG_SOFTMAX", "EXP", "ARG_MAX", "ARG_MIN", "TOPK_V2")
+_PRODUCTS = ("FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "BATCH_MATMUL")
 
 
-def calibrate(model: Path, samples_folder: Path, target: Path) -> None:
+def check_method(method: str) -> None:
+    """Raise `ConfigError` unless `method` is one of `METHODS`."""
+    if method not in METHODS:
+        raise ConfigError(f"calibration {method}: unknown; choose from {', '.join(METHODS)}")
+
+
+def calibrate(model: Path, samples_folder: Path, target: Path, method: str = MINMAX) -> None:
     """Run `model` on the saved samples and write what `write_integer` needs to know of its float tensors to `target`.
 
-    That is each one's least and largest value over all samples, and the mean by channel of what goes into matrix products.
-
-    Raises `ConversionError` if the model does not run on them or a tensor takes a value that is not finite.
+    That is each one's range, and the mean by channel of what goes into matrix products. With `minmax` the range is the
+    least and largest value over all samples; the other methods clip it, see `histogram`, and keep those two as `least` and
+    `greatest`, which int16 takes. Raises `ConfigError` for another method, and `ConversionError` if the model does not run on
+    the samples or a tensor takes a value that is not finite.
     """
     from ai_edge_quantizer.calibrator import CalibrationMode
 
+    check_method(method)
     data = prepare(model.read_bytes())
     file = flatbuffer.parse(data, str(model))
     try:
@@ -41,16 +62,22 @@ def calibrate(model: Path, samples_folder: Path, target: Path) -> None:
         if _computed(file) - set(statistics):
             slow = _statistics(data, file.entry().key, samples_folder, CalibrationMode.CALIBRATION_PRESERVE_ALL_TENSORS)
             statistics = {**slow, **statistics}
+        _refuse_not_finite(model.name, file, statistics)
+        if method != MINMAX:
+            statistics = {**statistics, **_clipped(data, file, statistics, samples_folder, method)}
         means = mean_inputs(data, Samples.load(samples_folder))
     except (ValueError, RuntimeError, KeyError) as error:
         raise ConversionError(f"{model.name}: calibration failed ({one_line(error)}); check the representative data") from error
-    for name in sorted(_computed(file) & set(statistics)):
-        if not all(np.isfinite(statistics[name][end]).all() for end in ("min", "max")):
+    target.write_bytes(pickle.dumps((statistics, means)))
+
+
+def _refuse_not_finite(name: str, file: flatbuffer.ModelFile, statistics: Mapping[str, Any]) -> None:
+    for tensor in sorted(_computed(file) & set(statistics)):
+        if not all(np.isfinite(statistics[tensor][end]).all() for end in ("min", "max")):
             raise ConversionError(
-                f"{model.name}: tensor {name} takes values that are not finite on the representative data; "
+                f"{name}: tensor {tensor} takes values that are not finite on the representative data; "
                 "check the data and the model's weights"
             )
-    target.write_bytes(pickle.dumps((statistics, means)))
 
 
 def _statistics(model: bytes, key: str, samples_folder: Path, mode: Any) -> dict[str, Any]:
@@ -76,5 +103,140 @@ def _statistics(model: bytes, key: str, samples_folder: Path, mode: Any) -> dict
 def _computed(file: flatbuffer.ModelFile) -> set[str]:
     """Names of the float32 tensors that the entry's graph computes or is given."""
     graph = file.subgraphs[file.entry().subgraph]
+    return {graph.tensors[index].name for index in computed(graph)}
+
+
+def _clipped(
+    data: bytes, file: flatbuffer.ModelFile, statistics: Mapping[str, Any], samples_folder: Path, method: str
+) -> dict[str, Any]:
+    """Statistics with the range that `method` finds, of the tensors that may be clipped."""
+    entry = file.entry()
+    graph = file.subgraphs[entry.subgraph]
+    full = full_range(graph)
+    histograms: dict[int, Histogram] = {}
+    for index in computed(graph) - full:
+        if (found := statistics.get(graph.tensors[index].name)) is not None:
+            histograms[index] = Histogram(float(np.min(found["min"])), float(np.max(found["max"])))
+    samples = Samples.load(samples_folder)
+    _fill(_Tensors(data, entry, sorted(histograms)), samples, histograms)
+    clipped = {}
+    for index, histogram in histograms.items():
+        # Without a value, as in a branch that no sample took, or with one value there is nothing to choose from.
+        if histogram.counts.any() and histogram.high > histogram.low:
+            limits = statistics[graph.tensors[index].name]
+            low, high = RANGES[method](histogram)
+            ends = {"min": np.full_like(limits["min"], low), "max": np.full_like(limits["max"], high)}
+            clipped[graph.tensors[index].name] = {**limits, **ends, "least": limits["min"], "greatest": limits["max"]}
+    return clipped
+
+
+def _fill(tensors: "_Tensors", samples: Samples, histograms: Mapping[int, Histogram]) -> None:
+    count = min(len(samples), _HISTOGRAM_ROWS)
+    chosen = np.linspace(0, len(samples) - 1, count).astype(np.int64)
+    axes: dict[int, tuple[int, ...]] | None = None
+    for start in range(0, count, _CHUNK):
+        for row in samples.take(chosen[start : start + _CHUNK]):
+            real = row[_MASK].reshape(-1) > 0 if {_MASK, _IDS} <= row.keys() else None
+            if axes is None and real is not None and real.any() and not real.all():
+                axes = token_axes(tensors, row, real)
+            found = tensors.run(row)
+            for index, histogram in histograms.items():
+                values = found(index)
+                if real is not None and axes is not None:
+                    for axis in axes[index]:
+                        values = values.compress(real, axis)
+                histogram.add(values)
+
+
+def token_axes(tensors: "_Tensors", row: Mapping[str, np.ndarray], real: np.ndarray) -> dict[int, tuple[int, ...]]:
+    """Axes of each tensor along which positions are tokens and padding does not count, found by putting other padding in.
+
+    `real` (length,) says which tokens of `row` are none. A size alone does not tell a token axis: a head or a layer may be
+    as wide as the text is long. Where padding changes what real tokens give, it counts, and no axis is named.
+    """
+    found = tensors.run(row)
+    before = {index: found(index) for index in tensors.indices}
+    ids = row[_IDS].copy()
+    ids.reshape(-1)[~real] = ids.reshape(-1)[real][0]
+    found = tensors.run({**row, _IDS: ids})
+    axes = {}
+    for index, values in before.items():
+        changed = np.abs(found(index) - values) > _CHANGED * np.abs(values).max(initial=0)
+        axes[index] = tuple(axis for axis, size in enumerate(values.shape) if size == len(real) and _follows(changed, axis, real))
+    return axes
+
+
+def _follows(changed: np.ndarray, axis: int, real: np.ndarray) -> bool:
+    """Whether every padded position along `axis` changed in more places than any real one."""
+    shares = changed.mean(axis=tuple(other for other in range(changed.ndim) if other != axis))
+    return bool(shares[~real].min() > shares[real].max())
+
+
+class _Tensors:
+    """Runs a model and gives the values of the tensors at `indices` of the entry's subgraph."""
+
+    def __init__(self, model: bytes, entry: flatbuffer.Entry, indices: Sequence[int]) -> None:
+        from ai_edge_litert.interpreter import Interpreter
+
+        self.indices = indices
+        self._entry = entry
+        self._interpreter = Interpreter(
+            model_content=model, experimental_preserve_all_tensors=True, num_threads=os.cpu_count() or 1
+        )
+        self._runtime: Any = self._interpreter._interpreter
+        self._shapes: dict[str, tuple[int, ...]] = {}
+        file = flatbuffer.parse(model, "model")
+        self._ranks = {spec.name: len(spec.shape) for spec in file.signature(entry).inputs}
+
+    def run(self, row: Mapping[str, np.ndarray]) -> Callable[[int], np.ndarray]:
+        """Run one row; what comes back gives a tensor's values by its index, until the next run."""
+        subgraph = self._entry.subgraph
+        fed = {name: as_fed(np.asarray(row[name]), self._ranks[name]) for name in self._entry.inputs}
+        shapes = {name: values.shape for name, values in fed.items()}
+        if shapes != self._shapes:
+            for name, index in self._entry.inputs.items():
+                self._runtime.ResizeInputTensor(index, np.array(fed[name].shape, np.int32), False, subgraph)
+            self._runtime.AllocateTensors(subgraph)
+            self._shapes = shapes
+        for name, index in self._entry.inputs.items():
+            self._runtime.SetTensor(index, fed[name], subgraph)
+        self._runtime.Invoke(subgraph)
+        return lambda index: self._runtime.GetTensor(index, subgraph)
+
+
+def computed(graph: flatbuffer.Subgraph) -> set[int]:
+    """The float32 tensors that the graph is given or computes."""
     indices = {*graph.inputs, *(index for operator in graph.operators for index in operator.outputs if index >= 0)}
-    return {graph.tensors[index].name for index in indices if graph.tensors[index].dtype == "float32"}
+    return {index for index in indices if graph.tensors[index].dtype == "float32"}
+
+
+def full_range(graph: flatbuffer.Subgraph) -> set[int]:
+    """Tensors that a clipped range would give another meaning.
+
+    The graph's ends: clipping makes equal what was to be told apart. What a softmax reads, and all between it and the
+    matrix product behind it: an attention mask has to stay far below the scores. What has its range by definition. And what
+    ai-edge-quantizer gives one scale with any of these.
+    """
+    from ai_edge_quantizer.algorithms.utils.common_utils import OpQuantConstraint
+    from ai_edge_quantizer.utils.constrained_ops_utils import get_constrained_op_list
+
+    fixed = set(get_constrained_op_list(OpQuantConstraint.FIXED_OUTPUT_SCALE))
+    alike = {
+        *get_constrained_op_list(OpQuantConstraint.SAME_AS_INPUT_SCALE),
+        *get_constrained_op_list(OpQuantConstraint.SAME_AS_OUTPUT_SCALE),
+    }
+    kept = {index for operator in graph.operators if operator.name in fixed for index in operator.outputs}
+    kept |= {*graph.inputs, *graph.outputs}
+    compared = {index for operator in graph.operators if operator.name in _COMPARING for index in operator.inputs[:1]}
+    compared = _behind(graph, compared, lambda operator: operator.name not in _PRODUCTS)
+    return _behind(graph, kept | compared, lambda operator: operator.name in alike)
+
+
+def _behind(graph: flatbuffer.Subgraph, tensors: set[int], through: Callable[[flatbuffer.Operator], bool]) -> set[int]:
+    """`tensors` and what they are computed from, through the ops that `through` names."""
+    found = set(tensors)
+    # Ops stand in order of execution.
+    for operator in reversed(graph.operators):
+        if found & set(operator.outputs) and through(operator):
+            found |= {index for index in operator.inputs if index >= 0}
+    return found
