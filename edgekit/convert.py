@@ -21,7 +21,7 @@ from edgekit.measure.benchmark import BenchmarkConfig, benchmark, check_threads
 from edgekit.measure.measurement import Measurement
 from edgekit.publish import Data, Publisher, final_path, publish_tokenizer, read_plan
 from edgekit.quantize import schemes
-from edgekit.quantize.calibrate import calibrate
+from edgekit.quantize.calibrate import MINMAX, calibrate, check_method
 from edgekit.quantize.masks import soften_masks
 from edgekit.quantize.plan import SEARCH_SECONDS, IntegerSettings, QuantizationPlan, quantize
 from edgekit.quantize.schemes import Scheme
@@ -43,6 +43,7 @@ class ConvertConfig:
     held-out rows before it is refused, or without labels the share of rows with another decision; None judges nothing.
     `inputs` and `outputs` are the dtypes of an int8 file's float inputs and outputs, `integer_only` leaves no float op in it.
     Its plan is searched for in `search_seconds`, or taken from `plan`, a manifest that edgekit wrote for the same source.
+    `calibration` is one of `calibrate.METHODS`.
     """
 
     schemes: tuple[str, ...] = ("float32", "float16", "dynamic")
@@ -58,6 +59,7 @@ class ConvertConfig:
     integer_only: bool = False
     search_seconds: float = SEARCH_SECONDS
     plan: Path | None = None
+    calibration: str = MINMAX
     input_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
@@ -76,6 +78,7 @@ class ConvertConfig:
         for name, least in (("representative_samples", MINIMUM), ("evaluation_samples", 1), ("max_length", 1), ("seed", 0)):
             if getattr(self, name) < least:
                 raise ConfigError(f"{name} is {getattr(self, name)}; give at least {least}")
+        check_method(self.calibration)
         check_threads(self.threads)
         if self.max_drop is not None and not 0 <= self.max_drop <= 1:
             raise ConfigError(f"max_drop is {self.max_drop:g}; give a proportion between 0 and 1, such as 0.01")
@@ -151,7 +154,8 @@ def convert(
         calibrated = _Calibrated()
         tasks = [partial(bridge.check_source, source, float_model, data.held_out, work, worker)]
         if data.calibration is not None and any(scheme.needs_data for scheme in wanted):
-            tasks.append(partial(_calibrate, calibrated, float_model, data.calibration, work / "calibration", worker))
+            target = work / "calibration"
+            tasks.append(partial(_calibrate, calibrated, float_model, data.calibration, target, config.calibration, worker))
         together(tasks)
         # Beside the files and not in the temporary folder, so that a search that was killed goes on from it.
         journal = out / f".{source.name}_int8.search.jsonl"
@@ -159,6 +163,7 @@ def convert(
             inputs=config.inputs,
             outputs=config.outputs,
             integer_only=config.integer_only,
+            calibration=config.calibration,
             search_seconds=config.search_seconds,
             max_drop=config.max_drop if data.real else None,
             journal=journal,
@@ -198,9 +203,9 @@ class _Calibrated:
     failure: str = ""
 
 
-def _calibrate(calibrated: _Calibrated, float_model: FloatModel, rows: Path, target: Path, worker: Worker) -> None:
+def _calibrate(calibrated: _Calibrated, float_model: FloatModel, rows: Path, target: Path, method: str, worker: Worker) -> None:
     try:
-        float_model.note("calibrate", worker.run(calibrate, float_model.path, rows, target))
+        float_model.note("calibrate", worker.run(calibrate, float_model.path, rows, target, method))
         calibrated.path = target
     except EdgekitError as error:
         calibrated.failure = error.message

@@ -57,7 +57,7 @@ def mse(histogram: Histogram) -> tuple[float, float]:
     edges = histogram.edges
     centres = (edges[:-1] + edges[1:]) / 2
     counts = histogram.counts.astype(np.float64)
-    counts[(edges[:-1] <= 0) & (edges[1:] > 0)] = 0
+    counts[_zero(histogram)] = 0
     lows, highs = _candidates(histogram)
     # Sums over all bins below each edge, of value^0, ^1 and ^2.
     none, first, second = (np.concatenate([[0.0], np.cumsum(counts * centres**power)]) for power in range(3))
@@ -78,10 +78,13 @@ def entropy(histogram: Histogram) -> tuple[float, float]:
     """The range whose 255 levels lose the least information: Kullback-Leibler divergence of the values from what they become.
 
     Szymon Migacz, 8-bit Inference with TensorRT, GTC 2017; there for one end of a symmetric range, here for one end after
-    the other.
+    the other. Zero's own bin, which a ReLU fills, counts as much as the fuller one beside it: zero is a level and loses nothing.
     """
     edges = histogram.edges
     counts = histogram.counts.astype(np.float64)
+    if (zero := _zero(histogram)).size:
+        beside = [place for place in (zero[0] - 1, zero[0] + 1) if 0 <= place < BINS]
+        counts[zero] = np.minimum(counts[zero], counts[beside].max())
     lows, highs = _candidates(histogram)
     low, high = int(lows[0]), int(highs[-1])
     for _ in range(_ROUNDS):
@@ -112,6 +115,12 @@ def _divergence(counts: np.ndarray, low: int, high: int) -> float:
     true, made = true / true.sum(), np.maximum(made / made.sum(), _NOTHING)
     held = true > 0
     return float((true[held] * np.log(true[held] / made[held])).sum())
+
+
+def _zero(histogram: Histogram) -> np.ndarray:
+    """Index of the bin that zero falls into, if there is one."""
+    edges = histogram.edges
+    return np.flatnonzero((edges[:-1] <= 0) & (edges[1:] > 0))
 
 
 def _candidates(histogram: Histogram) -> tuple[np.ndarray, np.ndarray]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from edgekit.errors import ConfigError, EdgekitError, RefusedError
 from edgekit.quantize import forms, quantizer
-from edgekit.quantize.calibrate import calibrate
+from edgekit.quantize.calibrate import MINMAX, calibrate
 from edgekit.quantize.candidates import Candidate, choose, time_in_turns, try_candidate
 from edgekit.quantize.forms import Form
 from edgekit.quantize.rewrite import make_quantizable
@@ -31,7 +31,8 @@ SEARCH_SECONDS = 15.0
 class IntegerSettings:
     """How an int8 file is planned.
 
-    `inputs` and `outputs` are the dtypes of its float inputs and outputs. `integer_only` leaves no float op. The search for
+    `inputs` and `outputs` are the dtypes of its float inputs and outputs. `integer_only` leaves no float op, and calibrates the
+    graph that was rewritten for it by the method `calibration`. The search for
     ops to leave in float takes `search_seconds` at most (0 is no search), allows the share `max_drop` of other decisions than
     float32's, and keeps its steps in `journal`. `form` is a plan that was found before and is to be used as it is.
     """
@@ -39,6 +40,7 @@ class IntegerSettings:
     inputs: str = "float32"
     outputs: str = "float32"
     integer_only: bool = False
+    calibration: str = MINMAX
     search_seconds: float = SEARCH_SECONDS
     max_drop: float | None = None
     journal: Path | None = None
@@ -167,7 +169,7 @@ class _Integer:
     def _rewrite(self) -> None:
         model, calibration = (self.target.with_name(f"{self.target.stem}.{name}") for name in ("rewritten.tflite", "calibration"))
         self.worker.run(make_quantizable, self.model, self.samples, model)
-        self.worker.run(calibrate, model, self.samples, calibration)
+        self.worker.run(calibrate, model, self.samples, calibration, self.settings.calibration)
         self.model, self.calibration = model, calibration
 
     def _try(self, form: Form, *, run: bool) -> None:

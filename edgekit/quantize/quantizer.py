@@ -72,13 +72,15 @@ class FloatFile:
     def __init__(self, model: Path, calibration: Path) -> None:
         self.name = model.name
         self.data = prepare(model.read_bytes())
-        calibrated, self.means = pickle.loads(calibration.read_bytes())
-        self.statistics = {**calibrated, **_table_statistics(self.data)}
-        self._wide = {bits: _weight_statistics(self.data, calibrated, bits) for bits in (8, 16)}
+        clipped, self.means = pickle.loads(calibration.read_bytes())
+        self._ranges = {8: clipped, 16: {name: _unclipped(limits) for name, limits in clipped.items()}}
+        self._weights = {bits: _weight_statistics(self.data, ranges, bits) for bits, ranges in self._ranges.items()}
+        self._tables = _table_statistics(self.data)
 
     def quantized(self, form: Form, *, corrected: bool = True) -> bytes:
         """The file in `form`, with its biases corrected unless it is only made to be compared. Raises `ConversionError`."""
-        statistics = {**self.statistics, **self._wide[form.bits]}
+        wide = {name: self._ranges[16][name] for name in form.wide if name in self._ranges[16]}
+        statistics = {**self._ranges[form.bits], **wide, **self._tables, **self._weights[form.bits]}
         means = self.means if corrected else None
         return _quantized(self.name, self.data, _recipe(form, self.data), statistics, means, f"int{form.bits}")
 
@@ -230,6 +232,11 @@ def _operators(model: bytes) -> Iterator[tuple[flatbuffer.Subgraph, flatbuffer.O
 
         for operator in graph.operators:
             yield graph, operator, constant
+
+
+def _unclipped(limits: Mapping[str, Any]) -> dict[str, Any]:
+    """A range from the least to the greatest value: int16's steps are fine enough for that, and calibration clips for int8."""
+    return {**limits, "min": limits.get("least", limits["min"]), "max": limits.get("greatest", limits["max"])}
 
 
 def _weight_statistics(model: bytes, calibrated: Mapping[str, Any], activation_bits: int) -> dict[str, Any]:

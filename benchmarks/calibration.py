@@ -1,0 +1,88 @@
+"""Calibration by each method on MiniLM-L6: memory for 16 and for 1,600 samples, seconds, and how true the int8 files are.
+
+python benchmarks/calibration.py --shared ../shared [--bridge onnx]
+"""
+
+import argparse
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from checks import Checks, edgekit
+
+from edgekit.assess import Data, encode_for
+from edgekit.data.representative import COUNT
+from edgekit.data.samples import Samples
+from edgekit.measure.benchmark import outputs
+from edgekit.measure.machine import machine
+from edgekit.parity import compare, sqnr_db
+from edgekit.quantize.calibrate import METHODS, calibrate
+from edgekit.quantize.quantizer import PRODUCTS, write_integer
+from edgekit.worker import Worker
+
+FEW, MANY, HELD_OUT = 16, 1600, 500
+GROWTH = 1.1
+FORMS = {"every op": None, "matrix products": PRODUCTS}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--shared", type=Path, required=True)
+    parser.add_argument("--bridge", choices=["onnx", "litert"], default="litert")
+    arguments = parser.parse_args()
+    model, data = arguments.shared / "models/minilm-l6-sst2", arguments.shared / "data/sst2/train.tsv"
+    checks = Checks("Calibration methods, MiniLM-L6, SST-2 train, sequence 64")
+    worker = Worker()
+    with tempfile.TemporaryDirectory() as name:
+        room = Path(name)
+        edgekit(
+            ["convert", model, "--scheme", "float32", "--max-length", "64", "--bridge", arguments.bridge, "--out", room / "out"]
+        )
+        file = room / "out" / f"{model.name}_float32.tflite"
+        rows = encode_for(file, Data(str(data), limit=HELD_OUT + MANY), 0, room)
+        order = np.random.default_rng(0).permutation(len(rows))
+        rows.take(order[:HELD_OUT]).save(room / "held_out")
+        for count in (FEW, COUNT, MANY):
+            rows.take(order[HELD_OUT : HELD_OUT + count]).save(room / str(count))
+        labels = Samples.load(room / "held_out").labels
+        expected = outputs(file, room / "held_out")
+        memory, truth = [], []
+        for method in METHODS:
+            found = {
+                count: worker.run(calibrate, file, room / str(count), room / f"{method}_{count}", method)
+                for count in (FEW, COUNT, MANY)
+            }
+            growth = found[MANY].peak_bytes / found[FEW].peak_bytes
+            checks.at_most(f"{method}, peak memory for {MANY} samples against {FEW}", growth, GROWTH, "×")
+            peaks = " | ".join(f"{found[count].peak_bytes / 1e6:.0f}" for count in (FEW, MANY))
+            times = " | ".join(f"{found[count].seconds:.1f}" for count in (FEW, COUNT, MANY))
+            memory.append(f"| {method} | {peaks} | {growth:.2f} | {times} |")
+            for form, ops in FORMS.items():
+                made = room / "int8.tflite"
+                worker.run(write_integer, file, room / f"{method}_{COUNT}", made, 8, ops, "float32", "float32")
+                got = outputs(made, room / "held_out")
+                same = compare(got, expected).same_argmax
+                right = float((got.argmax(axis=-1) == labels).mean())
+                truth.append(f"| {method} | {form} | {sqnr_db(got, expected):.2f} | {same:.1%} | {right:.1%} |")
+        checks.say()
+        checks.say(f"{machine()}")
+        checks.say()
+        checks.say(f"| method | peak MB, {FEW} samples | peak MB, {MANY} | ratio | s, {FEW} | s, {COUNT} | s, {MANY} |")
+        checks.say("| --- | --- | --- | --- | --- | --- | --- |")
+        for line in memory:
+            checks.say(line)
+        checks.say()
+        checks.say(
+            f"int8 files calibrated on {COUNT} samples, judged on {HELD_OUT} other rows of train.tsv; "
+            f"float32 decides {float((expected.argmax(axis=-1) == labels).mean()):.1%} of them right."
+        )
+        checks.say()
+        checks.say("| method | integers in | SQNR of the logits, dB | agreement with float32 | accuracy |")
+        checks.say("| --- | --- | --- | --- | --- |")
+        for line in truth:
+            checks.say(line)
+    checks.finish("calibration")
+
+
+if __name__ == "__main__":
+    main()
