@@ -117,8 +117,7 @@ def _clipped(
     for index in computed(graph) - full:
         if (found := statistics.get(graph.tensors[index].name)) is not None:
             histograms[index] = Histogram(float(np.min(found["min"])), float(np.max(found["max"])))
-    samples = Samples.load(samples_folder)
-    _fill(_Tensors(data, entry, sorted(histograms)), samples, histograms)
+    _fill(_Tensors(data, entry, sorted(histograms)), samples_folder, histograms)
     clipped = {}
     for index, histogram in histograms.items():
         # Without a value, as in a branch that no sample took, or with one value there is nothing to choose from.
@@ -130,12 +129,14 @@ def _clipped(
     return clipped
 
 
-def _fill(tensors: "_Tensors", samples: Samples, histograms: Mapping[int, Histogram]) -> None:
-    count = min(len(samples), _HISTOGRAM_ROWS)
-    chosen = np.linspace(0, len(samples) - 1, count).astype(np.int64)
+def _fill(tensors: "_Tensors", samples_folder: Path, histograms: Mapping[int, Histogram]) -> None:
+    total = len(Samples.load(samples_folder))
+    count = min(total, _HISTOGRAM_ROWS)
+    chosen = np.linspace(0, total - 1, count).astype(np.int64)
     axes: dict[int, tuple[int, ...]] | None = None
     for start in range(0, count, _CHUNK):
-        for row in samples.take(chosen[start : start + _CHUNK]):
+        # Mapped anew as above.
+        for row in Samples.load(samples_folder).take(chosen[start : start + _CHUNK]):
             real = row[_MASK].reshape(-1) > 0 if {_MASK, _IDS} <= row.keys() else None
             if axes is None and real is not None and real.any() and not real.all():
                 axes = token_axes(tensors, row, real)

@@ -22,7 +22,8 @@ def preflight(model: Path, scheme: Scheme) -> str | None:
     """One line on what int16x8 will make of float32 `model`: ops without such a form, milliseconds on CPU, what to take instead.
 
     None for the other schemes. Milliseconds are the model's multiply-accumulates at the speed that a small matrix product
-    has on this machine, measured in a worker child once for the process. Raises `ModelFormatError`.
+    has on this machine, measured in a worker child once for the process; convolutions on reference kernels may take twice that.
+    Raises `ModelFormatError`.
     """
     if scheme.activations != "int16":
         return None
@@ -34,7 +35,7 @@ def preflight(model: Path, scheme: Scheme) -> str | None:
     if count:
         integer, floating = (count / rate for rate in rates())
         told.append(
-            f"on CPU no delegate runs int16 activations: about {_shown(integer)} ms an inference "
+            f"on CPU no delegate runs int16 activations: some {_shown(integer)} ms an inference or more "
             f"by the reference kernels, float32 {_shown(floating)} ms"
         )
     return f"{scheme.name}: {'; '.join([*told, 'int8 or dynamic is the faster choice'])}"

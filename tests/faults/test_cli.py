@@ -30,6 +30,7 @@ WRONG: list[tuple[int, str, tuple[str, ...]]] = [
     (2, "Missing option '--format'", ("export", "bert")),
     (2, "No such option '--shceme'", ("convert", "bert", "--shceme", "int8")),
     (2, "'float32', 'float16', 'dynamic', 'int8', 'int16x8', 'all'", (*CONVERT, "int9")),
+    (2, "'minmax', 'percentile', 'mse', 'entropy'", (*CONVERT, "int8", "--calibration", "median")),
     (2, "scheme int8 calibrates on real samples", (*CONVERT, "int8")),
     (2, "'--max-drop'", (*CONVERT, "float32", "--max-drop", "much")),
     (2, "max_drop is 7", (*CONVERT, "float32", "--max-drop", "7")),

@@ -31,6 +31,7 @@ schemes = ["int8", "float32"]
 representative_data = "hub:glue/sst2:train"
 max_drop = 0.01
 bridge = "litert"
+calibration = "percentile"
 
 [benchmark]
 threads = 1
@@ -65,6 +66,7 @@ def test_every_table_reaches_its_dataclass(tmp_path: Path) -> None:
     assert found.convert.schemes == ("int8", "float32")
     assert found.convert.bridge is Bridge.LITERT
     assert found.convert.representative_samples == 200
+    assert found.convert.calibration == "percentile"
     assert found.benchmark.config == BenchmarkConfig(threads=1, max_seconds=5.0)
     assert found.report.formats == (recipe.Format.JSON,)
 
@@ -132,6 +134,11 @@ def test_a_model_is_a_path_a_hub_id_or_a_package(tmp_path: Path, source: str, is
         ("epochs = 2", "epochs = true", "[finetune]: epochs must be a whole number, not true"),
         ("max_drop = 0.01", "max_drop = nan", "[convert]: max_drop must be a number, not nan"),
         ("max_drop = 0.01", "max_drop = 5", "[convert]: max_drop is 5; give a proportion between 0 and 1, such as 0.01"),
+        (
+            '"percentile"',
+            '"median"',
+            "[convert]: calibration median: unknown; choose from minmax, percentile, mse, entropy",
+        ),
         ("threads = 1", "threads = 0", "[benchmark]: threads is 0; give at least 1"),
         ('name = "mine"', "name = 3", "name must be a string, not 3"),
         ('out = "results"', "out = []", "out must be a path, not []"),

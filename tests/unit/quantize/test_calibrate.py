@@ -139,7 +139,7 @@ def test_padding_is_left_out(method, tmp_path):
     found = calibrated(attention_net(), padded_samples(64), tmp_path, method)
     assert found["rows"]["greatest"].item() == PADDING
     assert found["rows"]["max"].item() < 1.2
-    # Between the keys' product and the softmax lies the mask alone, so the mixed rows are the next that may be clipped.
+    # The scores themselves are what the mask is added to, so the mixed rows are the next that may be clipped.
     assert found["mixed"]["greatest"].item() == pytest.approx(PADDING, rel=0.01)
     assert found["mixed"]["max"].item() < 1.2
 
