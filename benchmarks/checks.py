@@ -1,13 +1,16 @@
 """What the benchmark scripts share: run a command with its wall time and largest process, and hold figures against limits."""
 
+import json
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO, Any
 
 RESULTS = Path(__file__).resolve().parent / "results"
 
@@ -21,19 +24,53 @@ class Cost:
     offline: bool
 
 
+@dataclass(frozen=True)
+class Answer:
+    """What a command said with `--json`, and its exit code: 0, or why not is among `told`."""
+
+    code: int
+    told: Any
+    cost: Cost
+
+    @property
+    def failures(self) -> list[str]:
+        """What was refused or went wrong, in the command's own words."""
+        if self.code == 0:
+            return []
+        told = self.told if isinstance(self.told, dict) else {}
+        return [str(told["error"])] if "error" in told else [*told.get("refused", ())] or [f"exit code {self.code}"]
+
+
 def edgekit(arguments: Sequence[str | Path], *, offline: bool = True) -> Cost:
     """Run the command line, without any network where the system allows that; exits with its code if it fails."""
+    code, cost = _run(arguments, subprocess.DEVNULL, offline)
+    if code:
+        raise SystemExit(code)
+    return cost
+
+
+def ask(arguments: Sequence[str | Path], *, offline: bool = True) -> Answer:
+    """As `edgekit`, with `--json`; a failure is an answer too."""
+    with tempfile.TemporaryFile() as said:
+        code, cost = _run([*arguments, "--json", "--quiet"], said, offline)
+        said.seek(0)
+        text = said.read().decode()
+    try:
+        return Answer(code, json.loads(text), cost)
+    except ValueError:
+        return Answer(code or 1, None, cost)
+
+
+def _run(arguments: Sequence[str | Path], stdout: int | IO[bytes], offline: bool) -> tuple[int, Cost]:
     # A network namespace of its own has no interface: whatever tries to reach out fails.
     fence = ["unshare", "--net", "--map-root-user"] if offline and _can_unshare() else []
     command = [*fence, sys.executable, "-m", "edgekit.cli", *(str(argument) for argument in arguments)]
     started = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(command, stdout=stdout)
     # This process and the descendants that it waited for, not those of commands before it.
     _, status, usage = os.wait4(process.pid, 0)
     seconds = time.perf_counter() - started
-    if code := os.waitstatus_to_exitcode(status):
-        raise SystemExit(code)
-    return Cost(seconds, usage.ru_maxrss * 1024, bool(fence))
+    return os.waitstatus_to_exitcode(status), Cost(seconds, usage.ru_maxrss * 1024, bool(fence))
 
 
 def _can_unshare() -> bool:

@@ -31,3 +31,57 @@ def write_checkpoint(folder: Path, tokenizer: Path) -> int:
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copyfile(tokenizer / name, folder / name)
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+ENCODERS = {
+    "DistilBERT": (
+        "DistilBertConfig",
+        {"dim": 128, "n_layers": 3, "n_heads": 4, "hidden_dim": 512, "max_position_embeddings": 128},
+    ),
+    "DeBERTa-v2": (
+        "DebertaV2Config",
+        {
+            "hidden_size": 128,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 4,
+            "intermediate_size": 512,
+            "max_position_embeddings": 128,
+            "relative_attention": True,
+            "pos_att_type": ["p2c", "c2p"],
+            "position_buckets": 32,
+            "share_att_key": True,
+            "norm_rel_ebd": "layer_norm",
+            "position_biased_input": False,
+            "type_vocab_size": 0,
+        },
+    ),
+    "MobileBERT": (
+        "MobileBertConfig",
+        {
+            "hidden_size": 128,
+            "embedding_size": 64,
+            "intra_bottleneck_size": 64,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 4,
+            "intermediate_size": 128,
+            "num_feedforward_networks": 2,
+            "max_position_embeddings": 128,
+        },
+    ),
+}
+
+
+def write_encoder(kind: str, folder: Path, tokenizer: Path) -> int:
+    """In a worker: a small encoder of `ENCODERS`, random weights, two classes; returns the number of parameters."""
+    import torch
+    import transformers
+
+    torch.manual_seed(0)
+    name, settings = ENCODERS[kind]
+    known = transformers.AutoTokenizer.from_pretrained(tokenizer)
+    config = getattr(transformers, name)(vocab_size=len(known), pad_token_id=known.pad_token_id, **settings)
+    model = transformers.AutoModelForSequenceClassification.from_config(config)
+    model.save_pretrained(folder)
+    for part in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copyfile(tokenizer / part, folder / part)
+    return sum(parameter.numel() for parameter in model.parameters())

@@ -1,0 +1,296 @@
+"""int8 against float32 and against other tools: accuracy lost, p50, and what it costs to get there.
+
+python benchmarks/int8.py --shared ../shared [--part minilm …] [--work FOLDER]
+
+Parts: minilm (with the peers), memory (of calibration), cnn (with official quantized files), encoders (fine-tuned from
+scratch), documented (`edgekit diagnose` on a file made the documented way). With --work, what was made is kept and a second
+run goes on from there.
+"""
+
+import argparse
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import children
+import cnns
+import peers
+from checks import Answer, Checks, ask
+from turns import Entry, Figures, measure, ratio, table
+
+from edgekit.artifacts import to_json
+from edgekit.assess import Data, encode_for, manifest_of
+from edgekit.data.representative import COUNT, draw
+from edgekit.errors import EdgekitError
+from edgekit.export.saved_model import export_saved_model
+from edgekit.measure.benchmark import BenchmarkConfig, machine
+from edgekit.quantize.converter import convert_float
+from edgekit.worker import Worker
+
+# int16x8 runs on reference kernels: all rows take it minutes.
+CONFIG = BenchmarkConfig(threads=2, runs=200, rounds=5, max_seconds=10.0, timeout_s=1800)
+LENGTH = 64
+TRAINING_ROWS = 12_000
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Where things are, and the checks that all parts share."""
+
+    shared: Path
+    work: Path
+    checks: Checks
+
+    @property
+    def minilm(self) -> Path:
+        return self.shared / "models/minilm-l6-sst2"
+
+    @property
+    def train(self) -> Path:
+        return self.shared / "data/sst2/train.tsv"
+
+    @property
+    def dev(self) -> Path:
+        return self.shared / "data/sst2/dev.tsv"
+
+    def room(self, *names: str) -> Path:
+        folder = self.work.joinpath(*names)
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def convert(self, model: Path, out: Path, schemes: Iterable[str], *options: str | Path) -> dict[str, Entry]:
+        """`edgekit convert`, and an entry for each scheme: its file, or why there is none."""
+        named = [part for scheme in schemes for part in ("--scheme", scheme)]
+        files = {scheme: out / f"{model.stem if model.is_file() else model.name}_{scheme}.tflite" for scheme in schemes}
+        missing: list[str] = []
+        if not all(file.is_file() for file in files.values()):
+            answer = ask(["convert", model, *named, *options, "--out", out, "--overwrite"])
+            missing = answer.failures
+            out.mkdir(parents=True, exist_ok=True)
+            (out / "cost.txt").write_text(f"{answer.cost.seconds} {answer.cost.peak_bytes}")
+        told = "; ".join(missing)
+        return {scheme: Entry(scheme, file, "float32", None if file.is_file() else told) for scheme, file in files.items()}
+
+    def limit(self, what: str, found: dict[str, Figures], name: str, points: float) -> None:
+        """Hold the accuracy lost by `name` against `points`, and say why where there is no figure."""
+        item = found[name]
+        if item.failure is not None:
+            self.checks.holds(f"{what}{name}: {item.failure}", False)
+        else:
+            self.checks.at_most(f"{what}{name}, accuracy lost against {item.entry.base}", item.lost, points, "points")
+
+    def show(self, found: dict[str, Figures], title: str) -> None:
+        self.checks.say()
+        for line in ("", title, "", *table(found), ""):
+            self.checks.say(line)
+
+
+def renamed(entry: Entry, name: str, base: str = "float32") -> Entry:
+    return Entry(name, entry.file, base, entry.failure)
+
+
+def made(name: str, file: Path, base: str, make: Callable[[], Any]) -> Entry:
+    """The entry of a peer's file, made unless it is there; a peer that fails is a line of the table too."""
+    try:
+        if not file.is_file():
+            make()
+        return Entry(name, file, base)
+    except EdgekitError as error:
+        return Entry(name, file, base, error.message)
+
+
+def minilm_files(bench: Bench) -> dict[str, Entry]:
+    data = ("--representative-data", bench.train, "--max-length", str(LENGTH))
+    five = bench.convert(bench.minilm, bench.room("minilm", "edgekit"), ("float32", "dynamic", "int16x8"), *data)
+    mixed = bench.convert(bench.minilm, bench.room("minilm", "int8"), ("int8",), *data)
+    integer = bench.convert(bench.minilm, bench.room("minilm", "integer"), ("int8",), *data, "--integer-only")
+    return {**five, "int8": mixed["int8"], "int8 --integer-only": renamed(integer["int8"], "int8 --integer-only")}
+
+
+def as_trained(bench: Bench, float32: Path) -> tuple[Path, Path, Path]:
+    """The checkpoint as ONNX, SavedModel and float32 .tflite with its attention mask as it is, and calibration rows, saved."""
+    room = bench.room("minilm", "documented")
+    rows, onnx_file, saved, model = room / "rows", room / "float32.onnx", room / "saved_model", room / "float32.tflite"
+    worker = Worker()
+    if not rows.is_dir():
+        # The same draw as `edgekit convert` makes.
+        encode_for(float32, Data(str(bench.train), limit=COUNT), 0, room).save(rows)
+    if not onnx_file.is_file():
+        worker.run(peers.export_as_trained, bench.minilm, rows, onnx_file)
+    if not model.is_file():
+        hop = worker.run(export_saved_model, onnx_file, None, saved, foreign=False, max_length=LENGTH, shapes={}).value
+        worker.run(convert_float, saved, model, LENGTH, names=hop.names, outputs=hop.outputs)
+    return rows, onnx_file, saved
+
+
+def documented_files(bench: Bench, float32: Path) -> dict[str, Entry]:
+    rows, onnx_file, saved = as_trained(bench, float32)
+    room = rows.parent
+    run = Worker().run
+    theirs = "ONNX Runtime float32"
+    jobs: tuple[tuple[str, str, str, Callable[[Path], Any]], ...] = (
+        ("TFLiteConverter int8", "converter", "float32", lambda file: run(peers.tflite_converter, saved, rows, file)),
+        (
+            "ai-edge-quantizer static_wi8_ai8",
+            "quantizer",
+            "float32",
+            lambda file: run(peers.ai_edge_quantizer, room / "float32.tflite", rows, file),
+        ),
+        ("ONNX Runtime static int8", "static", theirs, lambda file: run(peers.onnx_runtime_static, onnx_file, rows, file)),
+        ("ONNX Runtime dynamic int8", "dynamic", theirs, lambda file: run(peers.onnx_runtime_dynamic, onnx_file, file)),
+    )
+    found = {theirs: Entry(theirs, onnx_file, theirs)}
+    for name, stem, base, make in jobs:
+        file = room / f"{stem}{'.onnx' if base == theirs else '.tflite'}"
+        found[name] = made(name, file, base, partial(make, file))
+    return found
+
+
+def minilm(bench: Bench) -> None:
+    checks = bench.checks
+    ours = minilm_files(bench)
+    theirs = documented_files(bench, ours["float32"].file)
+    samples = bench.work / "minilm" / "dev"
+    if not samples.is_dir():
+        encode_for(ours["float32"].file, Data(str(bench.dev)), 0, bench.work).save(samples)
+    found = measure([*ours.values(), *theirs.values()], samples, CONFIG, bench.room("minilm", "outputs"))
+    bench.limit("MiniLM, ", found, "int8", 0.5)
+    checks.at_most("MiniLM, int8, p50 against float32", ratio(found, "int8"), 0.33, "×")
+    bench.limit("MiniLM, ", found, "int8 --integer-only", 1.5)
+    bench.limit("MiniLM, ", found, "int16x8", 0.1)
+    for name in theirs:
+        if name != "ONNX Runtime float32":
+            told = f"{found[name].lost:.1f} points lost, {ratio(found, name):.2f}×"
+            checks.say(f"- beside {name}: {told}; int8 --integer-only {ratio(found, 'int8 --integer-only'):.2f}×")
+    cost = bench.work / "minilm" / "int8" / "cost.txt"
+    if cost.is_file():
+        seconds, peak = map(float, cost.read_text().split())
+        checks.at_most("MiniLM, convert --scheme int8 with its search, wall", seconds, 240, "s")
+        checks.at_most("MiniLM, convert --scheme int8 with its search, largest process", peak / 1e9, 4.0, "GB")
+    bench.show(found, "MiniLM-L6, SST-2 dev (872 rows), sequence 64, two threads, all timed in turns")
+
+
+def memory(bench: Bench) -> None:
+    """Peak of the calibrating child with few and with many rows."""
+    peaks = {}
+    for count in (16, 1600):
+        out = bench.room("memory", str(count))
+        data = ("--representative-data", bench.train, "--representative-samples", str(count), "--max-length", str(LENGTH))
+        entry = bench.convert(bench.minilm, out, ("int8",), *data)["int8"]
+        if entry.failure is not None:
+            bench.checks.holds(f"calibration on {count} rows: {entry.failure}", False)
+            return
+        steps = manifest_of(entry.file)["measured"]["steps"]
+        peaks[count] = max(step["peak_bytes"] for step in steps if "calibrat" in step["name"])
+        bench.checks.say(f"- calibration on {count} rows: {peaks[count] / 1e6:.0f} MB at its peak")
+    bench.checks.at_most("calibration memory, 1600 rows against 16", peaks[1600] / peaks[16], 1.1, "×")
+
+
+def cnn(bench: Bench) -> None:
+    for model in cnns.models(bench.shared, bench.room("cnn", "data")):
+        room = bench.room("cnn", model.name)
+        options: Sequence[str | Path] = ("--representative-data", model.calibration, "--evaluation-data", model.judged)
+        ours = bench.convert(model.path, room / "edgekit", ("float32", "int8", "int16x8"), *options)
+        integer = bench.convert(model.path, room / "integer", ("int8",), *options, "--integer-only")
+        ours["int8 --integer-only"] = renamed(integer["int8"], "int8 --integer-only")
+        if failure := ours["float32"].failure:
+            bench.checks.holds(f"{model.name}, float32: {failure}", False)
+            continue
+        samples = room / "samples"
+        if not samples.is_dir():
+            encode_for(ours["float32"].file, Data(str(model.judged)), 0, room).save(samples)
+        official = {
+            file.name: Entry(file.name, cnns.with_input_of(ours["float32"].file, file, room / file.name), "float32")
+            for file in model.official
+        }
+        found = measure([*ours.values(), *official.values()], samples, CONFIG, bench.room("cnn", model.name, "outputs"))
+        bench.limit(f"{model.name}, ", found, "int8 --integer-only", 0.5)
+        bench.limit(f"{model.name}, ", found, "int16x8", 0.2)
+        for name in official:
+            for scheme in ("int8", "int8 --integer-only"):
+                told = f"{found[scheme].lost:.2f} points lost against {found[name].lost:.2f}"
+                kept = found[scheme].lost <= found[name].lost
+                bench.checks.holds(f"{model.name}, {scheme} is at least as accurate as {name}: {told}", kept)
+        bench.show(found, f"{model.name}, {model.described}, two threads")
+
+
+def encoders(bench: Bench) -> None:
+    header, *lines = bench.train.read_text(encoding="utf-8").splitlines()
+    rows = bench.room("encoders") / "train.tsv"
+    rows.write_text("\n".join([header, *(lines[index] for index in draw(len(lines), TRAINING_ROWS, 0))]) + "\n", encoding="utf-8")
+    for kind in children.ENCODERS:
+        room = bench.room("encoders", kind)
+        fresh, tuned = room / "fresh", room / "tuned"
+        if not fresh.is_dir():
+            Worker().run(children.write_encoder, kind, fresh, bench.minilm)
+        if not tuned.is_dir():
+            training = ("--epochs", "4", "--batch-size", "32", "--learning-rate", "5e-4", "--max-length", "32")
+            answer = ask(
+                ["finetune", "--model", fresh, "--dataset", rows, "--evaluation-data", bench.dev, "--out", tuned, *training]
+            )
+            if answer.failures:
+                bench.checks.holds(f"{kind}, finetune: {'; '.join(answer.failures)}", False)
+                continue
+            bench.checks.say(f"- {kind}: fine-tuned in {answer.cost.seconds:.0f} s")
+        data = ("--representative-data", bench.train, "--max-length", str(LENGTH))
+        ours = bench.convert(tuned, room / "edgekit", ("float32", "int8"), *data)
+        if failure := ours["float32"].failure:
+            bench.checks.holds(f"{kind}, float32: {failure}", False)
+            continue
+        samples = room / "dev"
+        if not samples.is_dir():
+            encode_for(ours["float32"].file, Data(str(bench.dev)), 0, room).save(samples)
+        found = measure(list(ours.values()), samples, CONFIG, bench.room("encoders", kind, "outputs"))
+        bench.limit(f"{kind}, ", found, "int8", 1.0)
+        bench.show(found, f"{kind}, small, from scratch, SST-2 dev (872 rows), two threads")
+
+
+def documented(bench: Bench) -> None:
+    float32 = bench.convert(
+        bench.minilm,
+        bench.room("minilm", "edgekit"),
+        ("float32",),
+        "--representative-data",
+        bench.train,
+        "--max-length",
+        str(LENGTH),
+    )["float32"]
+    file = documented_files(bench, float32.file)["TFLiteConverter int8"].file
+    # The documented road leaves no tokenizer beside the file.
+    answer: Answer = ask(
+        ["diagnose", file, "--against", file.parent / "float32.tflite", "--data", bench.dev, "--tokenizer", bench.minilm]
+    )
+    findings = (answer.told or {}).get("findings") or [{}]
+    first = to_json(findings[0])
+    told = "; ".join(answer.failures) or " ".join(first.split())
+    bench.checks.holds(f"diagnose names the attention mask as the cause: {told}", not answer.failures and "mask" in first)
+
+
+PARTS = {part.__name__: part for part in (minilm, memory, cnn, encoders, documented)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shared", type=Path, required=True)
+    parser.add_argument("--part", choices=list(PARTS), action="append", help="repeats; default: every part")
+    parser.add_argument("--work", type=Path, help="folder to keep what was made in")
+    arguments = parser.parse_args()
+    chosen = arguments.part or list(PARTS)
+    checks = Checks("int8 against float32 and against other tools")
+    with tempfile.TemporaryDirectory() as room:
+        work = (arguments.work or Path(room)).resolve()
+        bench = Bench(arguments.shared.resolve(), work, checks)
+        checks.say(machine())
+        for part in chosen:
+            checks.say()
+            checks.say(f"## {part}")
+            checks.say()
+            PARTS[part](bench)
+    checks.finish("_".join(["int8", *(arguments.part or [])]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,184 @@
+"""Files of two runtimes side by side: .tflite and .onnx, timed in turns and judged on the same rows."""
+
+import gc
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgekit.data.samples import Samples, as_fed
+from edgekit.errors import EdgekitError
+from edgekit.measure.accuracy import accuracy, drop
+from edgekit.measure.benchmark import BenchmarkConfig, order
+from edgekit.measure.execution import Budget, Timing, time_file, write_outputs
+from edgekit.measure.measurement import Difference, Proportion
+from edgekit.worker import Worker
+
+_FED_ROWS = 8
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A file to measure; `base` is the name of the entry that its drop and ratio are taken from, `failure` why there is no file."""
+
+    name: str
+    file: Path
+    base: str
+    failure: str | None = None
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What was found of one entry; `failure` says why figures are missing."""
+
+    entry: Entry
+    size_bytes: int = 0
+    p50_ms: float | None = None
+    partitions: int | None = None
+    accuracy: Proportion | None = None
+    drop: Difference | None = None
+    failure: str | None = None
+
+    @property
+    def lost(self) -> float:
+        """Points of accuracy lost against the base; infinite where that is not known."""
+        return 100 * self.drop.value if self.drop else float("inf")
+
+
+def measure(entries: Sequence[Entry], samples_folder: Path, config: BenchmarkConfig, room: Path) -> dict[str, Figures]:
+    """Figures by name. Outputs are kept in `room` and used again while they are newer than their file."""
+    failures = {entry.name: entry.failure for entry in entries if entry.failure}
+    timings = _time_in_turns(entries, samples_folder, config, failures)
+    labels = Samples.load(samples_folder).labels
+    outputs = {}
+    for number, entry in enumerate(entries):
+        target = room / f"outputs_{number}_{entry.file.parent.name}_{entry.file.stem}.npy"
+        try:
+            if entry.name in failures:
+                continue
+            if not target.is_file() or target.stat().st_mtime < entry.file.stat().st_mtime:
+                _write_outputs(entry.file, samples_folder, target, config)
+            outputs[entry.name] = np.load(target)
+        except EdgekitError as error:
+            failures[entry.name] = error.message
+    found = {}
+    for entry in entries:
+        if entry.name in failures:
+            found[entry.name] = Figures(entry, failure=failures[entry.name])
+            continue
+        rounds = timings[entry.name]
+        base = outputs.get(entry.base) if entry.base != entry.name else None
+        found[entry.name] = Figures(
+            entry,
+            size_bytes=entry.file.stat().st_size,
+            p50_ms=float(np.median(np.concatenate([item.times_ms for item in rounds]))),
+            partitions=rounds[0].partitions if entry.file.suffix == ".tflite" else None,
+            accuracy=accuracy(outputs[entry.name], labels) if labels is not None else None,
+            drop=drop(outputs[entry.name], base, labels) if base is not None and labels is not None else None,
+        )
+    return found
+
+
+def ratio(found: dict[str, Figures], name: str) -> float:
+    """p50 against the base's; infinite where one of them is missing."""
+    ours, base = found[name].p50_ms, found[found[name].entry.base].p50_ms
+    return ours / base if ours and base else float("inf")
+
+
+def table(found: dict[str, Figures]) -> list[str]:
+    """Markdown; a figure that is not there is a dash."""
+    lines = [
+        "| file | accuracy | 95 % interval | points lost | 95 % interval | p50 | × its float32 | MB | partitions |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for name, item in found.items():
+        if item.failure is not None:
+            lines.append(f"| {name} | {item.failure.replace('|', '/')} | – | – | – | – | – | – | – |")
+            continue
+        cells = [name]
+        cells += [f"{item.accuracy.value:.4f}", _interval(item.accuracy)] if item.accuracy else ["–", "–"]
+        cells += [f"{item.lost:.2f}", _interval(item.drop)] if item.drop else ["–", "–"]
+        cells += [f"{item.p50_ms:.2f} ms", f"{ratio(found, name):.2f}", f"{item.size_bytes / 1e6:.1f}"]
+        cells.append("–" if item.partitions is None else str(item.partitions))
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def _interval(item: Proportion | Difference) -> str:
+    return f"{100 * item.low:.1f} to {100 * item.high:.1f}"
+
+
+def _time_in_turns(
+    entries: Sequence[Entry], samples: Path, config: BenchmarkConfig, failures: dict[str, str]
+) -> dict[str, list[Timing]]:
+    found: dict[str, list[Timing]] = {entry.name: [] for entry in entries}
+    budget = Budget(-(-config.runs // config.rounds), config.warmup, config.max_seconds / config.rounds, least=1)
+    worker = Worker(timeout_s=config.timeout_s)
+    for turn in order(len(entries), config.rounds, config.seed):
+        for entry in (entries[index] for index in turn):
+            if entry.name in failures:
+                continue
+            clock = time_onnx if entry.file.suffix == ".onnx" else time_file
+            try:
+                found[entry.name].append(worker.run(clock, entry.file, samples, config.threads, budget, config.seed).value)
+            except EdgekitError as error:
+                failures[entry.name] = error.message
+    return found
+
+
+def _write_outputs(file: Path, samples: Path, target: Path, config: BenchmarkConfig) -> None:
+    # A killed run must not leave a part of them under the name that the next run looks for.
+    partial = target.with_suffix(".part.npy")
+    worker = Worker(timeout_s=config.timeout_s)
+    if file.suffix == ".onnx":
+        worker.run(write_onnx_outputs, file, samples, partial, config.threads)
+    else:
+        worker.run(write_outputs, file, samples, partial, config.threads, None, None)
+    partial.replace(target)
+
+
+def time_onnx(file: Path, samples: Path, threads: int, budget: Budget, seed: int) -> Timing:
+    """In a worker: ONNX Runtime's inference on the same rows and in the same manner as `time_file`."""
+    started = time.perf_counter()
+    session = _session(file, threads)
+    load_ms = (time.perf_counter() - started) * 1e3
+    data = Samples.load(samples)
+    feeds = [_feed(session, row) for _, row in zip(range(_FED_ROWS), data, strict=False)]
+    gc.disable()
+    first_ms = _timed(session, feeds[0])
+    started = time.perf_counter()
+    for number in range(budget.warmup):
+        _timed(session, feeds[number % len(feeds)])
+    times: list[float] = []
+    while len(times) < budget.runs and (len(times) < budget.least or time.perf_counter() - started < budget.seconds):
+        times.append(_timed(session, feeds[len(times) % len(feeds)]))
+    return Timing(load_ms, first_ms, tuple(times), budget.warmup, peak_bytes=0, ops=0, delegated_ops=0, partitions=0)
+
+
+def write_onnx_outputs(file: Path, samples: Path, target: Path, threads: int) -> None:
+    """In a worker: ONNX Runtime's first output for every saved row, (N, ...), to `target`."""
+    session = _session(file, threads)
+    np.save(target, np.concatenate([session.run(None, _feed(session, row))[0] for row in Samples.load(samples)]))
+
+
+def _session(file: Path, threads: int) -> Any:
+    import onnxruntime
+
+    onnxruntime.set_default_logger_severity(4)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+
+
+def _feed(session: Any, row: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    kinds = {item.name: (len(item.shape), item.type.removeprefix("tensor(").removesuffix(")")) for item in session.get_inputs()}
+    return {name: np.array(as_fed(row[name], rank), "float32" if kind == "float" else kind) for name, (rank, kind) in kinds.items()}
+
+
+def _timed(session: Any, feed: dict[str, np.ndarray]) -> float:
+    started = time.perf_counter_ns()
+    session.run(None, feed)
+    return (time.perf_counter_ns() - started) / 1e6
