@@ -54,8 +54,8 @@ def measure(entries: Sequence[Entry], samples_folder: Path, config: BenchmarkCon
     timings = _time_in_turns(entries, samples_folder, config, failures)
     labels = Samples.load(samples_folder).labels
     outputs = {}
-    for number, entry in enumerate(entries):
-        target = room / f"outputs_{number}_{entry.file.parent.name}_{entry.file.stem}.npy"
+    for entry in entries:
+        target = room / f"{entry.file.parent.name}_{entry.file.stem}.npy"
         try:
             if entry.name in failures:
                 continue
