@@ -17,12 +17,13 @@ from edgekit.measure.benchmark import outputs
 from edgekit.measure.machine import machine
 from edgekit.parity import compare, sqnr_db
 from edgekit.quantize.calibrate import METHODS, calibrate
-from edgekit.quantize.quantizer import PRODUCTS, write_integer
+from edgekit.quantize.forms import PRODUCTS, Form
+from edgekit.quantize.quantizer import write_integer
 from edgekit.worker import Worker
 
 FEW, MANY, HELD_OUT = 16, 1600, 500
 GROWTH = 1.1
-FORMS = {"every op": None, "matrix products": PRODUCTS}
+FORMS = (Form("every op"), Form("matrix products", ops=PRODUCTS))
 
 
 def main() -> None:
@@ -57,13 +58,13 @@ def main() -> None:
             peaks = " | ".join(f"{found[count].peak_bytes / 1e6:.0f}" for count in (FEW, MANY))
             times = " | ".join(f"{found[count].seconds:.1f}" for count in (FEW, COUNT, MANY))
             memory.append(f"| {method} | {peaks} | {growth:.2f} | {times} |")
-            for form, ops in FORMS.items():
+            for form in FORMS:
                 made = room / "int8.tflite"
-                worker.run(write_integer, file, room / f"{method}_{COUNT}", made, 8, ops, "float32", "float32")
+                worker.run(write_integer, file, room / f"{method}_{COUNT}", made, form)
                 got = outputs(made, room / "held_out")
                 same = compare(got, expected).same_argmax
                 right = float((got.argmax(axis=-1) == labels).mean())
-                truth.append(f"| {method} | {form} | {sqnr_db(got, expected):.2f} | {same:.1%} | {right:.1%} |")
+                truth.append(f"| {method} | {form.name} | {sqnr_db(got, expected):.2f} | {same:.1%} | {right:.1%} |")
         checks.say()
         checks.say(f"{machine()}")
         checks.say()

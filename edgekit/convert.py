@@ -1,5 +1,6 @@
 """One model to .tflite files in the schemes asked for: made, run, compared, and published with their figures or refused."""
 
+import contextlib
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -24,6 +25,7 @@ from edgekit.quantize import schemes
 from edgekit.quantize.calibrate import MINMAX, calibrate, check_method
 from edgekit.quantize.masks import soften_masks
 from edgekit.quantize.plan import SEARCH_SECONDS, IntegerSettings, QuantizationPlan, quantize
+from edgekit.quantize.preflight import preflight
 from edgekit.quantize.schemes import Scheme
 from edgekit.spec import DatasetReference, TensorSpec, shown
 from edgekit.tflite import flatbuffer, metadata
@@ -145,7 +147,7 @@ def convert(
     planned = read_plan(config.plan, parents) if config.plan is not None else None
     rows, judged = _read(config, columns or Columns())
     worker = Worker(on_progress=on_progress)
-    tell = _Teller(on_progress, len(wanted) + 4)
+    tell = _Teller(on_progress, len(wanted) + 4 + any(scheme.activations == "int16" for scheme in wanted))
     with artifacts.claimed(out), tempfile.TemporaryDirectory(prefix="edgekit-convert-") as room:
         work = Path(room)
         tell("to float32 .tflite")
@@ -156,6 +158,9 @@ def convert(
         if data.calibration is not None and any(scheme.needs_data for scheme in wanted):
             target = work / "calibration"
             tasks.append(partial(_calibrate, calibrated, float_model, data.calibration, target, config.calibration, worker))
+        for scheme in wanted:
+            if scheme.activations == "int16":
+                tasks.append(partial(_warn, float_model.path, scheme, worker, tell))
         together(tasks)
         # Beside the files and not in the temporary folder, so that a search that was killed goes on from it.
         journal = out / f".{source.name}_int8.search.jsonl"
@@ -185,7 +190,7 @@ def convert(
             if reason is None:
                 measurement = publisher.publish(scheme, file, plan, measurement)
             elif measurement.failure is None:
-                reason = f"{reason}; {publisher.reject(scheme, file, plan, measurement, reason, float_model.path)}"
+                reason = publisher.reject(scheme, file, plan, measurement, reason)
             results.append(Converted(scheme.name, None if reason else final_path(out, source, scheme), measurement, plan, reason))
         journal.unlink(missing_ok=True)
         if source.kind is Kind.CHECKPOINT and any(result.path for result in results):
@@ -209,6 +214,13 @@ def _calibrate(calibrated: _Calibrated, float_model: FloatModel, rows: Path, tar
         calibrated.path = target
     except EdgekitError as error:
         calibrated.failure = error.message
+
+
+def _warn(model: Path, scheme: Scheme, worker: Worker, tell: Callable[[str], None]) -> None:
+    """Tell what a slow scheme will cost before it is made; it is made all the same."""
+    with contextlib.suppress(EdgekitError):
+        if line := worker.run(preflight, model, scheme).value:
+            tell(line)
 
 
 def _make(

@@ -9,13 +9,16 @@ from typing import Any
 
 from edgekit import artifacts, checkpoint
 from edgekit.bridge import FloatModel, Kind, Source
-from edgekit.errors import ConfigError
+from edgekit.data.samples import Samples
+from edgekit.errors import ConfigError, EdgekitError
+from edgekit.measure.diagnose import Diagnosis, diagnose
 from edgekit.measure.measurement import Measurement
 from edgekit.quantize.forms import Form
 from edgekit.quantize.plan import QuantizationPlan
 from edgekit.quantize.schemes import Scheme
 
 REJECTED = ".rejected"
+_DIAGNOSED_ROWS = 64
 
 
 @dataclass(frozen=True)
@@ -54,15 +57,26 @@ class Publisher:
             stale.unlink(missing_ok=True)
         return measurement
 
-    def reject(
-        self, scheme: Scheme, file: Path, plan: QuantizationPlan, measurement: Measurement, reason: str, float_file: Path
-    ) -> str:
-        """Keep `file` as `<name>.rejected` with what is wrong with it; returns where, in words."""
+    def reject(self, scheme: Scheme, file: Path, plan: QuantizationPlan, measurement: Measurement, reason: str) -> str:
+        """Keep `file` as `<name>.rejected`, with a diagnosis in its manifest; returns the reason with what was found."""
         rejected = final_path(self.out, self.source, scheme)
         rejected = rejected.with_name(rejected.name + REJECTED)
-        measured = {"measurement": replace(measurement, path=str(rejected)), "refused": reason}
+        found = self._diagnosis(file)
+        told = [reason, *(finding.cause for finding in found.findings[:1])] if found else [reason]
+        reason = "; ".join([*told, f"kept as {rejected}"])
+        measured = {"measurement": replace(measurement, path=str(rejected)), "refused": reason, "diagnosis": found}
         self._write(scheme, file, rejected, plan, measured, overwrite=True)
-        return f"kept as {rejected} for a look"
+        return reason
+
+    def _diagnosis(self, file: Path) -> Diagnosis | None:
+        """None where the file cannot be compared with its float32 one; it is rejected all the same."""
+        rows = file.with_suffix(".rows")
+        samples = Samples.load(self.data.held_out)
+        samples.take(range(min(_DIAGNOSED_ROWS, len(samples)))).save(rows)
+        try:
+            return diagnose(file, self.float_model.path, rows, data=self.data.description, threads=self.config.threads)
+        except EdgekitError:
+            return None
 
     def _write(
         self, scheme: Scheme, file: Path, final: Path, plan: QuantizationPlan, measured: Mapping[str, Any], *, overwrite: bool

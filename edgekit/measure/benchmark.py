@@ -93,7 +93,7 @@ def benchmark(
             return found
         failed = {files[index].resolve() for index in failures}
         running = [file for file in predicted if file.resolve() not in failed]
-        # Nothing is timed here, and much of it runs on one core.
+        # Nothing is timed here, so files run side by side, each with half of the threads.
         answers = together(
             [
                 partial(_predict, file, folder, Path(room) / f"outputs_{number}.npy", config, steps)
@@ -236,7 +236,9 @@ def _predict(file: Path, folder: Path, target: Path, config: BenchmarkConfig, st
     steps.next(file.name)
     worker = Worker(timeout_s=config.timeout_s, memory_bytes=config.memory_bytes)
     try:
-        count = worker.run(write_outputs, file, folder, target, config.threads, config.seed, config.max_accuracy_seconds).value
+        count = worker.run(
+            write_outputs, file, folder, target, -(-config.threads // 2), config.seed, config.max_accuracy_seconds
+        ).value
     except EdgekitError as error:
         return _named(file, error)
     return np.asarray(np.load(target, mmap_mode="r")[:count])

@@ -14,7 +14,7 @@ from edgekit.measure.causes import Finding
 from edgekit.measure.layer_errors import MOST_DB, Layer, decibels, layer_errors, worst_first
 from edgekit.measure.op_times import Outside, outside
 from edgekit.parity import compare
-from edgekit.quantize.plan import time_in_turns
+from edgekit.quantize.candidates import time_in_turns
 from edgekit.tflite import flatbuffer
 from edgekit.tflite.flatbuffer import ModelFile, Subgraph
 from edgekit.worker import Progress, Worker

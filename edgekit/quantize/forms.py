@@ -37,6 +37,13 @@ def products(graph: Subgraph) -> list[str]:
     ]
 
 
+def candidates(graph: Subgraph, form: Form) -> list[str]:
+    """The ops that `form` makes integer as far as they have such a form, in order of execution."""
+    if form.ops is not None:
+        return products(graph)
+    return [output(graph, operator) for operator in graph.operators if operator.outputs]
+
+
 def normalizations(graph: Subgraph) -> frozenset[str]:
     """The ops of each normalization over features, with the residual stream that runs through it.
 

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from edgekit.errors import ConfigError, EdgekitError, RefusedError
@@ -12,9 +13,9 @@ from edgekit.quantize.candidates import Candidate, choose, time_in_turns, try_ca
 from edgekit.quantize.forms import Form
 from edgekit.quantize.rewrite import make_quantizable
 from edgekit.quantize.schemes import Scheme
-from edgekit.quantize.search import Found, Step, search
+from edgekit.quantize.search import Found, Step, Work, search
 from edgekit.tflite import flatbuffer
-from edgekit.worker import Worker
+from edgekit.worker import Worker, together
 
 _EVERY, _PRODUCTS, _SEARCHED, _PLANNED = "every op", "matrix products", "the searched ops", "the plan's ops"
 _NORMALIZED, _AROUND = "every op, int16 in normalizations", "every op, int16 around matrix products"
@@ -22,8 +23,6 @@ _CONVERSIONS = ("QUANTIZE", "DEQUANTIZE", "CAST")
 _INTERFACE = ("float32", "int8", "uint8")
 # Below this SQNR of the logits, or with more other decisions than allowed, single ops are looked into.
 _QUIET_DB = 20.0
-# A searched plan may cost this much time over the form that it started from.
-_SLOWER = 1.25
 SEARCH_SECONDS = 15.0
 
 
@@ -121,7 +120,7 @@ class _Integer:
         self.model, self.target, self.samples, self.calibration = model, target, samples, calibration
         self.settings, self.worker = settings, worker
         self.files: dict[str, Path] = {}
-        self.tried: list[Candidate] = []
+        self.tried: dict[str, Candidate] = {}
 
     def plan(self, bits: int) -> QuantizationPlan:
         settings = self.settings
@@ -130,26 +129,38 @@ class _Integer:
         considered = self._forms(bits)
         compared = len(considered) > 1
         for form in considered:
-            self._try(form, run=compared)
-            if settings.integer_only and not self._noisy(self.tried[-1]):
-                break
+            self._name(form)
+        if settings.integer_only:
+            for form in considered:
+                self._try(form, run=compared)
+                if not self._noisy(self.tried[form.name]):
+                    break
+        else:
+            together([partial(self._try, form, run=compared) for form in considered])
         found: Found | None = None
         try:
-            self._time()
-            chosen, reason = choose(self.tried) if compared else (_running(self.tried), "")
-            form = next(form for form in considered if form.name == chosen.name)
-            if bits == 8 and compared and not settings.integer_only and settings.search_seconds and self._noisy(chosen):
-                form, reason, found = self._search(form, chosen, reason)
+            form = considered[0]
+            if compared and bits == 8 and not settings.integer_only and settings.search_seconds:
+                found = self._search(considered)
+            tried = [self.tried[name] for name in self.files if name in self.tried]
+            if compared:
+                tried = self._timed(tried)
+                chosen, reason = choose(tried)
+            else:
+                chosen, reason = (tried[0] if tried[0].failure is None else choose(tried)[0]), ""
+            form = next(form for form in [*considered, *([found.form] if found else [])] if form.name == chosen.name)
             self.files[form.name].replace(self.target)
         finally:
             for file in self.files.values():
                 file.unlink(missing_ok=True)
+        if found and form is found.form:
+            reason = f"{len(found.left)} of {found.considered} ops left in float, each the loudest when integer alone: {reason}"
         made = _plan(self.target, "ai-edge-quantizer", form.name, reason)
         return replace(
             made,
-            candidates=tuple(self.tried) if compared else (),
+            candidates=tuple(tried) if compared else (),
             form=form,
-            left=found.left if found and form.name == _SEARCHED else {},
+            left=found.left if found and form is found.form else {},
             steps=found.steps if found else (),
         )
 
@@ -166,6 +177,9 @@ class _Integer:
         normalized = [Form(_NORMALIZED, wide=wide)] if wide else []
         return [Form(_EVERY), *normalized, Form(_AROUND, wide=forms.around_products(graph))]
 
+    def _name(self, form: Form) -> None:
+        self.files[form.name] = self.target.with_name(f"{self.target.stem}.candidate{len(self.files)}.tflite")
+
     def _rewrite(self) -> None:
         model, calibration = (self.target.with_name(f"{self.target.stem}.{name}") for name in ("rewritten.tflite", "calibration"))
         self.worker.run(make_quantizable, self.model, self.samples, model)
@@ -173,7 +187,7 @@ class _Integer:
         self.model, self.calibration = model, calibration
 
     def _try(self, form: Form, *, run: bool) -> None:
-        file = self.files[form.name] = self.target.with_name(f"{self.target.stem}.candidate{len(self.files)}.tflite")
+        file = self.files[form.name]
         ends = self.settings.inputs, self.settings.outputs
         write = quantizer.write_integer_only if self.settings.integer_only else quantizer.write_integer
         try:
@@ -182,55 +196,42 @@ class _Integer:
                 raise RefusedError(f"no op of the model has an int{form.bits} form")
             # One form alone leaves nothing to choose, and it is run before it is published anyway.
             found = self.worker.run(try_candidate, self.model, file, self.samples).value if run else Candidate("")
-            self.tried.append(replace(found, name=form.name))
+            self.tried[form.name] = replace(found, name=form.name)
         except ConfigError:
             raise
         except EdgekitError as error:
-            self.tried.append(Candidate(form.name, failure=error.message))
+            self.tried[form.name] = Candidate(form.name, failure=error.message)
 
-    def _time(self) -> None:
-        running = [self.files[candidate.name] for candidate in self.tried if candidate.failure is None]
-        if len(running) > 1:
-            medians = self.worker.run(time_in_turns, running, self.samples).value
-            self.tried = [replace(one, p50_ms=medians.get(self.files[one.name], one.p50_ms)) for one in self.tried]
+    def _timed(self, tried: Sequence[Candidate]) -> list[Candidate]:
+        """The candidates with the medians that their files have side by side."""
+        running = [self.files[candidate.name] for candidate in tried if candidate.failure is None]
+        medians = self.worker.run(time_in_turns, running, self.samples).value if running else {}
+        return [replace(one, p50_ms=medians.get(self.files[one.name], one.p50_ms)) for one in tried]
 
     def _noisy(self, candidate: Candidate) -> bool:
         allowed = self.settings.max_drop
         other = allowed is not None and 1 - candidate.agreement > allowed
         return candidate.failure is not None or candidate.sqnr_db < _QUIET_DB or other
 
-    def _search(self, form: Form, chosen: Candidate, reason: str) -> tuple[Form, str, Found]:
-        """The searched plan where it is truer than `chosen` and hardly slower, or where `chosen` decides otherwise too often."""
+    def _search(self, considered: Sequence[Form]) -> Found | None:
+        """Thin out the truest form if even that is noisy; the result is one more candidate."""
+        running = [candidate for candidate in self.tried.values() if candidate.failure is None]
+        truest = max(running, key=lambda candidate: candidate.sqnr_db, default=None)
+        if truest is None or not self._noisy(truest):
+            return None
         settings = self.settings
-        journal = settings.journal or self.target.with_suffix(".search.jsonl")
-        found = self.worker.run(
-            search,
+        work = Work(
             self.model,
             self.calibration,
             self.samples,
-            form,
-            journal,
-            seconds=settings.search_seconds,
-            max_disagreement=settings.max_drop,
-        ).value
-        searched = replace(found.form, name=_SEARCHED)
-        self._try(searched, run=True)
-        self._time()
-        ours = self.tried[-1]
-        before = next(candidate for candidate in self.tried if candidate.name == chosen.name)
-        failing = settings.max_drop is not None and 1 - chosen.agreement > settings.max_drop
-        if ours.failure is None and ours.sqnr_db > before.sqnr_db and (failing or ours.p50_ms <= _SLOWER * before.p50_ms):
-            left = f"{len(found.left)} of {len(found.left) + _kept(found)} ops left in float, each cost the most when integer alone"
-            return searched, f"{left}: {ours.told}; {before.told}", found
-        return form, reason, found
-
-
-def _kept(found: Found) -> int:
-    return len(found.steps[-1].ops) if found.steps else 0
-
-
-def _running(tried: Sequence[Candidate]) -> Candidate:
-    return choose(tried)[0] if tried[0].failure else tried[0]
+            next(form for form in considered if form.name == truest.name),
+            settings.journal or self.target.with_suffix(".search.jsonl"),
+        )
+        found = search(work, seconds=settings.search_seconds, max_disagreement=settings.max_drop, worker=self.worker)
+        found = replace(found, form=replace(found.form, name=_SEARCHED))
+        self._name(found.form)
+        self._try(found.form, run=True)
+        return found
 
 
 def _plan(file: Path, made_by: str, chosen: str, reason: str) -> QuantizationPlan:

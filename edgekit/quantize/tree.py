@@ -13,6 +13,8 @@ _ALIGNMENT = 16
 _LARGEST = 2**31 - 2**27
 # What the old one-byte field of an op code holds for every code above it.
 _PLACEHOLDER = 127
+# The bias's place among the inputs of a FULLY_CONNECTED.
+_BIAS = 2
 
 
 def load(model: bytes) -> Any | None:
@@ -58,9 +60,10 @@ def pack(tree: Any) -> bytes:
 
 
 def prepare(model: bytes) -> bytes:
-    """The file as ai-edge-quantizer reads it: op codes in the present field, and no two tensors of one name.
+    """The file as ai-edge-quantizer reads it: op codes in the present field, no two tensors of one name, biases of one axis.
 
-    Up to schema 3a an op's code stood in a field that it does not look at; ranges and instructions go by tensor names.
+    Up to schema 3a an op's code stood in a field that it does not look at; ranges and instructions go by tensor names; of a
+    fully connected op's bias of shape (1, N), such as a multiplication folded into it leaves, it makes one of N x N values.
     """
     tree = load(model)
     if tree is None:
@@ -74,6 +77,13 @@ def prepare(model: bytes) -> bytes:
     for number, tensor in enumerate(tensors):
         if not tensor.name or counts[tensor.name] > 1:
             tensor.name, changed = (tensor.name or b"tensor") + f"__{number}".encode(), True
+    connected = opcode(tree, "FULLY_CONNECTED")
+    for graph in tree.subgraphs:
+        for operator in listed(graph.operators):
+            if operator.opcodeIndex == connected and len(operator.inputs) > _BIAS and operator.inputs[_BIAS] >= 0:
+                bias = graph.tensors[operator.inputs[_BIAS]]
+                if len(listed(bias.shape)) > 1:
+                    bias.shape, bias.shapeSignature, changed = [int(np.prod(bias.shape))], None, True
     return pack(tree) if changed else model
 
 

@@ -17,6 +17,7 @@ from edgekit.measure.layer_errors import MOST_DB, Layer, decibels, representable
 from edgekit.measure.layers import match, names, plain, roles
 from edgekit.measure.op_times import one_op
 from edgekit.quantize import calibrate, quantizer, tree
+from edgekit.quantize.forms import Form
 from edgekit.report.diagnosis import heat, markdown, page, terminal
 from edgekit.tflite import flatbuffer
 from edgekit.tflite.interpreter import Model
@@ -29,7 +30,7 @@ def integers(room: Path, build: Builder, samples: Samples, name: str = "net") ->
     floating, file, rows = save(build, room / f"{name}.tflite"), room / f"{name}_int8.tflite", room / f"{name}_rows"
     samples.save(rows)
     calibrate.calibrate(floating, rows, room / f"{name}.pkl")
-    quantizer.write_integer(floating, room / f"{name}.pkl", file, 8, None, "float32", "float32")
+    quantizer.write_integer(floating, room / f"{name}.pkl", file, Form("every op"))
     return floating, file, rows
 
 

@@ -11,6 +11,7 @@ from edgekit.errors import ConfigError
 from edgekit.parity import sqnr_db
 from edgekit.quantize import calibrate, quantizer
 from edgekit.quantize.calibrate import METHODS, full_range
+from edgekit.quantize.forms import Form
 from edgekit.quantize.histogram import RANGES, Histogram
 from edgekit.tflite import flatbuffer
 from edgekit.tflite.interpreter import Model
@@ -170,7 +171,7 @@ def test_a_mask_and_what_a_softmax_reads_or_gives_keep_their_range(method, tmp_p
     assert found["wide"]["min"].item() == 2 * MASK
     samples = padded_samples(20)
     target = tmp_path / "int8.tflite"
-    quantizer.write_integer(tmp_path / "float32.tflite", tmp_path / "calibration", target, 8, None, "float32", "float32")
+    quantizer.write_integer(tmp_path / "float32.tflite", tmp_path / "calibration", target, Form("every op"))
     outputs = []
     for path in (target, tmp_path / "float32.tflite"):
         model = Model(path)
@@ -192,11 +193,11 @@ def test_ends_and_what_shares_their_scale_keep_their_range():
 def test_minmax_clips_nothing_and_int16_neither(tmp_path):
     wanted = calibrated(conv_net(), conv_samples(32), tmp_path, "minmax")
     assert not any("least" in limits for limits in wanted.values())
-    quantizer.write_integer(tmp_path / "float32.tflite", tmp_path / "calibration", tmp_path / "a", 16, None, "float32", "float32")
+    quantizer.write_integer(tmp_path / "float32.tflite", tmp_path / "calibration", tmp_path / "a", Form("every op", 16))
     clipped = calibrated(conv_net(), conv_samples(32), tmp_path, "percentile")
     assert clipped["second"]["max"].item() < wanted["second"]["max"].item()
     assert clipped["logits"] == wanted["logits"]
-    quantizer.write_integer(tmp_path / "float32.tflite", tmp_path / "calibration", tmp_path / "b", 16, None, "float32", "float32")
+    quantizer.write_integer(tmp_path / "float32.tflite", tmp_path / "calibration", tmp_path / "b", Form("every op", 16))
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
