@@ -14,10 +14,10 @@ from edgekit.tflite.interpreter import Model
 # Rows a candidate is tried on: enough for a per cent or two of agreement, few enough for reference kernels.
 _ROWS = 64
 _SECONDS = 6.0
-# Candidates are equally true to float32 within this share of rows of the best one's agreement and one bit (6 dB) of its SQNR;
+# Candidates are equally true to float32 within this share of rows of the best one's agreement and with at most twice its noise;
 # above 30 dB nothing is left to gain.
 _TOLERANCE = 0.03
-_BIT_DB = 6.0
+_TWICE_DB = 3.0
 _ENOUGH_DB = 30.0
 # Two medians closer than this are the same on a machine that does other things too.
 _SAME_SPEED = 1.1
@@ -63,7 +63,7 @@ def choose(tried: Sequence[Candidate]) -> tuple[Candidate, str]:
         candidate
         for candidate in running
         # One row more or less is chance, however few there are.
-        if candidate.agreement >= agreement - max(_TOLERANCE, 1 / candidate.rows) and candidate.sqnr_db >= sqnr - _BIT_DB
+        if candidate.agreement >= agreement - max(_TOLERANCE, 1 / candidate.rows) and candidate.sqnr_db >= sqnr - _TWICE_DB
     ] or [max(running, key=lambda candidate: (candidate.agreement, candidate.sqnr_db))]
     fastest = min(candidate.p50_ms for candidate in true)
     chosen = next(candidate for candidate in true if candidate.p50_ms <= fastest * _SAME_SPEED)

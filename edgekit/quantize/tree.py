@@ -15,6 +15,8 @@ _LARGEST = 2**31 - 2**27
 _PLACEHOLDER = 127
 # The bias's place among the inputs of a FULLY_CONNECTED.
 _BIAS = 2
+# Ops that a RESHAPE can stand for.
+_RESHAPING = ("SQUEEZE", "EXPAND_DIMS")
 
 
 def load(model: bytes) -> Any | None:
@@ -60,11 +62,14 @@ def pack(tree: Any) -> bytes:
 
 
 def prepare(model: bytes) -> bytes:
-    """The file as ai-edge-quantizer reads it: op codes in the present field, no two tensors of one name, biases of one axis.
+    """The file as ai-edge-quantizer reads it, which computes the same under the same names.
 
-    Up to schema 3a an op's code stood in a field that it does not look at; ranges and instructions go by tensor names; of a
-    fully connected op's bias of shape (1, N), such as a multiplication folded into it leaves, it makes one of N x N values.
+    Up to schema 3a an op's code stood in a field that it does not look at; ranges and instructions go by tensor names, so no
+    two are alike; of a fully connected op's bias of shape (1, N), such as a multiplication folded into it leaves, it makes one
+    of N x N values; and it knows RESHAPE, but neither SQUEEZE nor EXPAND_DIMS.
     """
+    from ai_edge_litert import schema_py_generated as schema
+
     tree = load(model)
     if tree is None:
         return model
@@ -72,19 +77,47 @@ def prepare(model: bytes) -> bytes:
     for code in tree.operatorCodes:
         if code.builtinCode < code.deprecatedBuiltinCode:
             code.builtinCode, changed = code.deprecatedBuiltinCode, True
+    codes = tree.operatorCodes
+    names = {getattr(schema.BuiltinOperator, name): name for name in ("FULLY_CONNECTED", *_RESHAPING)}
     tensors = [tensor for graph in tree.subgraphs for tensor in listed(graph.tensors)]
     counts = Counter(tensor.name for tensor in tensors)
     for number, tensor in enumerate(tensors):
         if not tensor.name or counts[tensor.name] > 1:
             tensor.name, changed = (tensor.name or b"tensor") + f"__{number}".encode(), True
-    connected = opcode(tree, "FULLY_CONNECTED")
     for graph in tree.subgraphs:
         for operator in listed(graph.operators):
-            if operator.opcodeIndex == connected and len(operator.inputs) > _BIAS and operator.inputs[_BIAS] >= 0:
-                bias = graph.tensors[operator.inputs[_BIAS]]
-                if len(listed(bias.shape)) > 1:
-                    bias.shape, bias.shapeSignature, changed = [int(np.prod(bias.shape))], None, True
+            name = names.get(max(codes[operator.opcodeIndex].builtinCode, codes[operator.opcodeIndex].deprecatedBuiltinCode))
+            if name == "FULLY_CONNECTED":
+                changed |= _flatten_bias(graph, operator)
+            elif name in _RESHAPING:
+                changed |= _reshape(tree, graph, operator)
     return pack(tree) if changed else model
+
+
+def _flatten_bias(graph: Any, operator: Any) -> bool:
+    bias = graph.tensors[operator.inputs[_BIAS]] if len(operator.inputs) > _BIAS and operator.inputs[_BIAS] >= 0 else None
+    if bias is None or len(listed(bias.shape)) < 2:
+        return False
+    bias.shape, bias.shapeSignature = [int(np.prod(bias.shape))], None
+    return True
+
+
+def _reshape(tree: Any, graph: Any, operator: Any) -> bool:
+    """Make a RESHAPE of an op that only adds or drops axes of length 1, where all lengths are known."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    output = graph.tensors[operator.outputs[0]]
+    shape = [int(size) for size in listed(output.shape)]
+    if output.type != schema.TensorType.FLOAT32 or any(size < 0 for size in listed(output.shapeSignature)) or not shape:
+        return False
+    tree.buffers.append(schema.BufferT(data=np.array(shape, np.int32).view(np.uint8)))
+    name = output.name + b"_shape"
+    graph.tensors.append(schema.TensorT(shape=[len(shape)], type=schema.TensorType.INT32, buffer=len(tree.buffers) - 1, name=name))
+    operator.opcodeIndex = opcode(tree, "RESHAPE")
+    operator.inputs = [int(operator.inputs[0]), len(graph.tensors) - 1]
+    operator.builtinOptionsType = schema.BuiltinOptions.ReshapeOptions
+    operator.builtinOptions = schema.ReshapeOptionsT(newShape=shape)
+    return True
 
 
 def opcode(root: Any, name: str, version: int = 1) -> int:
