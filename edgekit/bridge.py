@@ -11,7 +11,7 @@ import numpy as np
 from edgekit import checkpoint
 from edgekit.data.samples import Samples
 from edgekit.errors import ConfigError, ModelFormatError
-from edgekit.export.classifier import COMPARED_ROWS, first
+from edgekit.export.classifier import PARITY_ROWS, first
 from edgekit.export.litert import export_litert
 from edgekit.export.onnx import comparable, export_onnx, run_onnx, stacked
 from edgekit.export.saved_model import SavedModelExport, export_saved_model
@@ -172,7 +172,7 @@ def check_source(source: Source, made: FloatModel, held_out: Path, work: Path, w
         return
     if source.kind in (Kind.SAVED_MODEL, Kind.KERAS):
         made.reference = work / "reference"
-        worker.run(reference_outputs, source.path, held_out, made.reference, COMPARED_ROWS)
+        worker.run(reference_outputs, source.path, held_out, made.reference, PARITY_ROWS)
     hop = f"{source.kind} to float32 .tflite"
     outcome = worker.run(compare_outputs, source, made, held_out)
     made.note("compare with the source", outcome)
@@ -196,7 +196,7 @@ def _to_tflite(
 def compare_outputs(source: Source, made: FloatModel, held_out: Path) -> dict[str, Parity]:
     """Each output of the .tflite against the source's on the saved rows, by name; in a worker child."""
     samples = Samples.load(held_out)
-    samples = first(samples, COMPARED_ROWS)
+    samples = first(samples, PARITY_ROWS)
     model = Model(made.path)
     rows = [model.run(row) for row in samples]
     found = {

@@ -8,10 +8,8 @@ import numpy as np
 from edgekit.checkpoint import load_classifier
 from edgekit.data.samples import Samples
 
-# How many rows each hop is compared on; enough to see padding and every sentence length.
+# How many rows each hop, and the .tflite with its source, is compared on; enough to see padding and every sentence length.
 PARITY_ROWS = 16
-# Rows on which a source and its .tflite are compared, output by output.
-COMPARED_ROWS = 64
 
 
 def load(checkpoint: Path, input_names: tuple[str, ...]) -> Any:

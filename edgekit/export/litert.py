@@ -12,7 +12,7 @@ from edgekit.export import classifier
 def export_litert(checkpoint: Path, samples_folder: Path, target: Path, reference: Path) -> None:
     """Write `checkpoint` as a float .tflite with the samples' input names and one output `logits`.
 
-    Writes PyTorch's logits of the first 64 saved rows to `reference` (.npy, float32 (N, C)). Raises `ConfigError` if litert-torch
+    Writes the first rows' logits, computed by PyTorch, to `reference` (.npy, float32 (N, C)). Raises `ConfigError` if litert-torch
     is not installed, `CheckpointError`, and `UnsupportedOpError` if the model cannot be converted. Needs torch.
     """
     try:
@@ -23,7 +23,7 @@ def export_litert(checkpoint: Path, samples_folder: Path, target: Path, referenc
 
     samples = Samples.load(samples_folder)
     module = classifier.load(checkpoint, tuple(samples.inputs))
-    np.save(reference, classifier.logits(module, classifier.first(samples, classifier.COMPARED_ROWS)))
+    np.save(reference, classifier.logits(module, classifier.first(samples, classifier.PARITY_ROWS)))
 
     class Named(torch.nn.Module):
         def __init__(self) -> None:

@@ -32,14 +32,14 @@ class OnnxExport:
 def export_onnx(checkpoint: Path, samples_folder: Path, target: Path, reference: Path) -> OnnxExport:
     """Write `checkpoint` as ONNX: opset 20, inputs named as in the saved samples, batch 1, length fixed.
 
-    Writes the logits of the first 64 saved rows, computed by PyTorch, to `reference` (.npy, float32 (N, C)). Raises
+    Writes the logits of the first saved rows, computed by PyTorch, to `reference` (.npy, float32 (N, C)). Raises
     `CheckpointError`, `UnsupportedOpError` if the model cannot be traced, `ParityError` if ONNX disagrees. Needs torch.
     """
     import torch
 
     samples = Samples.load(samples_folder)
     module = classifier.load(checkpoint, tuple(samples.inputs))
-    logits = classifier.logits(module, classifier.first(samples, classifier.COMPARED_ROWS))
+    logits = classifier.logits(module, classifier.first(samples, classifier.PARITY_ROWS))
     np.save(reference, logits)
     size = sum(parameter.numel() * parameter.element_size() for parameter in module.parameters())
     try:
