@@ -117,8 +117,8 @@ def _normalization(layers: Sequence[Layer]) -> Finding | None:
         "layer normalization",
         f"LayerNorm has no integer kernel and runs as single steps in {worst[0].dtype} ({listed}), each rounded; the worst is "
         f"{worst[0].name} with an SQNR of {worst[0].sqnr_db:.1f} dB",
-        "leave LayerNorm in float32: edgekit convert --scheme int8 can keep integers to the matrix products; int16x8 "
-        "gives the steps 256 times finer integers",
+        "leave LayerNorm in float32: edgekit convert --scheme int8 keeps integers to the matrix products where that is truer; "
+        "with --integer-only these ops get int16",
         tuple(layer.name for layer in worst),
     )
 
@@ -140,7 +140,8 @@ def _outliers(layers: Sequence[Layer]) -> Finding | None:
         "outlier channels",
         f"one channel of {wide[0].name} is {ratio:.0f} times as wide as the median channel, which is left with about "
         f"{max(1, round(256 / ratio))} of 256 levels" + _more(wide[1:]),
-        "int16 or float32 for these ops, or move the outliers into the next weights before quantizing (SmoothQuant)",
+        "leave these ops in float32: edgekit convert --scheme int8 searches for the fewest; "
+        "--integer-only scales such channels down and up again in int16",
         tuple(layer.name for layer in wide),
     )
 
@@ -170,7 +171,7 @@ def _residual(graph: Subgraph, layers: Sequence[Layer]) -> Finding | None:
         "residual sums",
         f"{len(sums)} residual ADDs are stored in {worst.dtype}, so the rounding of each layer stays in all that follow; SQNR "
         f"{np.median([layer.sqnr_db for layer in sums]):.1f} dB at the median, {worst.sqnr_db:.1f} dB in {worst.name}",
-        "leave the residual sums in float32 or int16: edgekit convert --scheme int8 can keep integers to the matrix products",
+        "leave the residual sums in float32 (edgekit convert --scheme int8) or int16 (with --integer-only)",
         tuple(layer.name for layer in sorted(sums, key=lambda layer: layer.sqnr_db)),
     )
 
