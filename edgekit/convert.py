@@ -84,8 +84,8 @@ class ConvertConfig:
         check_threads(self.threads)
         if self.max_drop is not None and not 0 <= self.max_drop <= 1:
             raise ConfigError(f"max_drop is {self.max_drop:g}; give a proportion between 0 and 1, such as 0.01")
-        if self.search_seconds < 0:
-            raise ConfigError(f"search_seconds is {self.search_seconds:g}; give 0 for no search, or more")
+        if not 0 <= self.search_seconds < float("inf"):
+            raise ConfigError(f"search_seconds is {self.search_seconds:g}; give 0 for no search, or a number of seconds")
         for given, what in (
             ((self.inputs, self.outputs) != ("float32", "float32"), "inputs and outputs"),
             (self.integer_only, "integer_only"),

@@ -119,6 +119,8 @@ def read_plan(manifest: Path, parents: Mapping[str, str]) -> Form:
             wide=frozenset(stored["wide"]),
             floating=frozenset(stored["floating"]),
         )
+        if form.bits != 8:
+            raise ValueError
     except OSError as error:
         raise ConfigError(f"{manifest}: cannot be read ({error.strerror}); give the .json beside an int8 file") from None
     except (ValueError, KeyError, TypeError, AttributeError):

@@ -191,17 +191,21 @@ def together(tasks: Sequence[Callable[[], T]]) -> list[T]:
 
     The first error is raised once all have ended; an interrupt kills the children first. Never for what is timed.
     """
-    with ThreadPoolExecutor(_SIDE_BY_SIDE) as pool:
-        running = [pool.submit(task) for task in tasks]
-        try:
-            wait(running)
-        except BaseException:
-            _cancelled.set()
-            for future in running:
-                future.cancel()
-            wait(running)
-            raise
-        finally:
+    interrupted = False
+    try:
+        with ThreadPoolExecutor(_SIDE_BY_SIDE) as pool:
+            running = [pool.submit(task) for task in tasks]
+            try:
+                wait(running)
+            except BaseException:
+                interrupted = True
+                _cancelled.set()
+                for future in running:
+                    future.cancel()
+                raise
+    finally:
+        # By the call that set it and no other: one inside a task would clear it before the tasks beside it have seen it.
+        if interrupted:
             _cancelled.clear()
     return [future.result() for future in running]
 

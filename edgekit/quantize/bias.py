@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from edgekit.data.samples import Samples
+from edgekit.data.samples import Samples, as_fed
 from edgekit.quantize.tree import listed
 from edgekit.tflite import flatbuffer
 
@@ -50,16 +50,18 @@ def intermediates(
     """
     from ai_edge_litert.interpreter import Interpreter
 
-    entry = flatbuffer.parse(model, "model").entry()
+    entry = (file := flatbuffer.parse(model, "model")).entry()
     if entry.subgraph or not channels:
         return
     interpreter = Interpreter(model_content=model, experimental_preserve_all_tensors=True)
+    ranks = {spec.name: len(spec.shape) for spec in file.signature(entry).inputs}
     for _, row in zip(range(rows), samples, strict=False):
+        fed = {name: as_fed(row[name], ranks[name]) for name in entry.inputs}
         for name, index in entry.inputs.items():
-            interpreter.resize_tensor_input(index, row[name].shape)
+            interpreter.resize_tensor_input(index, fed[name].shape)
         interpreter.allocate_tensors()
         for name, index in entry.inputs.items():
-            interpreter.set_tensor(index, row[name])
+            interpreter.set_tensor(index, fed[name])
         interpreter.invoke()
         mask = row[_MASK].reshape(-1) > 0 if _MASK in row else None
         found = {index: interpreter.get_tensor(index).reshape(-1, size) for index, size in channels.items()}

@@ -1,5 +1,6 @@
 """Give a quantized .tflite integer inputs and outputs in place of float32 ones."""
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,15 @@ from edgekit.tflite import flatbuffer
 _DTYPES = {"int8": "INT8", "uint8": "UINT8"}
 # What turns an int8 zero point into that of the same real values in uint8.
 _UNSIGNED = 128
+# On each side of a zero point of 0.
+_INT16_STEPS, _INT8_STEPS = 32767, 127
 
 
 def change_interface(path: Path, inputs: str, outputs: str) -> None:
     """Make the float32 inputs of `path`, in place, `inputs` and its float32 outputs `outputs`: float32, int8 or uint8.
 
-    An int8 end takes over the tensor that the QUANTIZE op behind it gives; a uint8 one keeps an op that requantizes.
+    An int8 end takes over the tensor that the QUANTIZE op behind it gives; a uint8 one keeps an op that requantizes,
+    and so does an end that the graph computes on in int16.
     Raises `ConfigError` if there is no float32 end to change, and `UnsupportedOpError` naming an end that the graph
     computes on in float32.
     """
@@ -61,18 +65,20 @@ class _Ends:
             return
         readers = [operator for operator in self.graph.operators if index in listed(operator.inputs)]
         stored = [int(operator.outputs[0]) for operator in readers if operator.opcodeIndex == self.quantize]
-        alike = {self._parameters(other) for other in stored}
-        if len(stored) != len(readers) or len(alike) != 1 or index in self.graph.outputs:
+        narrow = [other for other in stored if self.graph.tensors[other].type == self.schema.TensorType.INT8]
+        alike = {self._parameters(other) for other in narrow}
+        if not stored or len(stored) != len(readers) or len(alike) > 1 or index in self.graph.outputs:
             raise self._refusal("--inputs", name)
-        first = stored[0]
+        first = narrow[0] if narrow else self._narrowed(stored[0])
+        # What goes on in int16 is made of the int8 values by its own QUANTIZE.
+        dropped = [operator for operator in readers if operator.outputs[0] in narrow]
+        self._drop(dropped, {index: first, **dict.fromkeys(narrow, first)})
         if dtype == "uint8":
-            # The first QUANTIZE stays and goes from uint8 to int8.
             self._unsigned(index, first)
+            self.graph.operators.insert(0, self._requantize(index, first))
         else:
             self.graph.inputs = [first if end == index else end for end in self.graph.inputs]
             self._sign(index, first)
-        dropped = [operator for operator in readers if dtype != "uint8" or operator.outputs[0] != first]
-        self._drop(dropped, {other: first for other in stored if other != first})
 
     def change_output(self, name: str, index: int, dtype: str) -> None:
         if self.graph.tensors[index].type != self.schema.TensorType.FLOAT32:
@@ -82,6 +88,11 @@ class _Ends:
         if len(writers) != 1 or writers[0].opcodeIndex != self.dequantize or read:
             raise self._refusal("--outputs", name)
         stored = int(writers[0].inputs[0])
+        if self.graph.tensors[stored].type == self.schema.TensorType.INT16:
+            narrow = self._narrowed(stored)
+            place = next(place for place, operator in enumerate(self.graph.operators) if operator is writers[0])
+            self.graph.operators.insert(place, self._requantize(stored, narrow))
+            writers[0].inputs, stored = [narrow], narrow
         if self.graph.tensors[stored].type != self.schema.TensorType.INT8:
             raise self._refusal("--outputs", name)
         if dtype == "uint8":
@@ -96,6 +107,18 @@ class _Ends:
     def _parameters(self, index: int) -> tuple[Any, ...]:
         tensor = self.graph.tensors[index]
         return tensor.type, tuple(listed(tensor.quantization.scale)), tuple(listed(tensor.quantization.zeroPoint))
+
+    def _narrowed(self, index: int) -> int:
+        """A new int8 tensor with the range of an int16 one."""
+        tensor = copy.deepcopy(self.graph.tensors[index])
+        tensor.name, tensor.type, tensor.buffer = tensor.name + b"_int8", self.schema.TensorType.INT8, 0
+        scale = float(tensor.quantization.scale[0]) * _INT16_STEPS / _INT8_STEPS
+        tensor.quantization = self.schema.QuantizationParametersT(scale=[scale], zeroPoint=[0])
+        self.graph.tensors.append(tensor)
+        return len(self.graph.tensors) - 1
+
+    def _requantize(self, source: int, target: int) -> Any:
+        return self.schema.OperatorT(opcodeIndex=self.quantize, inputs=[source], outputs=[target])
 
     def _unsigned(self, index: int, stored: int) -> None:
         _, scale, zero = self._parameters(stored)

@@ -14,6 +14,7 @@ from edgekit.quantize.forms import Form
 from edgekit.quantize.rewrite import make_quantizable
 from edgekit.quantize.schemes import Scheme
 from edgekit.quantize.search import Found, Step, Work, search
+from edgekit.quantize.tree import read_graph
 from edgekit.tflite import flatbuffer
 from edgekit.worker import Worker, together
 
@@ -121,6 +122,7 @@ class _Integer:
         self.settings, self.worker = settings, worker
         self.files: dict[str, Path] = {}
         self.tried: dict[str, Candidate] = {}
+        self.unsearched = ""
 
     def plan(self, bits: int) -> QuantizationPlan:
         settings = self.settings
@@ -155,7 +157,7 @@ class _Integer:
                 file.unlink(missing_ok=True)
         if found and form is found.form:
             reason = f"{len(found.left)} of {found.considered} ops left in float, each the loudest when integer alone: {reason}"
-        made = _plan(self.target, "ai-edge-quantizer", form.name, reason)
+        made = _plan(self.target, "ai-edge-quantizer", form.name, reason + self.unsearched)
         return replace(
             made,
             candidates=tuple(tried) if compared else (),
@@ -166,13 +168,21 @@ class _Integer:
 
     def _forms(self, bits: int) -> list[Form]:
         if self.settings.form is not None:
-            return [replace(self.settings.form, name=_PLANNED)]
+            form = replace(self.settings.form, name=_PLANNED)
+            graph = read_graph(self.model)
+            known = {forms.output(graph, operator) for operator in graph.operators}
+            if strange := sorted((form.wide | form.floating) - known):
+                raise ConfigError(
+                    f"--plan: names {len(strange)} ops that the graph does not have, such as {strange[0]}; "
+                    "give the --bridge and the --integer-only that it was made with, or leave --plan out"
+                )
+            return [form]
         # No delegate runs int16 activations, so partitions decide nothing there and all of it becomes integer.
         if bits == 16:
             return [Form(_EVERY, 16)]
         if not self.settings.integer_only:
             return [Form(_EVERY), Form(_PRODUCTS, ops=forms.PRODUCTS)]
-        graph = flatbuffer.read(self.model).subgraphs[0]
+        graph = read_graph(self.model)
         wide = forms.normalizations(graph)
         normalized = [Form(_NORMALIZED, wide=wide)] if wide else []
         return [Form(_EVERY), *normalized, Form(_AROUND, wide=forms.around_products(graph))]
@@ -227,7 +237,12 @@ class _Integer:
             next(form for form in considered if form.name == truest.name),
             settings.journal or self.target.with_suffix(".search.jsonl"),
         )
-        found = search(work, seconds=settings.search_seconds, max_disagreement=settings.max_drop, worker=self.worker)
+        try:
+            found = search(work, seconds=settings.search_seconds, max_disagreement=settings.max_drop, worker=self.worker)
+        except EdgekitError as error:
+            # What was tried before stands without it.
+            self.unsearched = f"; the search for ops to leave in float failed ({error.message})"
+            return None
         found = replace(found, form=replace(found.form, name=_SEARCHED))
         self._name(found.form)
         self._try(found.form, run=True)

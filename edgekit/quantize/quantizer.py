@@ -139,9 +139,10 @@ def _recipe(form: Form, data: bytes) -> Any:
         _add_embeddings(manager)
     # Of all that match, the rule that was added last holds.
     if form.wide:
-        manager.add_static_config(
-            regex=_any_of(form.wide), operation_name=names.ALL_SUPPORTED, activation_num_bits=16, weight_num_bits=8
-        )
+        wide = _any_of(form.wide)
+        manager.add_static_config(regex=wide, operation_name=names.ALL_SUPPORTED, activation_num_bits=16, weight_num_bits=8)
+        # An output is known by the name of the op that gives it.
+        _leave_ends(manager, wide)
     if form.floating:
         left = _any_of(form.floating)
         manager.add_quantization_config(regex=left, operation_name=names.ALL_SUPPORTED, algorithm_key=AlgorithmName.NO_QUANTIZE)
@@ -163,17 +164,23 @@ def _aeq_name(name: str) -> Any:
 def recipe_everything(activation_bits: int) -> Any:
     """Static quantization of every op that can be, as a recipe; the file's own inputs and outputs stay in float32."""
     from ai_edge_quantizer import qtyping
-    from ai_edge_quantizer.algorithm_manager import AlgorithmName
 
     manager = _manager()
-    names = qtyping.TFLOperationName
     manager.add_static_config(
-        regex=".*", operation_name=names.ALL_SUPPORTED, activation_num_bits=activation_bits, weight_num_bits=8
+        regex=".*", operation_name=qtyping.TFLOperationName.ALL_SUPPORTED, activation_num_bits=activation_bits, weight_num_bits=8
     )
     _add_embeddings(manager)
-    for edge in (names.INPUT, names.OUTPUT):
-        manager.add_quantization_config(regex=".*", operation_name=edge, algorithm_key=AlgorithmName.NO_QUANTIZE)
+    _leave_ends(manager, ".*")
     return manager.get_quantization_recipe()
+
+
+def _leave_ends(manager: Any, names: str) -> None:
+    """Those of the file's own inputs and outputs that the regex `names` names, ops to ai-edge-quantizer, stay in float32."""
+    from ai_edge_quantizer import qtyping
+    from ai_edge_quantizer.algorithm_manager import AlgorithmName
+
+    for edge in (qtyping.TFLOperationName.INPUT, qtyping.TFLOperationName.OUTPUT):
+        manager.add_quantization_config(regex=names, operation_name=edge, algorithm_key=AlgorithmName.NO_QUANTIZE)
 
 
 def _manager() -> Any:

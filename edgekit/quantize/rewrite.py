@@ -9,7 +9,7 @@ import numpy as np
 
 from edgekit.data.samples import Samples
 from edgekit.quantize.bias import intermediates
-from edgekit.quantize.tree import listed, load, opcode, pack, prepare
+from edgekit.quantize.tree import listed, load, opcode, opcodes, pack, prepare
 from edgekit.tflite import flatbuffer
 
 # An output channel this many times the median one takes two bits of everyone's step.
@@ -87,19 +87,29 @@ class _Editor:
             if found is None or (median := float(np.median(found))) == 0 or found.max() < _OUTLIER * median:
                 continue
             factors = np.maximum(found / (_LEVEL * median), 1).astype(np.float32)
-            if not self._divide(graph, operator, factors):
+            if not self._scales(operator) or not self._divide(graph, operator, factors):
                 continue
             scaled = self._tensor(graph, index, b"scaled")
             operator.outputs = [scaled]
             graph.operators.insert(place + 1, self._operator("MUL", [scaled, self._constant(graph, index, factors)], [index]))
+
+    def _scales(self, operator: Any) -> bool:
+        """Whether scaling what goes into the op's fused activation scales what comes out, as with none and with ReLU."""
+        kinds = self.schema.ActivationFunctionType
+        return operator.builtinOptions is None or operator.builtinOptions.fusedActivationFunction in (kinds.NONE, kinds.RELU)
 
     def _divide(self, graph: Any, operator: Any, factors: np.ndarray) -> bool:
         """Divide the op's weights and bias by `factors`, channel by channel; not where another op uses them too."""
         inputs = [int(index) for index in operator.inputs if index >= 0]
         constants = [graph.tensors[index] for index in inputs[1:]]
         for tensor in constants:
-            users = [other for other in graph.operators for index in listed(other.inputs) if graph.tensors[index] is tensor]
-            sharers = [other for other in graph.tensors if other.buffer == tensor.buffer]
+            users = [
+                other
+                for other in graph.operators
+                for index in listed(other.inputs)
+                if index >= 0 and graph.tensors[index] is tensor
+            ]
+            sharers = [other for each in self.root.subgraphs for other in listed(each.tensors) if other.buffer == tensor.buffer]
             if len(users) > 1 or len(sharers) > 1 or self.root.buffers[tensor.buffer].data is None:
                 return False
         for tensor in constants:
@@ -110,9 +120,9 @@ class _Editor:
 
     def _each(self, name: str) -> Iterator[tuple[Any, int, Any]]:
         """Each op of that name with its graph and its present place there."""
-        wanted = opcode(self.root, name)
+        wanted = opcodes(self.root, name)
         for graph in self.root.subgraphs:
-            for operator in [operator for operator in listed(graph.operators) if operator.opcodeIndex == wanted]:
+            for operator in [operator for operator in listed(graph.operators) if operator.opcodeIndex in wanted]:
                 yield graph, next(place for place, other in enumerate(graph.operators) if other is operator), operator
 
     def _operator(self, name: str, inputs: Any, outputs: Any) -> Any:

@@ -17,7 +17,7 @@ from edgekit.errors import EdgekitError
 from edgekit.parity import compare, sqnr_db
 from edgekit.quantize import forms, quantizer
 from edgekit.quantize.forms import Form
-from edgekit.tflite import flatbuffer
+from edgekit.quantize.tree import read_graph
 from edgekit.tflite.interpreter import Model
 from edgekit.worker import Worker, progress, together
 
@@ -76,7 +76,7 @@ def search(work: Work, *, seconds: float, max_disagreement: float | None, worker
     time. A search that was killed goes on from its journal.
     """
     started = time.perf_counter()
-    ops = forms.candidates(flatbuffer.read(work.model).subgraphs[0], work.form)
+    ops = forms.candidates(read_graph(work.model), work.form)
     parts = [part for part in (ops[: len(ops) // 2], ops[len(ops) // 2 :]) if part]
     ranked = [outcome.value for outcome in together([partial(worker.run, rank, work, part, _ALONE * seconds) for part in parts])]
     noise = {group: loudness for part, _ in ranked for group, loudness in part.items()}
@@ -149,7 +149,7 @@ class _Trial:
 
     def __init__(self, work: Work) -> None:
         self.work = work
-        self.ops = forms.candidates(flatbuffer.read(work.model).subgraphs[0], work.form)
+        self.ops = forms.candidates(read_graph(work.model), work.form)
         self._key = hashlib.sha256(work.model.read_bytes() + work.calibration.read_bytes() + repr(work.form).encode()).hexdigest()
         self._known = dict(self._read())
         self.steps: list[Step] = []
@@ -190,8 +190,13 @@ class _Trial:
         return self._references[rows]
 
     def _read(self) -> Iterator[tuple[tuple[str, tuple[str, ...]], Step]]:
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            for line in self.work.journal.read_text(encoding="utf-8").splitlines():
+        try:
+            lines = self.work.journal.read_text(encoding="utf-8", errors="replace").splitlines()
+        except OSError:
+            return
+        for line in lines:
+            # A run that was killed leaves half a line, and the next one writes on behind it.
+            with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
                 entry = json.loads(line)
                 if entry.pop("model") == self._key:
                     step = Step(**{**entry, "ops": tuple(entry["ops"])})

@@ -1,6 +1,7 @@
 """A .tflite file as the schema's object tree, to change it and write it again with its constants inside the flatbuffer."""
 
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -120,16 +121,29 @@ def _reshape(tree: Any, graph: Any, operator: Any) -> bool:
     return True
 
 
+def read_graph(model: Path) -> flatbuffer.Subgraph:
+    """The main graph of a file with the names that it has in what `prepare` gives."""
+    return flatbuffer.parse(prepare(model.read_bytes()), str(model)).subgraphs[0]
+
+
+def opcodes(root: Any, name: str) -> list[int]:
+    """The places of a built-in op among the file's op codes: none, one, or one for each of its versions."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    wanted = getattr(schema.BuiltinOperator, name)
+    # Up to schema 3a there was the one field only.
+    return [index for index, code in enumerate(root.operatorCodes) if max(code.builtinCode, code.deprecatedBuiltinCode) == wanted]
+
+
 def opcode(root: Any, name: str, version: int = 1) -> int:
     """The place of a built-in op among the file's op codes, of at least that version; added if the file has none."""
     from ai_edge_litert import schema_py_generated as schema
 
     wanted = getattr(schema.BuiltinOperator, name)
-    for index, code in enumerate(root.operatorCodes):
-        # Up to schema 3a there was the one field only.
-        if max(code.builtinCode, code.deprecatedBuiltinCode) == wanted:
-            code.version = max(code.version, version)
-            return index
+    for index in opcodes(root, name):
+        code = root.operatorCodes[index]
+        code.version = max(code.version, version)
+        return index
     root.operatorCodes.append(
         schema.OperatorCodeT(deprecatedBuiltinCode=min(wanted, _PLACEHOLDER), builtinCode=wanted, version=version)
     )

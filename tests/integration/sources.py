@@ -53,6 +53,28 @@ def write_onnx(path: Path) -> None:
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
 
 
+def write_batched_onnx(path: Path) -> None:
+    """Two dense layers with ReLU between; input `x` (3, 16), whose first axis is fixed."""
+    import numpy as np
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    draw = np.random.default_rng(0)
+
+    def constant(name: str, *shape: int) -> Any:
+        return numpy_helper.from_array((0.4 * draw.standard_normal(shape)).astype(np.float32), name)
+
+    nodes = [
+        helper.make_node("Gemm", ["x", "w1", "b1"], ["first"]),
+        helper.make_node("Relu", ["first"], ["second"]),
+        helper.make_node("Gemm", ["second", "w2", "b2"], ["scores"]),
+    ]
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in (("x", [3, 16]), ("scores", [3, 10]))]
+    weights = [constant("w1", 16, 16), constant("b1", 16), constant("w2", 16, 10), constant("b2", 10)]
+    graph = helper.make_graph(nodes, "batched", ends[:1], ends[1:], weights)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+
+
 def lie(model: Path, target: Path) -> None:
     """A sound file with the signs of the last layer's weights turned, where float16 should be."""
     import numpy as np

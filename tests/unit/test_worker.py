@@ -4,7 +4,9 @@ import ctypes
 import os
 import signal
 import sys
+import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import pytest
 
 from edgekit import worker
 from edgekit.errors import DatasetError, OutputError, WorkerCrashed, WorkerOutOfMemory, WorkerTimeout
-from edgekit.worker import Progress, Worker
+from edgekit.worker import Progress, Worker, together
 
 
 def _double(number: int, *, plus: int = 0) -> int:
@@ -223,3 +225,102 @@ def test_files_in_the_users_folder_do_not_shadow_modules(tmp_path: Path, monkeyp
     for origin in Worker().run(_origins).value:
         assert origin is not None
         assert not origin.startswith(str(tmp_path))
+
+
+def _sleep_as(pid_file: Path, seconds: float) -> None:
+    pid_file.write_text(str(os.getpid()))
+    time.sleep(seconds)
+
+
+def test_together_gives_results_in_order() -> None:
+    def after(seconds: float) -> float:
+        time.sleep(seconds)
+        return seconds
+
+    assert together([partial(after, seconds) for seconds in (0.2, 0.0, 0.1)]) == [0.2, 0.0, 0.1]
+    assert together([]) == []
+
+
+def test_two_run_together_and_no_more() -> None:
+    lock, now, most = threading.Lock(), [0], [0]
+
+    def task() -> None:
+        with lock:
+            now[0] += 1
+            most[0] = max(most[0], now[0])
+        time.sleep(0.05)
+        with lock:
+            now[0] -= 1
+
+    together([task] * 6)
+    assert most == [2]
+
+
+def test_an_error_is_raised_once_all_have_ended() -> None:
+    ended: list[int] = []
+
+    def task(number: int) -> None:
+        if number in (1, 3):
+            raise DatasetError(f"task {number}")
+        time.sleep(0.1)
+        ended.append(number)
+
+    with pytest.raises(DatasetError, match="task 1"):
+        together([partial(task, number) for number in range(5)])
+    assert sorted(ended) == [0, 2, 4]
+
+
+def test_together_inside_together(tmp_path: Path) -> None:
+    run = Worker(timeout_s=60).run
+
+    def inner(number: int) -> list[int]:
+        return [outcome.value for outcome in together([partial(run, _double, number), partial(run, _double, number + 1)])]
+
+    assert together([partial(inner, 1), partial(inner, 10)]) == [[2, 4], [20, 22]]
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_an_interrupt_kills_all_children_at_once(tmp_path: Path, nested: bool) -> None:
+    files = [tmp_path / name for name in ("one", "two", "never")]
+    one, two, never = (partial(Worker().run, _sleep_as, file, 60.0) for file in files)
+    first = partial(together, [one]) if nested else one
+
+    def interrupt() -> None:
+        deadline = time.monotonic() + 30
+        while not all(file.exists() and file.read_text() for file in files[:2]) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        together([first, two, never])
+    told = time.monotonic()
+    thread.join()
+    assert not files[2].exists()
+    assert not any(_alive(int(file.read_text())) for file in files[:2])
+    assert time.monotonic() - told < 5
+    # What comes after is not cancelled.
+    assert together([partial(Worker().run, _double, 4)])[0].value == 8
+
+
+def test_an_inner_together_does_not_take_an_interrupt_back() -> None:
+    """Else a child beside it that looks a moment later would run on to its end."""
+    running, over, seen = threading.Event(), threading.Event(), []
+
+    def inner() -> None:
+        together([lambda: worker._cancelled.wait(20)])
+        over.set()
+
+    def beside() -> None:
+        running.set()
+        over.wait(20)
+        seen.append(worker._cancelled.is_set())
+
+    thread = threading.Thread(target=lambda: (running.wait(20), time.sleep(0.1), os.kill(os.getpid(), signal.SIGINT)))
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        together([inner, beside])
+    thread.join()
+    assert seen == [True]
+    assert not worker._cancelled.is_set()

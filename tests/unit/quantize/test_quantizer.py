@@ -17,7 +17,7 @@ from edgekit.quantize.plan import IntegerSettings, quantize
 from edgekit.quantize.schemes import SCHEMES
 from edgekit.tflite import flatbuffer
 from edgekit.tflite.interpreter import Model
-from tests.unit.quantize.models import DEAD, DEAD_BIAS, conv_net, conv_samples, save, token_net, token_samples
+from tests.unit.quantize.models import DEAD, DEAD_BIAS, calibrated, conv_net, conv_samples, outputs, token_net, token_samples
 from tests.unit.tflite.conftest import Builder
 
 
@@ -26,13 +26,6 @@ def room(tmp_path_factory):
     """float32.tflite of `conv_net`, the folder `rows` with 32 samples, and `calibration` made of them."""
     room = tmp_path_factory.mktemp("quantize")
     return calibrated(conv_net(), conv_samples(32), room)
-
-
-def calibrated(build: Builder, samples: Samples, room):
-    save(build, room / "float32.tflite")
-    samples.save(room / "rows")
-    calibrate.calibrate(room / "float32.tflite", room / "rows", room / "calibration")
-    return room
 
 
 def make(room, scheme: str, **more):
@@ -46,11 +39,6 @@ def make(room, scheme: str, **more):
         settings=IntegerSettings(**more),
     )
     return target, plan
-
-
-def outputs(path, samples: Samples) -> np.ndarray:
-    model = Model(path)
-    return np.concatenate([next(iter(model.run(row).values())) for row in samples])
 
 
 def intermediate(path, samples: Samples) -> dict[str, list[np.ndarray]]:

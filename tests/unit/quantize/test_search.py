@@ -1,0 +1,188 @@
+"""The search leaves the loud op in float and no other, within its time, and goes on from its journal."""
+
+import json
+import time
+from dataclasses import replace
+
+import pytest
+
+from edgekit.errors import ConversionError
+from edgekit.quantize import quantizer, search
+from edgekit.quantize.forms import Form
+from edgekit.quantize.search import TARGET_DB, Found, Work
+from tests.unit.quantize.models import (
+    Inline,
+    calibrated,
+    encoder_net,
+    encoder_samples,
+    in_turn,
+    loud_net,
+    loud_samples,
+)
+
+
+@pytest.fixture(scope="module")
+def loud(tmp_path_factory):
+    return calibrated(loud_net(), loud_samples(32), tmp_path_factory.mktemp("loud"))
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    return calibrated(encoder_net(), encoder_samples(32), tmp_path_factory.mktemp("encoder"))
+
+
+def work_in(room, journal) -> Work:
+    return Work(room / "float32.tflite", room / "calibration", room / "rows", Form("every op"), journal)
+
+
+def searched(work: Work, seconds: float = 5.0, max_disagreement: float | None = 0.0) -> Found:
+    worker = Inline()
+    return search.search(work, seconds=seconds, max_disagreement=max_disagreement, worker=worker)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def made(monkeypatch) -> list[frozenset[str]]:
+    """What each file that is made leaves in float; the search runs in this process, one half after the other."""
+    monkeypatch.setattr(search, "together", in_turn)
+    calls: list[frozenset[str]] = []
+    quantized = quantizer.FloatFile.quantized
+
+    def watched(self, form, *, corrected=True):
+        calls.append(form.floating)
+        return quantized(self, form, corrected=corrected)
+
+    monkeypatch.setattr(quantizer.FloatFile, "quantized", watched)
+    return calls
+
+
+def entries(journal) -> list[dict[str, object]]:
+    return [json.loads(line) for line in journal.read_text().splitlines()]
+
+
+def test_the_loud_op_is_left_in_float_and_every_step_is_written_down(loud, tmp_path, made):
+    found = searched(work_in(loud, tmp_path / "journal"))
+    assert set(found.left) == found.form.floating == {"loud"}
+    assert found.left["loud"] < 5
+    assert found.considered == 4
+    assert found.finished
+    plans = [step for step in found.steps if step.what == "plan"]
+    assert plans[0].ops == ("quiet", "mean", "logits")
+    assert plans[0].sqnr_db >= TARGET_DB
+    assert plans[0].agreement == 1
+    assert {step.ops for step in found.steps if step.what == "alone"} == {("loud",), ("quiet",), ("mean",), ("logits",)}
+    written = {(entry["what"], *entry["ops"]) for entry in entries(tmp_path / "journal")}
+    assert written == {(step.what, *step.ops) for step in found.steps}
+    assert not list(loud.glob("*.search*"))
+
+
+def test_nothing_is_left_in_float_where_nothing_is_loud(loud, tmp_path, made):
+    found = searched(replace(work_in(loud, tmp_path / "journal"), form=Form("wide", wide=frozenset({"loud"}))))
+    assert found.finished
+    assert found.left == {}
+    assert found.form.wide == {"loud"}
+
+
+def test_a_second_run_takes_all_from_the_journal(loud, tmp_path, made):
+    first = searched(work_in(loud, tmp_path / "journal"))
+    before, kept = len(made), (tmp_path / "journal").read_bytes()
+    second = searched(work_in(loud, tmp_path / "journal"))
+    assert len(made) == before
+    assert (second.form, second.left, second.finished) == (first.form, first.left, first.finished)
+    assert set(second.steps) == set(first.steps)
+    assert (tmp_path / "journal").read_bytes() == kept
+
+
+@pytest.mark.parametrize("other", ["model", "calibration", "form"])
+def test_a_journal_of_something_else_is_not_believed(loud, encoder, tmp_path, made, other):
+    lie = replace(searched(work_in(loud, tmp_path / "journal")), steps=())
+    lines = (tmp_path / "journal").read_text().replace('"failure": null', '"failure": "a lie"')
+    (tmp_path / "journal").write_text(lines)
+    work = work_in(loud, tmp_path / "journal")
+    if other == "form":
+        work = replace(work, form=Form("every op", wide=frozenset({"mean"})))
+    elif other == "calibration":
+        (tmp_path / "calibration").write_bytes((loud / "calibration").read_bytes() + b"\0")
+        work = replace(work, calibration=tmp_path / "calibration")
+    else:
+        work = work_in(encoder, tmp_path / "journal")
+    before = len(made)
+    found = searched(work)
+    assert len(made) > before
+    assert "a lie" not in {step.failure for step in found.steps}
+    if other != "model":
+        assert found.left.keys() == lie.left.keys()
+
+
+@pytest.mark.parametrize("damage", ["half a line", "not JSON", "other fields", "not text", "a list"])
+def test_a_damaged_line_costs_its_own_step_only(loud, tmp_path, made, damage):
+    first = searched(work_in(loud, tmp_path / "journal"))
+    lines = (tmp_path / "journal").read_bytes().splitlines()
+    lines[1] = {
+        "half a line": lines[1][:25],
+        "not JSON": b"{,}",
+        "other fields": json.dumps({**json.loads(lines[1]), "colour": "red"}).encode(),
+        "not text": b"\xff\xfe\x00",
+        "a list": b"[1, 2]",
+    }[damage]
+    (tmp_path / "journal").write_bytes(b"\n".join(lines) + b"\n")
+    before = len(made)
+    second = searched(work_in(loud, tmp_path / "journal"))
+    assert len(made) == before + 1
+    assert second.left.keys() == first.left.keys()
+
+
+def test_next_to_no_time_gives_a_plan_all_the_same(encoder, tmp_path, made):
+    found = searched(work_in(encoder, tmp_path / "journal"), seconds=0.001)
+    # None, one op and the whole half in each of two halves, and one plan.
+    assert len(made) <= 7
+    assert sum(step.what == "plan" for step in found.steps) == 1
+    assert found.considered == 19
+
+
+def test_a_search_that_gets_slow_stops_at_its_time(encoder, tmp_path, made, monkeypatch):
+    quantized = quantizer.FloatFile.quantized
+
+    def slower(self, form, *, corrected=True):
+        time.sleep(0.2 if len(made) > 4 else 0)
+        return quantized(self, form, corrected=corrected)
+
+    monkeypatch.setattr(quantizer.FloatFile, "quantized", slower)
+    monkeypatch.setattr(search, "_groups", lambda ops, count: [(op,) for op in ops])
+    started = time.perf_counter()
+    found = searched(work_in(encoder, tmp_path / "journal"), seconds=1.0)
+    # Here the halves run one after the other, and each may take twice its share, before the plans get what is left.
+    assert time.perf_counter() - started < 6
+    assert sum(step.what == "alone" for step in found.steps) < found.considered
+
+
+def test_an_op_that_cannot_be_made_integer_alone_is_the_loudest(loud, tmp_path, made, monkeypatch):
+    quantized = quantizer.FloatFile.quantized
+
+    def failing(self, form, *, corrected=True):
+        if "mean" not in form.floating:
+            raise ConversionError("float32.tflite: ai-edge-quantizer cannot make int8 of it (mean)")
+        return quantized(self, form, corrected=corrected)
+
+    monkeypatch.setattr(quantizer.FloatFile, "quantized", failing)
+    found = searched(work_in(loud, tmp_path / "journal"))
+    assert set(found.left) == {"loud", "mean"}
+    assert found.finished
+    assert [step.failure for step in found.steps if step.ops == ("mean",)] == [
+        "float32.tflite: ai-edge-quantizer cannot make int8 of it (mean)"
+    ]
+
+
+def test_where_no_plan_is_good_the_best_is_kept_and_called_unfinished(loud, tmp_path, made, monkeypatch):
+    monkeypatch.setattr(search, "TARGET_DB", 500.0)
+    found = searched(work_in(loud, tmp_path / "journal"))
+    assert not found.finished
+    assert "loud" in found.left
+
+
+def test_two_children_search_and_one_settles(loud, tmp_path):
+    from edgekit.worker import Worker
+
+    work = work_in(loud, tmp_path / "journal")
+    found = search.search(work, seconds=5.0, max_disagreement=None, worker=Worker(timeout_s=120))
+    assert set(found.left) == {"loud"}
+    assert found.finished
