@@ -62,6 +62,9 @@ class Publisher:
         rejected = final_path(self.out, self.source, scheme)
         rejected = rejected.with_name(rejected.name + REJECTED)
         found = self._diagnosis(file)
+        if found:
+            # The files that were compared are temporary.
+            found = replace(found, file=str(rejected), against=str(self.source.path))
         told = [reason, *(finding.cause for finding in found.findings[:1])] if found else [reason]
         reason = "; ".join([*told, f"kept as {rejected}"])
         measured = {"measurement": replace(measurement, path=str(rejected)), "refused": reason, "diagnosis": found}

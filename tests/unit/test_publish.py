@@ -1,13 +1,23 @@
-"""Plans that are read back from manifests, of the right model or not."""
+"""Plans that are read back from manifests, of the right model or not, and files that are rejected with what is wrong with them."""
 
 import json
 from typing import Any
 
+import numpy as np
 import pytest
 
-from edgekit.errors import ConfigError
-from edgekit.publish import read_plan
+from edgekit import publish
+from edgekit.bridge import FloatModel, Kind, Source
+from edgekit.convert import ConvertConfig
+from edgekit.data.samples import Samples
+from edgekit.errors import ConfigError, WorkerCrashed
+from edgekit.measure.causes import Finding
+from edgekit.measure.diagnose import Diagnosis
+from edgekit.measure.measurement import Measurement
+from edgekit.publish import Data, Publisher, read_plan
 from edgekit.quantize.forms import Form
+from edgekit.quantize.plan import QuantizationPlan
+from edgekit.quantize.schemes import SCHEMES
 
 FORM = {"name": "every op", "bits": 8, "ops": None, "wide": ["b"], "floating": ["a"]}
 PARENTS = {"models/bert": "f00d"}
@@ -73,3 +83,44 @@ def test_what_cannot_be_read_is_a_wrong_option(tmp_path):
         read_plan(tmp_path / "missing.json", PARENTS)
     with pytest.raises(ConfigError, match=r"cannot be read \(Is a directory\)"):
         read_plan(tmp_path, PARENTS)
+
+
+def rejected(folder, monkeypatch, diagnose) -> tuple[str, dict[str, Any]]:
+    """Reason and manifest of a file that a publisher rejects."""
+    monkeypatch.setattr(publish, "diagnose", diagnose)
+    (folder / "int8.tflite").write_bytes(b"a file that decides otherwise")
+    Samples({"x": np.zeros((100, 4), np.float32)}).save(folder / "rows")
+    source = Source(Kind.TFLITE, folder / "model.tflite", "model")
+    data = Data(None, folder / "rows", "100 rows of x.npz", real=True)
+    publisher = Publisher(folder, source, PARENTS, ConvertConfig(), FloatModel(folder / "float32.tflite"), data, overwrite=False)
+    told = publisher.reject(
+        SCHEMES["int8"], folder / "int8.tflite", QuantizationPlan("m", "c", "r"), Measurement("f", 29, None), "loses 9 points"
+    )
+    manifest = json.loads((folder / "model_int8.tflite.rejected.json").read_text())
+    assert (folder / "model_int8.tflite.rejected").read_bytes() == b"a file that decides otherwise"
+    assert manifest["measured"]["refused"] == told
+    return told, manifest["measured"]
+
+
+def test_a_rejected_file_is_told_with_its_first_cause(tmp_path, monkeypatch):
+    seen = []
+
+    def diagnose(file, against, rows, **more):
+        seen.append(len(Samples.load(rows)))
+        found = (Finding("outlier channels", "one channel of dense is wide", "int16"), Finding("clipping", "cut", "more rows"))
+        return Diagnosis(str(file), str(against), more["data"], 64, more["threads"], 0.5, 3.0, found, (), 0, None)
+
+    told, measured = rejected(tmp_path, monkeypatch, diagnose)
+    assert told == f"loses 9 points; one channel of dense is wide; kept as {tmp_path / 'model_int8.tflite.rejected'}"
+    assert seen == [64]
+    assert measured["diagnosis"]["file"] == str(tmp_path / "model_int8.tflite.rejected")
+    assert [finding["cause"] for finding in measured["diagnosis"]["findings"]] == ["one channel of dense is wide", "cut"]
+
+
+def test_a_file_that_cannot_be_diagnosed_is_rejected_all_the_same(tmp_path, monkeypatch):
+    def crash(*_, **__):
+        raise WorkerCrashed("layer_errors: crashed with SIGSEGV")
+
+    told, measured = rejected(tmp_path, monkeypatch, crash)
+    assert told == f"loses 9 points; kept as {tmp_path / 'model_int8.tflite.rejected'}"
+    assert measured["diagnosis"] is None

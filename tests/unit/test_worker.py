@@ -317,7 +317,12 @@ def test_an_inner_together_does_not_take_an_interrupt_back() -> None:
         over.wait(20)
         seen.append(worker._cancelled.is_set())
 
-    thread = threading.Thread(target=lambda: (running.wait(20), time.sleep(0.1), os.kill(os.getpid(), signal.SIGINT)))
+    def interrupt() -> None:
+        running.wait(20)
+        time.sleep(0.1)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
     thread.start()
     with pytest.raises(KeyboardInterrupt):
         together([inner, beside])

@@ -119,7 +119,8 @@ def encoder_net(*, reshapes: bool = False, embedded: bool = False, shared: bool 
     x = start
     if embedded:
         x = reshape(op("EMBEDDING_LOOKUP", [start, constant("table", normal(50, WIDTH, scale=1.0))], "rows", flat), "x", whole)
-    weights, bias = normal(WIDTH, WIDTH, scale=0.3), normal(WIDTH, scale=0.1)
+    # Small beside 6, so that its largest channel is an outlier behind a ReLU6 too.
+    weights, bias = normal(WIDTH, WIDTH, scale=0.05 if activation == "RELU6" else 0.3), normal(WIDTH, scale=0.1)
     weights[OUTLIER] *= 40
     w1, b1 = constant("w1", weights), constant("b1", bias)
     fused = schema.FullyConnectedOptionsT(keepNumDims=not reshapes, fusedActivationFunction=getattr(kinds, activation))

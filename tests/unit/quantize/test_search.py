@@ -3,6 +3,7 @@
 import json
 import time
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -55,7 +56,7 @@ def made(monkeypatch) -> list[frozenset[str]]:
     return calls
 
 
-def entries(journal) -> list[dict[str, object]]:
+def entries(journal) -> list[dict[str, Any]]:
     return [json.loads(line) for line in journal.read_text().splitlines()]
 
 
