@@ -16,9 +16,10 @@ from edgekit.data.samples import Samples
 from edgekit.measure.benchmark import outputs
 from edgekit.measure.machine import machine
 from edgekit.parity import compare, sqnr_db
-from edgekit.quantize.calibrate import METHODS, calibrate
+from edgekit.quantize.calibrate import calibrate
 from edgekit.quantize.forms import PRODUCTS, Form
 from edgekit.quantize.quantizer import write_integer
+from edgekit.quantize.schemes import CALIBRATIONS
 from edgekit.worker import Worker
 
 FEW, MANY, HELD_OUT = 16, 1600, 500
@@ -48,7 +49,7 @@ def main() -> None:
         labels = Samples.load(room / "held_out").labels
         expected = outputs(file, room / "held_out")
         memory, truth = [], []
-        for method in METHODS:
+        for method in CALIBRATIONS:
             found = {
                 count: worker.run(calibrate, file, room / str(count), room / f"{method}_{count}", method)
                 for count in (FEW, COUNT, MANY)

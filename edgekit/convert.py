@@ -22,11 +22,11 @@ from edgekit.measure.benchmark import BenchmarkConfig, benchmark, check_threads
 from edgekit.measure.measurement import Measurement
 from edgekit.publish import Data, Publisher, final_path, publish_tokenizer, read_plan
 from edgekit.quantize import schemes
-from edgekit.quantize.calibrate import MINMAX, calibrate, check_method
+from edgekit.quantize.calibrate import calibrate, check_method
 from edgekit.quantize.masks import soften_masks
 from edgekit.quantize.plan import SEARCH_SECONDS, IntegerSettings, QuantizationPlan, quantize
 from edgekit.quantize.preflight import preflight
-from edgekit.quantize.schemes import Scheme
+from edgekit.quantize.schemes import MINMAX, Scheme
 from edgekit.spec import DatasetReference, TensorSpec, shown
 from edgekit.tflite import flatbuffer, metadata
 from edgekit.worker import Progress, Worker, together
@@ -45,7 +45,7 @@ class ConvertConfig:
     held-out rows before it is refused, or without labels the share of rows with another decision; None judges nothing.
     `inputs` and `outputs` are the dtypes of an int8 file's float inputs and outputs, `integer_only` leaves no float op in it.
     Its plan is searched for in `search_seconds`, or taken from `plan`, a manifest that edgekit wrote for the same source.
-    `calibration` is one of `calibrate.METHODS`.
+    `calibration` is one of `schemes.CALIBRATIONS`.
     """
 
     schemes: tuple[str, ...] = ("float32", "float16", "dynamic")

@@ -9,8 +9,7 @@ from edgekit import options
 from edgekit.console import print_json, show_report
 from edgekit.errors import RefusedError
 from edgekit.options import DATASET, fail
-from edgekit.quantize.calibrate import METHODS
-from edgekit.quantize.schemes import SCHEMES
+from edgekit.quantize.schemes import CALIBRATIONS, MINMAX, SCHEMES
 
 _MODEL = "a checkpoint folder, hub id, package:NAME, .onnx, SavedModel folder, Keras-2 .h5 or float .tflite"
 
@@ -20,7 +19,9 @@ _MODEL = "a checkpoint folder, hub id, package:NAME, .onnx, SavedModel folder, K
 @click.option("--scheme", "schemes", required=True, multiple=True, type=click.Choice([*SCHEMES, "all"]), help="Repeats.")
 @click.option("--representative-data", metavar="D", help=f"Rows to calibrate on: {DATASET}.")
 @click.option("--representative-samples", type=int, default=200, show_default=True, help="How many of them, drawn with the seed.")
-@click.option("--calibration", type=click.Choice(METHODS), default="minmax", show_default=True, help="How int8 ranges are chosen.")
+@click.option(
+    "--calibration", type=click.Choice(CALIBRATIONS), default=MINMAX, show_default=True, help="How int8 ranges are chosen."
+)
 @click.option("--evaluation-data", metavar="D", help="Rows to judge on; left out, others of the representative data.")
 @click.option("--evaluation-samples", type=int, default=200, show_default=True, help="How many of them, drawn with the seed.")
 @click.option("--max-length", type=int, default=64, show_default=True, help="Tokens of an input.")

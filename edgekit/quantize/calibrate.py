@@ -17,11 +17,9 @@ from edgekit.errors import ConfigError, ConversionError
 from edgekit.quantize.bias import mean_inputs
 from edgekit.quantize.histogram import RANGES, Histogram
 from edgekit.quantize.quantizer import one_line, recipe_everything
+from edgekit.quantize.schemes import CALIBRATIONS, MINMAX
 from edgekit.quantize.tree import prepare
 from edgekit.tflite import flatbuffer
-
-MINMAX = "minmax"
-METHODS = (MINMAX, *RANGES)
 
 # Rows in memory at a time.
 _CHUNK = 32
@@ -36,9 +34,9 @@ _PRODUCTS = ("FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV"
 
 
 def check_method(method: str) -> None:
-    """Raise `ConfigError` unless `method` is one of `METHODS`."""
-    if method not in METHODS:
-        raise ConfigError(f"calibration {method}: unknown; choose from {', '.join(METHODS)}")
+    """Raise `ConfigError` unless `method` is one of `CALIBRATIONS`."""
+    if method not in CALIBRATIONS:
+        raise ConfigError(f"calibration {method}: unknown; choose from {', '.join(CALIBRATIONS)}")
 
 
 def calibrate(model: Path, samples_folder: Path, target: Path, method: str = MINMAX) -> None:

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from edgekit.errors import ConfigError, EdgekitError, RefusedError
 from edgekit.quantize import forms, quantizer
-from edgekit.quantize.calibrate import MINMAX, calibrate
+from edgekit.quantize.calibrate import calibrate
 from edgekit.quantize.candidates import Candidate, choose, time_in_turns, try_candidate
 from edgekit.quantize.forms import Form
 from edgekit.quantize.rewrite import make_quantizable
-from edgekit.quantize.schemes import Scheme
+from edgekit.quantize.schemes import MINMAX, Scheme
 from edgekit.quantize.search import Found, Step, Work, search
 from edgekit.quantize.tree import read_graph
 from edgekit.tflite import flatbuffer

@@ -6,6 +6,10 @@ from types import MappingProxyType
 
 from edgekit.errors import ConfigError
 
+# Ways to choose the ranges of int8 activations; here, because the command line names them without loading anything.
+MINMAX = "minmax"
+CALIBRATIONS = (MINMAX, "percentile", "mse", "entropy")
+
 
 @dataclass(frozen=True)
 class Scheme:

@@ -10,9 +10,10 @@ from edgekit.data.samples import Samples
 from edgekit.errors import ConfigError
 from edgekit.parity import sqnr_db
 from edgekit.quantize import calibrate, quantizer
-from edgekit.quantize.calibrate import METHODS, full_range
+from edgekit.quantize.calibrate import full_range
 from edgekit.quantize.forms import Form
 from edgekit.quantize.histogram import RANGES, Histogram
+from edgekit.quantize.schemes import CALIBRATIONS
 from edgekit.tflite import flatbuffer
 from edgekit.tflite.interpreter import Model
 from edgekit.worker import Worker
@@ -215,4 +216,4 @@ def test_memory_does_not_grow_with_the_number_of_samples(method, tmp_path):
 def test_an_unknown_method_is_an_error_that_names_the_others(tmp_path):
     with pytest.raises(ConfigError, match="calibration median: unknown; choose from minmax, percentile, mse, entropy"):
         calibrate.calibrate(tmp_path / "m", tmp_path / "rows", tmp_path / "calibration", "median")
-    assert METHODS[0] == "minmax"
+    assert (CALIBRATIONS[0], *RANGES) == CALIBRATIONS
