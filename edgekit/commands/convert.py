@@ -19,9 +19,7 @@ _MODEL = "a checkpoint folder, hub id, package:NAME, .onnx, SavedModel folder, K
 @click.option("--scheme", "schemes", required=True, multiple=True, type=click.Choice([*SCHEMES, "all"]), help="Repeats.")
 @click.option("--representative-data", metavar="D", help=f"Rows to calibrate on: {DATASET}.")
 @click.option("--representative-samples", type=int, default=200, show_default=True, help="How many of them, drawn with the seed.")
-@click.option(
-    "--calibration", type=click.Choice(CALIBRATIONS), default=MINMAX, show_default=True, help="How int8 ranges are chosen."
-)
+@click.option("--calibration", type=click.Choice(CALIBRATIONS), default=MINMAX, show_default=True, help="Ranges of int8 values.")
 @click.option("--evaluation-data", metavar="D", help="Rows to judge on; left out, others of the representative data.")
 @click.option("--evaluation-samples", type=int, default=200, show_default=True, help="How many of them, drawn with the seed.")
 @click.option("--max-length", type=int, default=64, show_default=True, help="Tokens of an input.")
