@@ -153,15 +153,8 @@ def convert(
         tell("to float32 .tflite")
         float_model, data = _float_model(source, config, rows, judged, work, worker)
         tell("calibrate")
+        calibrating = data.calibration is not None and any(scheme.needs_data for scheme in wanted)
         calibrated = _Calibrated()
-        tasks = [partial(bridge.check_source, source, float_model, data.held_out, work, worker)]
-        if data.calibration is not None and any(scheme.needs_data for scheme in wanted):
-            target = work / "calibration"
-            tasks.append(partial(_calibrate, calibrated, float_model, data.calibration, target, config.calibration, worker))
-        for scheme in wanted:
-            if scheme.activations == "int16":
-                tasks.append(partial(_warn, float_model.path, scheme, worker, tell))
-        together(tasks)
         # Beside the files and not in the temporary folder, so that a search that was killed goes on from it.
         journal = out / f".{source.name}_int8.search.jsonl"
         settings = IntegerSettings(
@@ -174,7 +167,21 @@ def convert(
             journal=journal,
             form=planned,
         )
-        made, failed = _make(wanted, float_model.path, work, data, calibrated, settings, worker, tell)
+        maker = _Maker(float_model.path, work, data, calibrated, settings, worker, tell)
+        tasks = [partial(bridge.check_source, source, float_model, data.held_out, work, worker)]
+        if data.calibration is not None and calibrating:
+            target = work / "calibration"
+            tasks.append(partial(_calibrate, calibrated, float_model, data.calibration, target, config.calibration, worker))
+        tasks += [partial(_warn, float_model.path, scheme, worker, tell) for scheme in wanted if scheme.activations == "int16"]
+        # What calibration changes nothing of is made meanwhile. int8 is planned by timing its candidates: nothing else runs then.
+        early = [scheme for scheme in wanted if scheme.name in ("float32", "float16") or not (calibrating or scheme.needs_data)]
+        late = [scheme for scheme in wanted if scheme not in early]
+        together([*tasks, *(partial(maker.make, scheme) for scheme in early)])
+        together([partial(maker.make, scheme) for scheme in late if scheme.name != "int8"])
+        for scheme in late:
+            if scheme.name == "int8":
+                maker.make(scheme)
+        made, failed = maker.made, maker.failed
         tell("measure")
         measured = _measure(float_model.path, made, data, config)
         tell("publish")
@@ -223,40 +230,34 @@ def _warn(model: Path, scheme: Scheme, worker: Worker, tell: Callable[[str], Non
             tell(line)
 
 
-def _make(
-    wanted: Sequence[Scheme],
-    float_model: Path,
-    work: Path,
-    data: Data,
-    calibrated: _Calibrated,
-    settings: IntegerSettings,
-    worker: Worker,
-    tell: Callable[[str], None],
-) -> tuple[dict[str, tuple[Path, QuantizationPlan]], dict[str, str]]:
-    """Each scheme's file with its plan, or why there is none."""
-    made: dict[str, tuple[Path, QuantizationPlan]] = {}
-    failed: dict[str, str] = {}
+@dataclass
+class _Maker:
+    """Makes each scheme's file in `work`, with its plan, or tells why there is none."""
 
-    def make(scheme: Scheme) -> None:
-        tell(scheme.name)
-        if scheme.needs_data and calibrated.failure:
-            failed[scheme.name] = calibrated.failure
+    float_model: Path
+    work: Path
+    data: Data
+    calibrated: _Calibrated
+    settings: IntegerSettings
+    worker: Worker
+    tell: Callable[[str], None]
+    made: dict[str, tuple[Path, QuantizationPlan]] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+
+    def make(self, scheme: Scheme) -> None:
+        self.tell(scheme.name)
+        if scheme.needs_data and self.calibrated.failure:
+            self.failed[scheme.name] = self.calibrated.failure
             return
-        file = float_model if scheme.name == "float32" else work / f"{scheme.name}.tflite"
-        found = {"samples": data.calibration, "calibration": calibrated.path}
+        file = self.float_model if scheme.name == "float32" else self.work / f"{scheme.name}.tflite"
+        found = {"samples": self.data.calibration, "calibration": self.calibrated.path}
         try:
-            made[scheme.name] = file, quantize(float_model, scheme, file, **found, settings=settings, worker=worker)
+            plan = quantize(self.float_model, scheme, file, **found, settings=self.settings, worker=self.worker)
+            self.made[scheme.name] = file, plan
         except ConfigError:
             raise
         except EdgekitError as error:
-            failed[scheme.name] = error.message
-
-    # int8 is planned by timing its candidates, so nothing else may run then.
-    together([partial(make, scheme) for scheme in wanted if scheme.name != "int8"])
-    for scheme in wanted:
-        if scheme.name == "int8":
-            make(scheme)
-    return made, failed
+            self.failed[scheme.name] = error.message
 
 
 def judge(found: Measurement, max_drop: float | None) -> str | None:
