@@ -34,7 +34,7 @@ _ALONE = 0.7
 
 @dataclass(frozen=True)
 class Step:
-    """One file made and run: the ops that were integer in it (`kept`, empty for all but `left`), and what came of it."""
+    """One file made and run: the ops that were integer in it, and what came of it."""
 
     what: str
     ops: tuple[str, ...]
