@@ -24,9 +24,9 @@ from edgekit.publish import Data, Publisher, final_path, publish_tokenizer, read
 from edgekit.quantize import schemes
 from edgekit.quantize.calibrate import calibrate, check_method
 from edgekit.quantize.masks import soften_masks
-from edgekit.quantize.plan import SEARCH_SECONDS, IntegerSettings, QuantizationPlan, quantize
+from edgekit.quantize.plan import IntegerSettings, QuantizationPlan, quantize
 from edgekit.quantize.preflight import preflight
-from edgekit.quantize.schemes import MINMAX, Scheme
+from edgekit.quantize.schemes import MINMAX, SEARCH_SECONDS, Scheme
 from edgekit.spec import DatasetReference, TensorSpec, shown
 from edgekit.tflite import flatbuffer, metadata
 from edgekit.worker import Progress, Worker, together
@@ -153,7 +153,7 @@ def convert(
         tell("to float32 .tflite")
         float_model, data = _float_model(source, config, rows, judged, work, worker)
         tell("calibrate")
-        calibrating = data.calibration is not None and any(scheme.needs_data for scheme in wanted)
+        rows_to_see = data.calibration if any(scheme.needs_data for scheme in wanted) else None
         calibrated = _Calibrated()
         # Beside the files and not in the temporary folder, so that a search that was killed goes on from it.
         journal = out / f".{source.name}_int8.search.jsonl"
@@ -169,12 +169,12 @@ def convert(
         )
         maker = _Maker(float_model.path, work, data, calibrated, settings, worker, tell)
         tasks = [partial(bridge.check_source, source, float_model, data.held_out, work, worker)]
-        if data.calibration is not None and calibrating:
+        if rows_to_see is not None:
             target = work / "calibration"
-            tasks.append(partial(_calibrate, calibrated, float_model, data.calibration, target, config.calibration, worker))
+            tasks.append(partial(_calibrate, calibrated, float_model, rows_to_see, target, config.calibration, worker))
         tasks += [partial(_warn, float_model.path, scheme, worker, tell) for scheme in wanted if scheme.activations == "int16"]
         # What calibration changes nothing of is made meanwhile. int8 is planned by timing its candidates: nothing else runs then.
-        early = [scheme for scheme in wanted if scheme.name in ("float32", "float16") or not (calibrating or scheme.needs_data)]
+        early = [scheme for scheme in wanted if scheme.name in ("float32", "float16") or not (rows_to_see or scheme.needs_data)]
         late = [scheme for scheme in wanted if scheme not in early]
         together([*tasks, *(partial(maker.make, scheme) for scheme in early)])
         together([partial(maker.make, scheme) for scheme in late if scheme.name != "int8"])

@@ -53,14 +53,14 @@ class Publisher:
         final = final_path(self.out, self.source, scheme)
         measurement = replace(measurement, path=str(final))
         self._write(scheme, file, final, plan, {"measurement": measurement}, overwrite=self.overwrite)
-        for stale in (final.with_name(final.name + REJECTED), final.with_name(f"{final.name}{REJECTED}.json")):
+        rejected = _rejected(final)
+        for stale in (rejected, _manifest(rejected)):
             stale.unlink(missing_ok=True)
         return measurement
 
     def reject(self, scheme: Scheme, file: Path, plan: QuantizationPlan, measurement: Measurement, reason: str) -> str:
         """Keep `file` as `<name>.rejected`, with a diagnosis in its manifest; returns the reason with what was found."""
-        rejected = final_path(self.out, self.source, scheme)
-        rejected = rejected.with_name(rejected.name + REJECTED)
+        rejected = _rejected(final_path(self.out, self.source, scheme))
         found = self._diagnosis(file)
         if found:
             # The files that were compared are temporary.
@@ -105,8 +105,16 @@ class Publisher:
                     "labels": checkpoint.label_ids(self.source.path) if self.source.kind is Kind.CHECKPOINT else {},
                 },
             )
-        beside = final.with_suffix(".json") if final.suffix == ".tflite" else final.with_name(f"{final.name}.json")
-        artifacts.write_text(beside, artifacts.to_json(manifest))
+        artifacts.write_text(_manifest(final), artifacts.to_json(manifest))
+
+
+def _rejected(final: Path) -> Path:
+    return final.with_name(final.name + REJECTED)
+
+
+def _manifest(file: Path) -> Path:
+    """Beside a published file with `.json` in place of its suffix; behind the whole name of a rejected one."""
+    return file.with_suffix(".json") if file.suffix == ".tflite" else file.with_name(f"{file.name}.json")
 
 
 def read_plan(manifest: Path, parents: Mapping[str, str]) -> Form:

@@ -9,7 +9,7 @@ from edgekit import options
 from edgekit.console import print_json, show_report
 from edgekit.errors import RefusedError
 from edgekit.options import DATASET, fail
-from edgekit.quantize.schemes import CALIBRATIONS, MINMAX, SCHEMES
+from edgekit.quantize.schemes import CALIBRATIONS, MINMAX, SCHEMES, SEARCH_SECONDS
 
 _MODEL = "a checkpoint folder, hub id, package:NAME, .onnx, SavedModel folder, Keras-2 .h5 or float .tflite"
 
@@ -28,7 +28,9 @@ _MODEL = "a checkpoint folder, hub id, package:NAME, .onnx, SavedModel folder, K
 @click.option("--inputs", type=click.Choice(["float32", "int8", "uint8"]), default="float32", show_default=True)
 @click.option("--outputs", type=click.Choice(["float32", "int8", "uint8"]), default="float32", show_default=True)
 @click.option("--integer-only", is_flag=True, help="int8 without a float op, for accelerators; token ids stay integers.")
-@click.option("--search-seconds", type=float, default=15.0, show_default=True, help="Time for the search of an int8 plan.")
+@click.option(
+    "--search-seconds", type=float, default=SEARCH_SECONDS, show_default=True, help="Time for the search of an int8 plan."
+)
 @click.option("--plan", type=click.Path(path_type=Path), help="The .json beside an int8 file: its plan is used again.")
 @click.option("--input-shape", "input_shapes", multiple=True, metavar="NAME=1,…", help="Fixes a free shape of an .onnx.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("tflite_models"), show_default=True)

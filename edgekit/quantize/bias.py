@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from edgekit.data.samples import Samples, as_fed
+from edgekit.data.samples import Samples
+from edgekit.quantize.tensors import Tensors
 from edgekit.quantize.tree import listed
 from edgekit.tflite import flatbuffer
 
@@ -48,23 +49,14 @@ def intermediates(
 
     `channels` gives how many each has; padding tokens are left out. Nothing where the entry is another graph.
     """
-    from ai_edge_litert.interpreter import Interpreter
-
-    entry = (file := flatbuffer.parse(model, "model")).entry()
+    entry = flatbuffer.parse(model, "model").entry()
     if entry.subgraph or not channels:
         return
-    interpreter = Interpreter(model_content=model, experimental_preserve_all_tensors=True)
-    ranks = {spec.name: len(spec.shape) for spec in file.signature(entry).inputs}
+    tensors = Tensors(model, entry, list(channels))
     for _, row in zip(range(rows), samples, strict=False):
-        fed = {name: as_fed(row[name], ranks[name]) for name in entry.inputs}
-        for name, index in entry.inputs.items():
-            interpreter.resize_tensor_input(index, fed[name].shape)
-        interpreter.allocate_tensors()
-        for name, index in entry.inputs.items():
-            interpreter.set_tensor(index, fed[name])
-        interpreter.invoke()
+        given = tensors.run(row)
         mask = row[_MASK].reshape(-1) > 0 if _MASK in row else None
-        found = {index: interpreter.get_tensor(index).reshape(-1, size) for index, size in channels.items()}
+        found = {index: given(index).reshape(-1, size) for index, size in channels.items()}
         yield {index: values[mask] if mask is not None and len(values) == len(mask) else values for index, values in found.items()}
 
 

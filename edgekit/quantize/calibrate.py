@@ -6,7 +6,7 @@ In a worker child; no memory grows with the number of samples.
 import itertools
 import os
 import pickle
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,11 @@ import numpy as np
 from edgekit.data.samples import Samples, as_fed
 from edgekit.errors import ConfigError, ConversionError
 from edgekit.quantize.bias import mean_inputs
+from edgekit.quantize.forms import MULTIPLIED
 from edgekit.quantize.histogram import RANGES, Histogram
 from edgekit.quantize.quantizer import one_line, recipe_everything
 from edgekit.quantize.schemes import CALIBRATIONS, MINMAX
+from edgekit.quantize.tensors import Tensors
 from edgekit.quantize.tree import prepare
 from edgekit.tflite import flatbuffer
 
@@ -30,7 +32,6 @@ _MASK, _IDS = "attention_mask", "input_ids"
 _CHANGED = 1e-3
 # Ops that read how values compare with each other; EXP is what a softmax in parts begins with.
 _COMPARING = ("SOFTMAX", "LOG_SOFTMAX", "EXP", "ARG_MAX", "ARG_MIN", "TOPK_V2")
-_PRODUCTS = ("FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "BATCH_MATMUL")
 
 
 def check_method(method: str) -> None:
@@ -115,7 +116,7 @@ def _clipped(
     for index in computed(graph) - full:
         if (found := statistics.get(graph.tensors[index].name)) is not None:
             histograms[index] = Histogram(float(np.min(found["min"])), float(np.max(found["max"])))
-    _fill(_Tensors(data, entry, sorted(histograms)), samples_folder, histograms)
+    _fill(Tensors(data, entry, sorted(histograms)), samples_folder, histograms)
     clipped = {}
     for index, histogram in histograms.items():
         # Without a value, as in a branch that no sample took, or with one value there is nothing to choose from.
@@ -127,7 +128,7 @@ def _clipped(
     return clipped
 
 
-def _fill(tensors: "_Tensors", samples_folder: Path, histograms: Mapping[int, Histogram]) -> None:
+def _fill(tensors: Tensors, samples_folder: Path, histograms: Mapping[int, Histogram]) -> None:
     total = len(Samples.load(samples_folder))
     count = min(total, _HISTOGRAM_ROWS)
     chosen = np.linspace(0, total - 1, count).astype(np.int64)
@@ -147,7 +148,7 @@ def _fill(tensors: "_Tensors", samples_folder: Path, histograms: Mapping[int, Hi
                 histogram.add(values)
 
 
-def token_axes(tensors: "_Tensors", row: Mapping[str, np.ndarray], real: np.ndarray) -> dict[int, tuple[int, ...]]:
+def token_axes(tensors: Tensors, row: Mapping[str, np.ndarray], real: np.ndarray) -> dict[int, tuple[int, ...]]:
     """Axes of each tensor along which positions are tokens and padding does not count, found by putting other padding in.
 
     `real` (length,) says which tokens of `row` are none. A size alone does not tell a token axis: a head or a layer may be
@@ -169,38 +170,6 @@ def _follows(changed: np.ndarray, axis: int, real: np.ndarray) -> bool:
     """Whether every padded position along `axis` changed in more places than any real one."""
     shares = changed.mean(axis=tuple(other for other in range(changed.ndim) if other != axis))
     return bool(shares[~real].min() > shares[real].max())
-
-
-class _Tensors:
-    """Runs a model and gives the values of the tensors at `indices` of the entry's subgraph."""
-
-    def __init__(self, model: bytes, entry: flatbuffer.Entry, indices: Sequence[int]) -> None:
-        from ai_edge_litert.interpreter import Interpreter
-
-        self.indices = indices
-        self._entry = entry
-        self._interpreter = Interpreter(
-            model_content=model, experimental_preserve_all_tensors=True, num_threads=os.cpu_count() or 1
-        )
-        self._runtime: Any = self._interpreter._interpreter
-        self._shapes: dict[str, tuple[int, ...]] = {}
-        file = flatbuffer.parse(model, "model")
-        self._ranks = {spec.name: len(spec.shape) for spec in file.signature(entry).inputs}
-
-    def run(self, row: Mapping[str, np.ndarray]) -> Callable[[int], np.ndarray]:
-        """Run one row; what comes back gives a tensor's values by its index, until the next run."""
-        subgraph = self._entry.subgraph
-        fed = {name: as_fed(np.asarray(row[name]), self._ranks[name]) for name in self._entry.inputs}
-        shapes = {name: values.shape for name, values in fed.items()}
-        if shapes != self._shapes:
-            for name, index in self._entry.inputs.items():
-                self._runtime.ResizeInputTensor(index, np.array(fed[name].shape, np.int32), False, subgraph)
-            self._runtime.AllocateTensors(subgraph)
-            self._shapes = shapes
-        for name, index in self._entry.inputs.items():
-            self._runtime.SetTensor(index, fed[name], subgraph)
-        self._runtime.Invoke(subgraph)
-        return lambda index: self._runtime.GetTensor(index, subgraph)
 
 
 def computed(graph: flatbuffer.Subgraph) -> set[int]:
@@ -227,7 +196,7 @@ def full_range(graph: flatbuffer.Subgraph) -> set[int]:
     kept = {index for operator in graph.operators if operator.name in fixed for index in operator.outputs}
     kept |= {*graph.inputs, *graph.outputs}
     compared = {index for operator in graph.operators if operator.name in _COMPARING for index in operator.inputs[:1]}
-    compared = _behind(graph, compared, lambda operator: operator.name not in _PRODUCTS)
+    compared = _behind(graph, compared, lambda operator: operator.name not in MULTIPLIED)
     return _behind(graph, kept | compared, lambda operator: operator.name in alike)
 
 

@@ -10,7 +10,8 @@ PRODUCTS = ("FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV")
 # Ops that a normalization over the features is made of, besides its variance's inverse root.
 _STEPS = ("ADD", "SUB", "MUL", "DIV", "MEAN", "SUM", "SQUARED_DIFFERENCE", "RESHAPE")
 _ROOTS = ("RSQRT", "SQRT")
-_MULTIPLIED = (*PRODUCTS, "BATCH_MATMUL")
+# With those of two activations.
+MULTIPLIED = (*PRODUCTS, "BATCH_MATMUL")
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,8 @@ def candidates(graph: Subgraph, form: Form) -> list[str]:
 def normalizations(graph: Subgraph) -> frozenset[str]:
     """The ops of each normalization over features, with the residual stream that runs through it.
 
-    In int8 the variance of values that differ by a factor of a hundred is a handful of steps (PITFALLS of LayerNorm in every
-    tool); these ops are elementwise and cheap, so int16 costs little. Found as all that is connected to an inverse root by
+    In int8 the variance of values that differ by a factor of a hundred is a handful of steps; these ops are elementwise and
+    cheap, so int16 costs little. Found as all that is connected to an inverse root by
     elementwise ops and means.
     """
     touching: dict[int, list[int]] = {}
@@ -70,7 +71,7 @@ def normalizations(graph: Subgraph) -> frozenset[str]:
 
 def around_products(graph: Subgraph) -> frozenset[str]:
     """Every op but the matrix products."""
-    return _outputs(graph, (operator for operator in graph.operators if operator.name not in _MULTIPLIED))
+    return _outputs(graph, (operator for operator in graph.operators if operator.name not in MULTIPLIED))
 
 
 def output(graph: Subgraph, operator: Operator) -> str:

@@ -12,7 +12,7 @@ from edgekit.quantize.calibrate import calibrate
 from edgekit.quantize.candidates import Candidate, choose, time_in_turns, try_candidate
 from edgekit.quantize.forms import Form
 from edgekit.quantize.rewrite import make_quantizable
-from edgekit.quantize.schemes import MINMAX, Scheme
+from edgekit.quantize.schemes import MINMAX, SEARCH_SECONDS, Scheme
 from edgekit.quantize.search import Found, Step, Work, search
 from edgekit.quantize.tree import read_graph
 from edgekit.tflite import flatbuffer
@@ -24,7 +24,6 @@ _CONVERSIONS = ("QUANTIZE", "DEQUANTIZE", "CAST")
 _INTERFACE = ("float32", "int8", "uint8")
 # Below this SQNR of the logits, or with more other decisions than allowed, single ops are looked into.
 _QUIET_DB = 20.0
-SEARCH_SECONDS = 15.0
 
 
 @dataclass(frozen=True)
@@ -32,9 +31,9 @@ class IntegerSettings:
     """How an int8 file is planned.
 
     `inputs` and `outputs` are the dtypes of its float inputs and outputs. `integer_only` leaves no float op, and calibrates the
-    graph that was rewritten for it by the method `calibration`. The search for
-    ops to leave in float takes `search_seconds` at most (0 is no search), allows the share `max_drop` of other decisions than
-    float32's, and keeps its steps in `journal`. `form` is a plan that was found before and is to be used as it is.
+    graph that was rewritten for it by the method `calibration`. The search for ops to leave in float takes `search_seconds` at
+    most (0 is no search), allows the share `max_drop` of other decisions than float32's, and keeps its steps in `journal`.
+    `form` is a plan that was found before and is to be used as it is.
     """
 
     inputs: str = "float32"

@@ -7,7 +7,7 @@ import os
 import pickle
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,13 +55,12 @@ def write_dynamic(model: Path, calibration: Path | None, target: Path) -> None:
 
     `calibration` is not needed; where there is one, it corrects the biases. Raises `ConversionError`.
     """
-
     data = prepare(model.read_bytes())
     manager = _manager()
     means = pickle.loads(calibration.read_bytes())[1] if calibration is not None else {}
     for name in DYNAMIC_PRODUCTS:
         manager.add_dynamic_config(regex=".*", operation_name=_aeq_name(name), num_bits=8)
-    _add_tables(manager, data)
+    _add_tables(manager, _looked_up(data))
     made = _quantized(model.name, data, manager.get_quantization_recipe(), _table_statistics(data), means, "dynamic")
     target.write_bytes(made)
 
@@ -76,13 +75,14 @@ class FloatFile:
         self._ranges = {8: clipped, 16: {name: _unclipped(limits) for name, limits in clipped.items()}}
         self._weights = {bits: _weight_statistics(self.data, ranges, bits) for bits, ranges in self._ranges.items()}
         self._tables = _table_statistics(self.data)
+        self._looked_up = _looked_up(self.data)
 
     def quantized(self, form: Form, *, corrected: bool = True) -> bytes:
         """The file in `form`, with its biases corrected unless it is only made to be compared. Raises `ConversionError`."""
         wide = {name: self._ranges[16][name] for name in form.wide if name in self._ranges[16]}
         statistics = {**self._ranges[form.bits], **wide, **self._tables, **self._weights[form.bits]}
         means = self.means if corrected else None
-        return _quantized(self.name, self.data, _recipe(form, self.data), statistics, means, f"int{form.bits}")
+        return _quantized(self.name, self.data, _recipe(form, self._looked_up), statistics, means, f"int{form.bits}")
 
 
 def write_integer(
@@ -125,7 +125,8 @@ def write_integer_only(model: Path, calibration: Path, target: Path, form: Form,
     )
 
 
-def _recipe(form: Form, data: bytes) -> Any:
+def _recipe(form: Form, looked_up: Sequence[str]) -> Any:
+    """The form as ai-edge-quantizer takes it; `looked_up` are the names of what is taken from constant tables."""
     from ai_edge_quantizer import qtyping
     from ai_edge_quantizer.algorithm_manager import AlgorithmName
 
@@ -135,7 +136,7 @@ def _recipe(form: Form, data: bytes) -> Any:
     else:
         for name in form.ops:
             manager.add_static_config(regex=".*", operation_name=_aeq_name(name), activation_num_bits=form.bits, weight_num_bits=8)
-        _add_tables(manager, data)
+        _add_tables(manager, looked_up)
         _add_embeddings(manager)
     # Of all that match, the rule that was added last holds.
     if form.wide:
@@ -223,6 +224,11 @@ def _tables(model: bytes) -> Iterable[tuple[str, str, np.ndarray]]:
             yield graph.tensors[operator.inputs[0]].name, graph.tensors[operator.outputs[0]].name, values
 
 
+def _looked_up(model: bytes) -> list[str]:
+    """Names of what comes out of those tables."""
+    return [output for _, output, _ in _tables(model)]
+
+
 def _operators(model: bytes) -> Iterator[tuple[flatbuffer.Subgraph, flatbuffer.Operator, Callable[[int], np.ndarray | None]]]:
     """Each op with its graph and what gives a tensor's constant float32 values, or None where it has none."""
     from ai_edge_litert import schema_py_generated as schema
@@ -284,11 +290,11 @@ def _add_embeddings(manager: Any) -> None:
     manager.add_dynamic_config(regex=".*", operation_name=qtyping.TFLOperationName.EMBEDDING_LOOKUP, num_bits=8)
 
 
-def _add_tables(manager: Any, model: bytes) -> None:
+def _add_tables(manager: Any, looked_up: Sequence[str]) -> None:
     """GATHER from an int8 table: a quarter of the bytes, and only the rows looked up are made float again."""
     from ai_edge_quantizer import qtyping
 
-    for _, output, _ in _tables(model):
+    for output in looked_up:
         manager.add_static_config(
             regex=f"^{re.escape(output)}", operation_name=qtyping.TFLOperationName.GATHER, activation_num_bits=8, weight_num_bits=8
         )

@@ -9,6 +9,8 @@ from edgekit.errors import ConfigError
 # Ways to choose the ranges of int8 activations; here, because the command line names them without loading anything.
 MINMAX = "minmax"
 CALIBRATIONS = (MINMAX, "percentile", "mse", "entropy")
+# Time for the search of an int8 plan unless a user gives another.
+SEARCH_SECONDS = 15.0
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from edgekit.quantize.calibrate import full_range
 from edgekit.quantize.forms import Form
 from edgekit.quantize.histogram import RANGES, Histogram
 from edgekit.quantize.schemes import CALIBRATIONS
+from edgekit.quantize.tensors import Tensors
 from edgekit.tflite import flatbuffer
 from edgekit.tflite.interpreter import Model
 from edgekit.worker import Worker
@@ -155,7 +156,7 @@ def test_token_axes_are_told_from_features_as_many(tmp_path):
     path = save(attention_net(), tmp_path / "m.tflite")
     file = flatbuffer.read(path)
     graph = file.subgraphs[0]
-    tensors = calibrate._Tensors(path.read_bytes(), file.entry(), sorted(calibrate.computed(graph)))
+    tensors = Tensors(path.read_bytes(), file.entry(), sorted(calibrate.computed(graph)))
     row = next(iter(padded_samples(1)))
     axes = calibrate.token_axes(tensors, row, row["attention_mask"].reshape(-1) > 0)
     found = {graph.tensors[index].name: axis for index, axis in axes.items()}

@@ -25,11 +25,6 @@ from tests.unit.quantize.models import (
 
 
 @pytest.fixture(scope="module")
-def loud(tmp_path_factory):
-    return calibrated(loud_net(), loud_samples(32), tmp_path_factory.mktemp("loud"))
-
-
-@pytest.fixture(scope="module")
 def encoder(tmp_path_factory):
     """`encoder_net`, rewritten and calibrated."""
     room = tmp_path_factory.mktemp("encoder")

@@ -17,24 +17,10 @@ from tests.integration import sources
 from tests.unit.quantize.models import (
     Inline,
     calibrated,
-    encoder_net,
-    encoder_samples,
     in_turn,
-    loud_net,
-    loud_samples,
     stubborn_net,
 )
 from tests.unit.quantize.test_integer import noise
-
-
-@pytest.fixture(scope="module")
-def loud(tmp_path_factory):
-    return calibrated(loud_net(), loud_samples(32), tmp_path_factory.mktemp("loud"))
-
-
-@pytest.fixture(scope="module")
-def encoder(tmp_path_factory):
-    return calibrated(encoder_net(), encoder_samples(32), tmp_path_factory.mktemp("encoder"))
 
 
 def planned(room, target, worker=None, **settings) -> QuantizationPlan:

@@ -13,23 +13,8 @@ from edgekit.quantize.forms import Form
 from edgekit.quantize.search import TARGET_DB, Found, Work
 from tests.unit.quantize.models import (
     Inline,
-    calibrated,
-    encoder_net,
-    encoder_samples,
     in_turn,
-    loud_net,
-    loud_samples,
 )
-
-
-@pytest.fixture(scope="module")
-def loud(tmp_path_factory):
-    return calibrated(loud_net(), loud_samples(32), tmp_path_factory.mktemp("loud"))
-
-
-@pytest.fixture(scope="module")
-def encoder(tmp_path_factory):
-    return calibrated(encoder_net(), encoder_samples(32), tmp_path_factory.mktemp("encoder"))
 
 
 def work_in(room, journal) -> Work:

@@ -1,0 +1,42 @@
+"""Run a float32 .tflite with every tensor readable, as calibration needs it."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from edgekit.data.samples import as_fed
+from edgekit.tflite import flatbuffer
+
+
+class Tensors:
+    """Runs a model and gives the values of the tensors at `indices` of the entry's subgraph."""
+
+    def __init__(self, model: bytes, entry: flatbuffer.Entry, indices: Sequence[int]) -> None:
+        from ai_edge_litert.interpreter import Interpreter
+
+        self.indices = indices
+        self._entry = entry
+        self._interpreter = Interpreter(
+            model_content=model, experimental_preserve_all_tensors=True, num_threads=os.cpu_count() or 1
+        )
+        self._runtime: Any = self._interpreter._interpreter
+        self._shapes: dict[str, tuple[int, ...]] = {}
+        file = flatbuffer.parse(model, "model")
+        self._ranks = {spec.name: len(spec.shape) for spec in file.signature(entry).inputs}
+
+    def run(self, row: Mapping[str, np.ndarray]) -> Callable[[int], np.ndarray]:
+        """Run one row; what comes back gives a tensor's values by its index, until the next run."""
+        subgraph = self._entry.subgraph
+        fed = {name: as_fed(np.asarray(row[name]), self._ranks[name]) for name in self._entry.inputs}
+        shapes = {name: values.shape for name, values in fed.items()}
+        if shapes != self._shapes:
+            for name, index in self._entry.inputs.items():
+                self._runtime.ResizeInputTensor(index, np.array(fed[name].shape, np.int32), False, subgraph)
+            self._runtime.AllocateTensors(subgraph)
+            self._shapes = shapes
+        for name, index in self._entry.inputs.items():
+            self._runtime.SetTensor(index, fed[name], subgraph)
+        self._runtime.Invoke(subgraph)
+        return lambda index: self._runtime.GetTensor(index, subgraph)
