@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from edgekit import architectures
 from edgekit.errors import CheckpointError, ConfigError
 from edgekit.network import hub_in_reach
 
@@ -261,6 +262,8 @@ def _from_pretrained(path: Path, labels: Mapping[str, int] | None) -> tuple[Any,
     from transformers.utils import logging
 
     config = _auto_config(path, labels)
+    if hasattr(config, architectures.KEY):
+        return _from_pruned(path, config)
     # What is missing is judged below; the library's table of it would only alarm.
     logging.set_verbosity_error()
     try:
@@ -277,13 +280,35 @@ def _from_pretrained(path: Path, labels: Mapping[str, int] | None) -> tuple[Any,
         raise CheckpointError(
             f"{path}: the weights do not load ({_first_line(error)}); give a folder that save_pretrained wrote"
         ) from error
-    missing = sorted({*info["missing_keys"], *(key[0] for key in info["mismatched_keys"])})
+    missing = {*info["missing_keys"], *(key[0] for key in info["mismatched_keys"])}
+    return model, _head_alone(path, model, missing)
+
+
+def _from_pruned(path: Path, config: Any) -> tuple[Any, list[str]]:
+    """A pruned checkpoint: transformers builds the layers whole, and they are cut before the weights come in."""
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    model = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32, trust_remote_code=False)
+    try:
+        architectures.shrink(model, getattr(config, architectures.KEY))
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error.message}") from None
+    wanted = model.state_dict()
+    stored = {name: tensor for file in weight_files(path) for name, tensor in _tensors(file)}
+    fitting = {name: tensor for name, tensor in stored.items() if name in wanted and tensor.shape == wanted[name].shape}
+    model.load_state_dict(fitting, strict=False)
+    return model, _head_alone(path, model, set(wanted) - set(fitting))
+
+
+def _head_alone(path: Path, model: Any, missing: set[str]) -> list[str]:
+    """The names of the weights that are `missing`, in order. Raises `CheckpointError` if they are of the encoder."""
     # A pooler comes with some pretraining heads and not with others; everything else of the encoder must be there.
-    if lost := [name for name in missing if name.startswith(f"{model.base_model_prefix}.") and "pooler" not in name]:
+    if lost := [name for name in sorted(missing) if name.startswith(f"{model.base_model_prefix}.") and "pooler" not in name]:
         raise CheckpointError(
             f"{path}: the weights do not fit config.json ({len(lost)} tensors such as {lost[0]}); give matching files"
         )
-    return model, missing
+    return sorted(missing)
 
 
 def _auto_config(path: Path, labels: Mapping[str, int] | None) -> Any:

@@ -11,7 +11,7 @@ import pytest
 
 # From the ground up. A unit may import what lies in a lower layer and itself; `AMONG_THEMSELVES` says where neighbours may as well.
 LAYERS = (
-    {"errors", "spec", "artifacts", "worker", "checkpoint", "masks", "network", "parity"},
+    {"errors", "spec", "artifacts", "worker", "architectures", "checkpoint", "masks", "network", "parity"},
     {"data", "tflite"},
     {"train", "prune", "export", "quantize"},
     {"measure"},
@@ -25,7 +25,7 @@ LAYERS = (
     {"cli", "__main__"},
 )
 AMONG_THEMSELVES = (
-    {"errors", "spec", "artifacts", "worker", "checkpoint", "masks", "network", "parity"},
+    {"errors", "spec", "artifacts", "worker", "architectures", "checkpoint", "masks", "network", "parity"},
     {"recipe", "pipeline"},
     {"cli", "__main__"},
 )
