@@ -286,12 +286,17 @@ def _is_transposed(projection: Any) -> bool:
     return type(projection).__name__ == "Conv1D"
 
 
+def inputs_first(projection: Any) -> Any:
+    """The weight of a linear layer or a Conv1D as (inputs, outputs)."""
+    return projection.weight if _is_transposed(projection) else projection.weight.T
+
+
 def _outputs(projection: Any) -> int:
-    return int(projection.weight.shape[1 if _is_transposed(projection) else 0])
+    return int(inputs_first(projection).shape[1])
 
 
 def _inputs(projection: Any) -> int:
-    return int(projection.weight.shape[0 if _is_transposed(projection) else 1])
+    return int(inputs_first(projection).shape[0])
 
 
 def _cut(projection: Any, *, outputs: Sequence[int] | None = None, inputs: Sequence[int] | None = None) -> None:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 import numpy as np
 
@@ -121,6 +121,14 @@ def read(
     columns = _choose(str(path), tables.column_names(path), text_columns, label_column, (), labelled)
     values = tables.read_columns(path, [name for name in (*columns.texts, columns.label) if name], limit)
     return _text_rows(str(path), columns, values, None)
+
+
+@overload
+def take(rows: TextRows, indices: Sequence[int] | Array) -> TextRows: ...
+
+
+@overload
+def take(rows: Rows, indices: Sequence[int] | Array) -> Rows: ...
 
 
 def take(rows: Rows, indices: Sequence[int] | Array) -> Rows:

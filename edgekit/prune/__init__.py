@@ -1,0 +1,1 @@
+"""Pruning stages: checkpoint in, smaller checkpoint out."""

@@ -1,0 +1,248 @@
+"""Structured pruning as a stage: measure importance, choose, cut, and publish a checkpoint that loads like any other."""
+
+import inspect
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from edgekit import architectures, artifacts
+from edgekit.architectures import Kept
+from edgekit.checkpoint import label_ids, load_classifier, read_config, tokenizer_folder
+from edgekit.data import sources
+from edgekit.data.representative import draw
+from edgekit.data.samples import Samples
+from edgekit.data.sources import TextRows
+from edgekit.data.text import encode_text
+from edgekit.errors import CheckpointError, ConfigError
+from edgekit.prune import importance, plan, vocabulary
+from edgekit.prune.config import PruneConfig
+from edgekit.prune.plan import PruningPlan, Scores
+from edgekit.worker import Worker
+
+MANIFEST = "edgekit.json"
+TOOLS = ("torch", "transformers", "tokenizers")
+_TOKENIZER_FILES = (vocabulary.TOKENIZER, "tokenizer_config.json", "special_tokens_map.json")
+_CHECKED_TEXTS = 2000
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Which tokens stay: those that the data set uses, or with `tokens` the ones in that file; `extra` is a file of more."""
+
+    tokens: Path | None = None
+    extra: Path | None = None
+
+
+@dataclass(frozen=True)
+class PruneResult:
+    """What is left: heads and FFN widths of each layer that stays, and counts before and after.
+
+    `parameters` are all values of the checkpoint, `encoder_parameters` those of its layers.
+    """
+
+    layers: tuple[int, ...]
+    heads: tuple[int, ...]
+    ffn: tuple[tuple[int, ...], ...]
+    heads_before: int
+    units_before: int
+    parameters: int
+    parameters_before: int
+    encoder_parameters: int
+    encoder_parameters_before: int
+    tokens: int
+    tokens_before: int
+
+
+def prune(
+    checkpoint: Path,
+    rows: TextRows,
+    out: Path,
+    config: PruneConfig,
+    *,
+    vocabulary_of: Vocabulary | None = None,
+    use: Path | None = None,
+    overwrite: bool = False,
+    worker: Worker = Worker(),  # noqa: B008 - frozen
+) -> PruneResult:
+    """Publish `checkpoint`, cut as `config` says, as the folder `out` with its tokenizer, its plan and the manifest edgekit.json.
+
+    Labelled `rows` give the importance and the tokens that are used; `use` is a plan to follow instead of a new one. Raises
+    `CheckpointError`, `DatasetError`, `ConfigError`, `OutputError` or a `WorkerError`.
+    """
+    artifacts.refuse_existing(out, overwrite=overwrite)
+    if use is not None:
+        made = plan.read(use)
+        plan.check_source(made, checkpoint, use)
+    else:
+        made, _ = make_plan(checkpoint, rows, config, vocabulary_of, worker)
+    with artifacts.claimed(out.parent), artifacts.staged(out, overwrite=overwrite) as partial:
+        result = apply(checkpoint, made, partial, rows, worker)
+        described = artifacts.describe(
+            partial,
+            "checkpoint",
+            name=out.name,
+            parents={str(checkpoint.resolve().name): made.checkpoint_sha256},
+            config=config,
+            tools=TOOLS,
+            measured=result,
+        )
+        (partial / MANIFEST).write_text(artifacts.to_json(described) + "\n", encoding="utf-8")
+    return result
+
+
+def make_plan(
+    checkpoint: Path, rows: TextRows, config: PruneConfig, vocabulary_of: Vocabulary | None, worker: Worker
+) -> tuple[PruningPlan, int]:
+    """Measure the importance of all heads and units, and choose what stays; also how many values a head has.
+
+    Raises what `prune` does.
+    """
+    check_architecture(checkpoint)
+    tokens = _tokens(checkpoint, rows, vocabulary_of) if vocabulary_of else None
+    scores, head_size = _importance(checkpoint, rows, config, worker)
+    return PruningPlan(artifacts.sha256(checkpoint), scores, plan.choose(scores, config, head_size), tokens), head_size
+
+
+def check_architecture(checkpoint: Path) -> None:
+    """Raise `CheckpointError`, naming the checkpoint, if there is no adapter for it."""
+    try:
+        architectures.adapter(read_config(checkpoint)["model_type"])
+    except CheckpointError as error:
+        raise CheckpointError(f"{checkpoint}: {error.message}") from None
+
+
+def _importance(checkpoint: Path, rows: TextRows, config: PruneConfig, worker: Worker) -> tuple[Scores, int]:
+    drawn = sources.take(rows, draw(rows, config.samples, config.seed))
+    names = ("input_ids", "attention_mask", *(("token_type_ids",) if rows.pairs is not None else ()))
+    with tempfile.TemporaryDirectory(prefix="edgekit-prune-") as room:
+        encode_text(drawn, tokenizer_folder(checkpoint), config.max_length, names, label_ids(checkpoint)).save(Path(room))
+        return worker.run(_measure, checkpoint, Path(room), config).value
+
+
+def apply(checkpoint: Path, made: PruningPlan, folder: Path, rows: TextRows, worker: Worker) -> PruneResult:
+    """Write what the plan leaves of `checkpoint` into the new `folder`; the tokenizer is checked on `rows`."""
+    source = tokenizer_folder(checkpoint)
+    ids: dict[str, int] = {}
+    worker.run(write_tokenizer, source, folder)
+    if made.tokens is not None:
+        config_ids = _config_ids(checkpoint)
+        vocabulary.check(folder, set(made.tokens), config_ids, plan.FILE_NAME)
+        renumbered = vocabulary.cut(folder, made.tokens)
+        ids = {name: renumbered[number] for name, number in config_ids.items() if number in renumbered}
+    result = worker.run(_cut, checkpoint, made.layers, made.tokens, ids, folder).value
+    if made.tokens is not None:
+        worker.run(_check_tokenizer, source, folder, rows.texts[:_CHECKED_TEXTS], made.tokens)
+    plan.write(made, folder)
+    return result
+
+
+def _tokens(checkpoint: Path, rows: TextRows, vocabulary_of: Vocabulary) -> tuple[int, ...]:
+    config_ids = _config_ids(checkpoint)
+    with tempfile.TemporaryDirectory(prefix="edgekit-prune-") as room:
+        folder = Path(room) / "tokenizer"
+        Worker().run(write_tokenizer, tokenizer_folder(checkpoint), folder)
+        if vocabulary_of.tokens is not None:
+            given = vocabulary.named(folder, vocabulary_of.tokens)
+            vocabulary.check(folder, given, config_ids, str(vocabulary_of.tokens))
+        else:
+            given = vocabulary.used(folder, rows.texts, rows.pairs)
+        if vocabulary_of.extra is not None:
+            given |= vocabulary.named(folder, vocabulary_of.extra)
+        return vocabulary.complete(folder, given, config_ids)
+
+
+def _config_ids(checkpoint: Path) -> dict[str, int]:
+    """The token ids that config.json names."""
+    found = read_config(checkpoint)
+    return {name: value for name, value in found.items() if name.endswith("_token_id") and isinstance(value, int)}
+
+
+def _measure(checkpoint: Path, samples: Path, config: PruneConfig) -> tuple[Scores, int]:
+    model = load_classifier(checkpoint)
+    accepted = inspect.signature(model.forward).parameters
+    stored = Samples.load(samples)
+    rows = replace(stored, inputs={name: array for name, array in stored.inputs.items() if name in accepted})
+    return importance.score(model, rows, config.importance, config.seed), architectures.layers(model)[0].heads.size
+
+
+def write_tokenizer(source: Path, folder: Path) -> None:
+    """In a worker: the files of a fast tokenizer, made by transformers if the checkpoint has only a slow one's."""
+    folder.mkdir()
+    if (source / vocabulary.TOKENIZER).is_file():
+        for name in _TOKENIZER_FILES:
+            if (source / name).is_file():
+                shutil.copyfile(source / name, folder / name)
+        return
+    from transformers import AutoTokenizer
+
+    AutoTokenizer.from_pretrained(str(source), local_files_only=True, trust_remote_code=False).save_pretrained(folder)
+    if not (folder / vocabulary.TOKENIZER).is_file():
+        raise CheckpointError(f"{source}: its tokenizer has no fast form; save a tokenizer.json there with save_pretrained")
+
+
+def _cut(
+    checkpoint: Path, kept: tuple[Kept, ...], tokens: tuple[int, ...] | None, ids: Mapping[str, int], folder: Path
+) -> PruneResult:
+    model = load_classifier(checkpoint)
+    before = architectures.layers(model)
+    _check_fits(kept, before)
+    counts = _values(model), architectures.encoder_parameters(model), model.config.vocab_size
+    architectures.keep(model, kept)
+    if tokens is not None:
+        architectures.keep_tokens(model, tokens, ids)
+    after = architectures.layers(model)
+    model.save_pretrained(folder)
+    return PruneResult(
+        layers=tuple(part.layer for part in kept),
+        heads=tuple(layer.heads.count for layer in after),
+        ffn=tuple(tuple(part.width for part in layer.ffns) for layer in after),
+        heads_before=sum(layer.heads.count for layer in before),
+        units_before=sum(part.width for layer in before for part in layer.ffns),
+        parameters=_values(model),
+        parameters_before=counts[0],
+        encoder_parameters=architectures.encoder_parameters(model),
+        encoder_parameters_before=counts[1],
+        tokens=model.config.vocab_size,
+        tokens_before=counts[2],
+    )
+
+
+def _check_fits(kept: tuple[Kept, ...], layers: tuple[architectures.Layer, ...]) -> None:
+    """Raise `ConfigError` for a plan, edited by hand perhaps, that keeps what the model does not have, or nothing."""
+    for part in kept:
+        whole = layers[part.layer] if 0 <= part.layer < len(layers) else None
+        if (
+            whole is None
+            or not _is_subset(part.heads, whole.heads.count)
+            or len(part.ffn) != len(whole.ffns)
+            or not all(_is_subset(units, ffn.width) for units, ffn in zip(part.ffn, whole.ffns, strict=True))
+        ):
+            raise ConfigError(f"{plan.FILE_NAME}: layer {part.layer} keeps heads or units that the model does not have")
+
+
+def _is_subset(members: tuple[int, ...], count: int) -> bool:
+    return bool(members) and len(set(members)) == len(members) and min(members) >= 0 and max(members) < count
+
+
+def _values(model: Any) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _check_tokenizer(source: Path, folder: Path, texts: tuple[str, ...], tokens: tuple[int, ...]) -> None:
+    """In a worker: the tokenizer, loaded as a user will load it, splits the texts into the same tokens as before.
+
+    Where a text held a token that is not kept, as with a vocabulary that the user listed, it may not.
+    """
+    from transformers import AutoTokenizer
+
+    old, new = (AutoTokenizer.from_pretrained(str(place), local_files_only=True) for place in (source, folder))
+    places = {number: place for place, number in enumerate(tokens)}
+    for text, before, after in zip(texts, old(list(texts))["input_ids"], new(list(texts))["input_ids"], strict=True):
+        if set(before) <= places.keys() and [places[number] for number in before] != after:
+            raise CheckpointError(
+                f"{source}: with fewer tokens {text[:40]!r} is split in another way, so this tokenizer cannot be cut; "
+                "leave --vocab out"
+            )

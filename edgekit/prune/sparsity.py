@@ -1,0 +1,129 @@
+"""Unstructured pruning as a stage: single weights become zero for good; shapes, and so latency, stay as they are."""
+
+import enum
+import fnmatch
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgekit import artifacts
+from edgekit.checkpoint import load_classifier, tokenizer_folder
+from edgekit.errors import ConfigError
+from edgekit.prune.config import check_share
+from edgekit.prune.prune import MANIFEST, TOOLS, write_tokenizer
+from edgekit.worker import Worker
+
+
+class Method(enum.StrEnum):
+    """Which weights become zero: the smallest, any, or all below a threshold."""
+
+    L1 = "l1"
+    RANDOM = "random"
+    THRESHOLD = "threshold"
+
+
+@dataclass(frozen=True)
+class SparsityConfig:
+    """`share` of each chosen matrix becomes zero (l1, random), or what is below `threshold` in absolute value (threshold).
+
+    `weights` is a pattern of module names such as `*.layer.*.output.dense`; only linear layers are chosen. Raises `ConfigError`.
+    """
+
+    share: float = 0.0
+    method: Method = Method.L1
+    weights: str = "*"
+    threshold: float = 1e-3
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_share("--sparsity", self.share)
+        if self.threshold <= 0:
+            raise ConfigError(f"--threshold is {self.threshold}; give a value above 0, such as 1e-3")
+
+
+@dataclass(frozen=True)
+class SparsityResult:
+    """Zeros in the `chosen` weights of `matrices` linear layers, before and after, and `parameters` of the whole checkpoint."""
+
+    matrices: int
+    chosen: int
+    zeros: int
+    zeros_before: int
+    parameters: int
+
+
+def sparsify(
+    checkpoint: Path,
+    out: Path,
+    config: SparsityConfig,
+    *,
+    overwrite: bool = False,
+    worker: Worker = Worker(),  # noqa: B008 - frozen
+) -> SparsityResult:
+    """Publish `checkpoint` with weights made zero as the folder `out`, with its tokenizer and the manifest edgekit.json.
+
+    Raises `CheckpointError`, `ConfigError` if no linear layer has a matching name, `OutputError` or a `WorkerError`.
+    """
+    artifacts.refuse_existing(out, overwrite=overwrite)
+    with artifacts.claimed(out.parent), artifacts.staged(out, overwrite=overwrite) as partial:
+        worker.run(write_tokenizer, tokenizer_folder(checkpoint), partial)
+        result = worker.run(_zero, checkpoint, config, partial).value
+        described = artifacts.describe(
+            partial,
+            "checkpoint",
+            name=out.name,
+            parents={checkpoint.resolve().name: artifacts.sha256(checkpoint)},
+            config=config,
+            tools=TOOLS,
+            measured=result,
+        )
+        (partial / MANIFEST).write_text(artifacts.to_json(described) + "\n", encoding="utf-8")
+    return result
+
+
+def _zero(checkpoint: Path, config: SparsityConfig, folder: Path) -> SparsityResult:
+    import torch
+    from torch.nn.utils import prune
+
+    torch.manual_seed(config.seed)
+    model = load_classifier(checkpoint)
+    modules = list(_matching(model, config.weights))
+    if not modules:
+        raise ConfigError(f"--weights {config.weights}: no linear layer has such a name; {checkpoint} has {_some_names(model)}")
+    before = _zeros(modules)
+    for module in modules:
+        if config.method is Method.L1:
+            prune.l1_unstructured(module, "weight", config.share)
+        elif config.method is Method.RANDOM:
+            prune.random_unstructured(module, "weight", config.share)
+        else:
+            prune.custom_from_mask(module, "weight", module.weight.detach().abs() >= config.threshold)
+        prune.remove(module, "weight")
+    model.save_pretrained(folder)
+    return SparsityResult(
+        len(modules),
+        sum(module.weight.numel() for module in modules),
+        _zeros(modules),
+        before,
+        sum(parameter.numel() for parameter in model.parameters()),
+    )
+
+
+def _linear(model: Any) -> Iterator[tuple[str, Any]]:
+    for name, module in model.named_modules():
+        if type(module).__name__ in ("Linear", "Conv1D"):
+            yield name, module
+
+
+def _matching(model: Any, pattern: str) -> Iterator[Any]:
+    return (module for name, module in _linear(model) if fnmatch.fnmatchcase(name, pattern))
+
+
+def _some_names(model: Any) -> str:
+    names = [name for name, _ in _linear(model)]
+    return ", ".join([*names[:3], "…"] if len(names) > 3 else names)
+
+
+def _zeros(modules: list[Any]) -> int:
+    return sum(int((module.weight == 0).sum()) for module in modules)

@@ -1,0 +1,216 @@
+"""Cut a tokenizer to the tokens that a data set uses, so that texts it was made for are split as before.
+
+Only `tokenizer.json` (the `tokenizers` package's format) is read and written. Kept besides the used tokens are the special
+and added ones, those that byte-pair merging goes through on its way to a kept one, and the single characters of the kept
+ones (all bytes of a byte-level vocabulary), so that an unknown word is spelled, not lost.
+"""
+
+import itertools
+import json
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from edgekit.errors import CheckpointError, ConfigError
+
+TOKENIZER = "tokenizer.json"
+_CONFIG = "tokenizer_config.json"
+_BATCH = 4096
+_METASPACE = "\u2581"
+
+
+def used(tokenizer: Path, texts: Sequence[str], pairs: Sequence[str] | None) -> set[int]:
+    """Ids of all tokens in the texts, whole and not cut to a length, with the special ones around them."""
+    encoder = _open(tokenizer)
+    found: set[int] = set()
+    for start in range(0, len(texts), _BATCH):
+        part = slice(start, start + _BATCH)
+        rows = list(texts[part]) if pairs is None else list(zip(texts[part], pairs[part], strict=True))
+        for encoding in encoder.encode_batch_fast(rows):
+            found.update(encoding.ids)
+    return found
+
+
+def named(tokenizer: Path, file: Path) -> set[int]:
+    """Ids of the tokens that `file` lists, one a line. Raises `ConfigError` for one that the tokenizer does not have."""
+    encoder = _open(tokenizer)
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        raise ConfigError(f"{file}: cannot be read ({reason}); give a text file with one token a line") from None
+    found = set()
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        token = encoder.token_to_id(line) if encoder.token_to_id(line) is not None else encoder.token_to_id(line.strip())
+        if token is None:
+            raise ConfigError(
+                f"{file}: line {number}: {line.strip()!r} is not a token of {tokenizer}; "
+                "give tokens as tokenizer.json spells them, such as ##ing"
+            )
+        found.add(token)
+    return found
+
+
+def special(tokenizer: Path, config_ids: Mapping[str, Any]) -> dict[int, str]:
+    """Ids that no vocabulary may lose, with their names: special and added tokens, and those that config.json names."""
+    content = _read(tokenizer / TOKENIZER)
+    names = {number: token for token, number in _vocabulary(content, tokenizer).items()}
+    found = {int(token["id"]): str(token["content"]) for token in content.get("added_tokens", ())}
+    model = content["model"]
+    if (unknown := model.get("unk_token")) is not None and unknown in (vocabulary := _vocabulary(content, tokenizer)):
+        found[vocabulary[unknown]] = unknown
+    if model.get("unk_id") is not None:
+        found[int(model["unk_id"])] = names[int(model["unk_id"])]
+    for number in config_ids.values():
+        if isinstance(number, int) and number in names:
+            found[number] = names[number]
+    return found
+
+
+def complete(tokenizer: Path, ids: Collection[int], config_ids: Mapping[str, Any]) -> tuple[int, ...]:
+    """`ids` with all that the kept tokens need, sorted."""
+    content = _read(tokenizer / TOKENIZER)
+    vocabulary = _vocabulary(content, tokenizer)
+    names = {number: token for token, number in vocabulary.items()}
+    kept = {number for number in ids if number in names} | set(special(tokenizer, config_ids))
+    model = content["model"]
+    if model["type"] == "BPE":
+        tokens = {names[number] for number in kept if number in names}
+        tokens |= _merged(model, tokens)
+        # A byte-level vocabulary has a token for each byte, and one with byte fallback one for each byte as <0x..>.
+        tokens |= {token for token in vocabulary if len(token) == 1 or _is_byte(token)}
+        kept |= {vocabulary[token] for token in tokens if token in vocabulary}
+    else:
+        prefix = model.get("continuing_subword_prefix") or ""
+        characters = {character for number in kept if number in names for character in names[number].removeprefix(prefix)}
+        singles = {*characters, *(prefix + character for character in characters), _METASPACE}
+        kept |= {number for token, number in vocabulary.items() if token in singles or _is_byte(token)}
+    return tuple(sorted(kept))
+
+
+def check(tokenizer: Path, kept: Collection[int], config_ids: Mapping[str, Any], origin: str) -> None:
+    """Raise `ConfigError` if `kept` lacks a special token."""
+    if lost := [name for number, name in sorted(special(tokenizer, config_ids).items()) if number not in kept]:
+        raise ConfigError(f"{origin}: would drop the special token {lost[0]!r}; add {', '.join(lost[:8])}")
+
+
+def cut(folder: Path, kept: Sequence[int]) -> dict[int, int]:
+    """Rewrite the tokenizer in `folder` to the ids `kept` (sorted), renumbered from 0 in their order.
+
+    Returns new id by old id. Raises `CheckpointError` for a kind of tokenizer that is not known.
+    """
+    content = _read(folder / TOKENIZER)
+    renumbered = {old: new for new, old in enumerate(kept)}
+    vocabulary = {
+        token: renumbered[number]
+        for token, number in sorted(_model_vocabulary(content, folder).items(), key=lambda item: item[1])
+        if number in renumbered
+    }
+    model = content["model"]
+    if model["type"] == "Unigram":
+        model["vocab"] = [piece for number, piece in enumerate(model["vocab"]) if number in renumbered]
+        if model.get("unk_id") is not None:
+            model["unk_id"] = renumbered[model["unk_id"]]
+    else:
+        model["vocab"] = vocabulary
+    if model["type"] == "BPE":
+        model["merges"] = [merge for merge in model["merges"] if {*(pair := _pair(merge)), "".join(pair)} <= vocabulary.keys()]
+    for token in content.get("added_tokens", ()):
+        token["id"] = renumbered[token["id"]]
+    if content.get("padding"):
+        content["padding"]["pad_id"] = renumbered[content["padding"]["pad_id"]]
+    _renumber(content.get("post_processor"), renumbered)
+    (folder / TOKENIZER).write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+    _cut_config(folder / _CONFIG, renumbered)
+    return renumbered
+
+
+def _cut_config(file: Path, renumbered: Mapping[int, int]) -> None:
+    if not file.is_file():
+        return
+    settings = _read(file)
+    if decoder := settings.get("added_tokens_decoder"):
+        settings["added_tokens_decoder"] = {str(renumbered[int(number)]): token for number, token in decoder.items()}
+        file.write_text(json.dumps(settings, ensure_ascii=False, indent=2), encoding="utf-8")
+
+
+def _renumber(processor: Any, renumbered: Mapping[int, int]) -> None:
+    """Ids that a post-processor holds: a template's special tokens, or the pairs of BERT's and RoBERTa's own."""
+    if not isinstance(processor, dict):
+        return
+    for inner in processor.get("processors", ()):
+        _renumber(inner, renumbered)
+    specials = processor.get("special_tokens")
+    for token in specials.values() if isinstance(specials, dict) else ():
+        token["ids"] = [renumbered[number] for number in token["ids"]]
+    for name in ("sep", "cls"):
+        if name in processor:
+            processor[name][1] = renumbered[processor[name][1]]
+
+
+def _merged(model: Mapping[str, Any], tokens: Collection[str]) -> set[str]:
+    """The tokens between single characters and each of `tokens`, as byte-pair merging makes them, lowest rank first.
+
+    Merges never cross the bounds of a token that came out, so a token alone goes the way that it went inside a word.
+    """
+    ranks = {_pair(merge): rank for rank, merge in enumerate(model["merges"])}
+    found: set[str] = set()
+    for token in tokens:
+        parts = list(token)
+        while len(parts) > 1:
+            pairs = enumerate(itertools.pairwise(parts))
+            rank, place = min((ranks.get(pair, len(ranks)), place) for place, pair in pairs)
+            if rank == len(ranks):
+                break
+            parts[place : place + 2] = [parts[place] + parts[place + 1]]
+            found.add(parts[place])
+    return found
+
+
+def _pair(merge: Any) -> tuple[str, str]:
+    """A merge is written as one string with a blank, or as a list of two."""
+    first, second = merge.split(" ") if isinstance(merge, str) else merge
+    return first, second
+
+
+def _is_byte(token: str) -> bool:
+    return len(token) == 6 and token.startswith("<0x") and token.endswith(">")
+
+
+def _vocabulary(content: Mapping[str, Any], origin: Path) -> dict[str, int]:
+    """Id by token, with the added tokens."""
+    return _model_vocabulary(content, origin) | {token["content"]: int(token["id"]) for token in content.get("added_tokens", ())}
+
+
+def _model_vocabulary(content: Mapping[str, Any], origin: Path) -> dict[str, int]:
+    model = content.get("model", {})
+    match model.get("type"):
+        case "WordPiece" | "BPE" | "WordLevel":
+            return {str(token): int(number) for token, number in model["vocab"].items()}
+        case "Unigram":
+            return {piece: number for number, (piece, _) in enumerate(model["vocab"])}
+        case other:
+            raise CheckpointError(f"{origin}: its tokenizer is a {other}, whose vocabulary edgekit cannot cut; leave --vocab out")
+
+
+def _read(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{file}: not a readable tokenizer ({error}); save it again with save_pretrained") from None
+
+
+def _open(folder: Path) -> Any:
+    from tokenizers import Tokenizer
+
+    try:
+        encoder = Tokenizer.from_file(str(folder / TOKENIZER))
+    except Exception as error:  # the package raises bare exceptions
+        raise CheckpointError(
+            f"{folder / TOKENIZER}: not a readable tokenizer ({error}); save it again with save_pretrained"
+        ) from None
+    encoder.no_truncation()
+    encoder.no_padding()
+    return encoder
