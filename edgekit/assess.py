@@ -19,7 +19,7 @@ from edgekit.measure.benchmark import BenchmarkConfig, benchmark
 from edgekit.measure.machine import machine
 from edgekit.measure.measurement import Measurement
 from edgekit.quantize.schemes import SCHEMES
-from edgekit.report.content import Report
+from edgekit.report.content import LearningCurve, Report
 from edgekit.spec import shown
 from edgekit.tflite import flatbuffer, metadata
 from edgekit.worker import Progress
@@ -85,6 +85,7 @@ def assess(
     reference: Path | None = None,
     title: str = "edgekit benchmark",
     training: Mapping[str, Any] | None = None,
+    curves: Sequence[LearningCurve] = (),
     notes: Sequence[str] = (),
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Report:
@@ -115,6 +116,7 @@ def assess(
         reference=str(reference) if reference is not None else "",
         notes=tuple(notes),
         training=training,
+        curves=tuple(curves),
     )
 
 

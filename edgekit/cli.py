@@ -13,7 +13,19 @@ from edgekit.console import print_json
 from edgekit.errors import DISK_FULL, ConfigError, EdgekitError, OutputError
 from edgekit.options import EXIT_CODES, fail
 
-COMMANDS = ("benchmark", "completion", "convert", "diagnose", "evaluate", "export", "finetune", "inspect", "report", "run")
+COMMANDS = (
+    "benchmark",
+    "completion",
+    "convert",
+    "diagnose",
+    "distill",
+    "evaluate",
+    "export",
+    "finetune",
+    "inspect",
+    "report",
+    "run",
+)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -1,9 +1,13 @@
 """What commands print on stdout: a result as JSON, or a report as a table."""
 
 import sys
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from edgekit.train.config import FinetuneResult
 
 
 def print_json(value: Any) -> None:
@@ -19,6 +23,27 @@ def show_report(report: Any, as_json: bool) -> None:
     from edgekit.report.table import terminal
 
     show(terminal(report))
+
+
+def show_training(out: Path, result: "FinetuneResult", as_json: bool) -> None:
+    """What a training run measured; with a teacher also what it learned from it, and how far from it the student is."""
+    if as_json:
+        print_json(result)
+        return
+    click.echo(f"{out}: accuracy {result.accuracy:.4f} ({result.correct} of {result.total}), loss {result.loss:.4f}")
+    if (told := result.distillation) is not None:
+        points = 100 * (result.accuracy - told.accuracy)
+        click.echo(f"teacher {told.teacher}: accuracy {told.accuracy:.4f} ({told.correct} of {told.total})")
+        click.echo(f"student against teacher: {points:+.2f} points")
+        click.echo(f"learned from {', '.join(told.losses)}")
+        for name, reason in told.left_out.items():
+            click.echo(f"left out {name}: {reason}")
+    click.echo(f"judged on {result.evaluated_on}")
+    click.echo(
+        f"{result.steps} steps in {result.training_s:.1f} s "
+        f"({result.samples_per_s:.1f} samples/s, {result.steps_per_s:.2f} steps/s), "
+        f"preparation {result.preparation_s:.1f} s, {result.runtime_s:.1f} s in all"
+    )
 
 
 def show(renderable: Any) -> None:

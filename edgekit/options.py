@@ -27,6 +27,7 @@ Exit codes: 0 all that was asked for was done
 _MOST_SEED = 2**32 - 1  # of numpy's generators
 
 command = functools.partial(click.command, epilog=EXIT_CODES)
+overwrite_option = click.option("--overwrite", is_flag=True, help="Replace what is at --out.")
 
 
 def common(command: Command) -> Command:
@@ -79,7 +80,23 @@ def normalize(command: Command) -> Command:
     return click.option("--mean", help="Mean of each channel, comma-separated; images: 127.5.")(command)
 
 
-overwrite_option = click.option("--overwrite", is_flag=True, help="Replace what is at --out.")
+def training(command: Command) -> Command:
+    """What fine-tuning and distillation are told alike: rows, output, and how to go through them."""
+    for option in (
+        overwrite_option,
+        columns,
+        click.option("--freeze-embeddings", is_flag=True, help="Leave the token embeddings as they are: a step is faster."),
+        click.option("--bfloat16", is_flag=True, help="Matrix products in bfloat16; faster on CPUs with avx512_bf16 or amx_bf16."),
+        click.option("--max-length", type=int, default=128, show_default=True, help="Tokens of a row."),
+        click.option("--learning-rate", type=float, default=5e-5, show_default=True),
+        click.option("--batch-size", type=int, default=16, show_default=True),
+        click.option("--epochs", type=int, default=3, show_default=True),
+        click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the new checkpoint."),
+        click.option("--evaluation-data", help="Rows to judge on; left out, a tenth of the training rows is held out."),
+        click.option("--dataset", required=True, help=f"Training rows: {DATASET}."),
+    ):
+        command = option(command)
+    return command
 
 
 def threads_option(command: Command) -> Command:

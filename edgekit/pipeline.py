@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from edgekit import artifacts, assess, bridge, checkpoint, recipe
 from edgekit.convert import convert
@@ -10,10 +11,11 @@ from edgekit.data import sources
 from edgekit.data.sources import Columns, TextRows
 from edgekit.errors import DatasetError, RefusedError
 from edgekit.quantize import schemes
-from edgekit.recipe import Format, Recipe
+from edgekit.recipe import Distil, Finetune, Format, Recipe
 from edgekit.report import table
-from edgekit.report.content import FILE_NAME, Report
+from edgekit.report.content import FILE_NAME, LearningCurve, Report
 from edgekit.train.config import FinetuneResult
+from edgekit.train.distil import distil
 from edgekit.train.finetune import finetune
 from edgekit.worker import Progress, Worker
 
@@ -35,9 +37,12 @@ def run(plan: Recipe, *, overwrite: bool = False, on_progress: Callable[[Progres
     Raises what the stages raise, and `RefusedError` if no scheme could be published.
     """
     check(plan, overwrite=overwrite)
-    source, training = plan.model.source, None
+    source, worker, trained = plan.model.source, Worker(on_progress=on_progress), dict[str, FinetuneResult]()
     if plan.finetune is not None:
-        training = train(source, plan, overwrite=overwrite, on_progress=on_progress)
+        trained["Fine-tuning"] = train(source, plan, plan.finetune, overwrite=overwrite, worker=worker)
+        source = str(finetuned_folder(plan))
+    if plan.distil is not None:
+        trained["Distillation"] = teach(source, plan, plan.distil, overwrite=overwrite, worker=worker)
         source = str(checkpoint_folder(plan))
     conversion = convert(source, plan.out, plan.convert, columns=plan.data, overwrite=overwrite, on_progress=on_progress)
     files = [result.path for result in conversion.results if result.path is not None]
@@ -49,7 +54,8 @@ def run(plan: Recipe, *, overwrite: bool = False, on_progress: Callable[[Progres
         assess.Data(dataset, plan.data, mean=plan.convert.mean, std=plan.convert.std) if dataset else None,
         plan.benchmark.config,
         title=plan.name,
-        training=described(training) if training else None,
+        training=training(trained) or None,
+        curves=[curve(stage, result) for stage, result in trained.items()],
         notes=[*(f"{r.scheme}: {r.plan.reason}" for r in conversion.results if r.plan and r.path), *conversion.refusals],
         on_progress=on_progress,
     )
@@ -63,12 +69,15 @@ def check(plan: Recipe, *, overwrite: bool) -> None:
 
     Raises `OutputError`, `DatasetError`, `CheckpointError` and `ConfigError`.
     """
-    name = plan.name if plan.finetune is not None else bridge.classify(plan.model.source).name
+    trains = plan.finetune is not None or plan.distil is not None
+    name = plan.name if trains else bridge.classify(plan.model.source).name
     written = [*targets(plan).values(), plan.out / RECIPE_NAME]
     written += [plan.out / f"{name}_{scheme.name}.tflite" for scheme in schemes.select(plan.convert.schemes)]
-    if plan.finetune is not None:
-        written.append(checkpoint_folder(plan))
+    if trains:
+        written += {finetuned_folder(plan), checkpoint_folder(plan)} if plan.finetune is not None else {checkpoint_folder(plan)}
         checkpoint.check_length(checkpoint.resolve(plan.model.source), plan.convert.max_length)
+    if plan.distil is not None:
+        checkpoint.check_length(checkpoint.resolve(plan.distil.teacher), plan.distil.config.max_length)
     for path in written:
         artifacts.refuse_existing(path, overwrite=overwrite)
     later = (plan.convert.representative_data, plan.convert.evaluation_data, plan.benchmark.dataset)
@@ -81,15 +90,30 @@ def targets(plan: Recipe) -> dict[Format, Path]:
     return {name: plan.out / REPORT_NAMES[name] for name in plan.report.formats}
 
 
+def training(trained: Mapping[str, FinetuneResult]) -> Mapping[str, Any]:
+    """What the training stages found, in words for the report; below the stage's name where there are several."""
+    told = {stage: described(result) for stage, result in trained.items()}
+    return next(iter(told.values())) if len(told) == 1 else told
+
+
 def described(result: FinetuneResult) -> Mapping[str, str]:
-    """What fine-tuning found, in words for the report."""
+    """What one training stage found, in words."""
     epochs = {
         f"Epoch {number}": f"training loss {epoch.train_loss:.4f}, loss {epoch.loss:.4f}, accuracy {100 * epoch.accuracy:.1f} %"
         for number, epoch in enumerate(result.epochs, 1)
     }
+    lessons = {}
+    if (told := result.distillation) is not None:
+        lessons = {
+            "Teacher": f"{told.teacher}, {told.correct} of {told.total} ({100 * told.accuracy:.1f} %)",
+            "Against the teacher": f"{100 * (result.accuracy - told.accuracy):+.2f} points",
+            "Learned from": ", ".join(told.losses),
+            **{f"Left out: {name}": reason for name, reason in told.left_out.items()},
+        }
     return {
         "Accuracy": f"{result.correct} of {result.total} ({100 * result.accuracy:.1f} %)",
         "Loss": f"{result.loss:.4f}",
+        **lessons,
         "Judged on": result.evaluated_on,
         "Classes": ", ".join(result.labels),
         "Parameters": f"{result.parameters:,}",
@@ -102,27 +126,40 @@ def described(result: FinetuneResult) -> Mapping[str, str]:
     }
 
 
+def curve(stage: str, result: FinetuneResult) -> LearningCurve:
+    """The learning curve of a training stage, each epoch at its last step."""
+    per_epoch = result.steps // len(result.epochs)
+    ends = tuple((number * per_epoch, epoch.loss, epoch.accuracy) for number, epoch in enumerate(result.epochs, 1))
+    return LearningCurve(stage, result.curve, ends)
+
+
 def checkpoint_folder(plan: Recipe) -> Path:
-    """Where a recipe's fine-tuned checkpoint lies; its name is what the .tflite files are called after."""
+    """Where a recipe's trained checkpoint lies; its name is what the .tflite files are called after."""
     return plan.out / plan.name
 
 
-def train(source: str, plan: Recipe, *, overwrite: bool, on_progress: Callable[[Progress], None] | None) -> FinetuneResult:
+def finetuned_folder(plan: Recipe) -> Path:
+    """Where a recipe's fine-tuned checkpoint lies, which is the trained one unless a distillation follows."""
+    return checkpoint_folder(plan) if plan.distil is None else plan.out / f"{plan.name}_finetuned"
+
+
+def train(source: str, plan: Recipe, stage: Finetune, *, overwrite: bool, worker: Worker) -> FinetuneResult:
     """The fine-tuning stage of a recipe."""
-    stage = plan.finetune
-    if stage is None:
-        raise DatasetError(f"{plan.name}: the recipe has no [finetune] table; add one")
-    rows = read_texts(stage.dataset, plan.data)
-    judged = read_texts(stage.evaluation, plan.data) if stage.evaluation else None
-    return finetune(
-        checkpoint.resolve(source),
-        rows,
-        judged,
-        checkpoint_folder(plan),
-        stage.config,
-        overwrite=overwrite,
-        worker=Worker(on_progress=on_progress),
-    )
+    rows, judged = read_training(stage.dataset, stage.evaluation, plan.data)
+    model = checkpoint.resolve(source)
+    return finetune(model, rows, judged, finetuned_folder(plan), stage.config, overwrite=overwrite, worker=worker)
+
+
+def teach(source: str, plan: Recipe, stage: Distil, *, overwrite: bool, worker: Worker) -> FinetuneResult:
+    """The distillation stage of a recipe."""
+    rows, judged = read_training(stage.dataset, stage.evaluation, plan.data)
+    teacher, student = checkpoint.resolve(stage.teacher), checkpoint.resolve(source)
+    return distil(teacher, student, rows, judged, checkpoint_folder(plan), stage.config, overwrite=overwrite, worker=worker)
+
+
+def read_training(dataset: str, evaluation: str | None, columns: Columns) -> tuple[TextRows, TextRows | None]:
+    """Rows to learn from, and those to judge by if they are given. Raises `DatasetError`."""
+    return read_texts(dataset, columns), read_texts(evaluation, columns) if evaluation else None
 
 
 def read_texts(reference: str, columns: Columns) -> TextRows:

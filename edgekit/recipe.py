@@ -22,7 +22,7 @@ from edgekit.data.sources import Columns
 from edgekit.errors import ConfigError
 from edgekit.measure.benchmark import BenchmarkConfig
 from edgekit.spec import DatasetReference, ModelReference
-from edgekit.train.config import FinetuneConfig
+from edgekit.train.config import DistilConfig, FinetuneConfig
 
 T = TypeVar("T")
 
@@ -56,6 +56,16 @@ class Finetune:
 
 
 @dataclass(frozen=True)
+class Distil:
+    """`[distil]`: the model, fine-tuned first if there is a [finetune] table, is trained with a teacher."""
+
+    teacher: ModelReference
+    dataset: DatasetReference
+    evaluation: DatasetReference | None = None
+    config: DistilConfig = field(default_factory=DistilConfig, metadata=_INLINE)
+
+
+@dataclass(frozen=True)
 class Benchmark:
     """`[benchmark]`: how the files are measured; without `dataset`, on the evaluation data."""
 
@@ -79,6 +89,7 @@ class Recipe:
     model: Model
     data: Columns = field(default_factory=Columns)
     finetune: Finetune | None = None
+    distil: Distil | None = None
     convert: ConvertConfig = field(default_factory=ConvertConfig)
     benchmark: Benchmark = field(default_factory=Benchmark)
     report: Report = Report()

@@ -18,11 +18,24 @@ _PARTS = {"latency": Latency, "accuracy": Proportion, "agreement": Proportion, "
 
 
 @dataclass(frozen=True)
+class LearningCurve:
+    """One training `stage`: points (step, mean training loss since the point before), and the end of each epoch.
+
+    Of an epoch it holds the step, and loss (mean cross-entropy) and accuracy (0 to 1) on the evaluation rows.
+    """
+
+    stage: str
+    training: tuple[tuple[int, float], ...]
+    epochs: tuple[tuple[int, float, float], ...]
+
+
+@dataclass(frozen=True)
 class Report:
     """The files of one run with their figures and the circumstances they were taken in.
 
     `reference` is the path of the row that ratios are computed from, as in `Measurement.path`, or empty. `settings` holds
-    what the benchmark was told. `training` is what fine-tuning found, its names shown as they are given. `notes` are
+    what the benchmark was told. `training` is what training found, its names shown as they are given, and `curves` how
+    it went. `notes` are
     sentences to show; one that begins with a file's name or scheme and a colon is shown only where it holds a figure,
     since what each scheme is, the table says.
     """
@@ -36,6 +49,7 @@ class Report:
     reference: str = ""
     notes: tuple[str, ...] = field(default=())
     training: Mapping[str, Any] | None = None
+    curves: tuple[LearningCurve, ...] = ()
 
     @property
     def reference_row(self) -> Measurement | None:
@@ -119,7 +133,11 @@ def measurement(figures: object) -> Measurement:
 
 
 def _report(content: object) -> Report:
-    parts = {"rows": lambda rows: tuple(_measurement(row) for row in _tuple(rows)), "notes": _tuple}
+    parts = {
+        "rows": lambda rows: tuple(_measurement(row) for row in _tuple(rows)),
+        "notes": _tuple,
+        "curves": lambda curves: tuple(_curve(curve) for curve in _tuple(curves)),
+    }
     report: Report = _built(Report, content, parts)
     if not all(isinstance(note, str) for note in report.notes):
         raise ValueError("notes are not all sentences")
@@ -129,6 +147,20 @@ def _report(content: object) -> Report:
 def _measurement(figures: object) -> Measurement:
     found: Measurement = _built(Measurement, figures, {name: partial(_built, kind) for name, kind in _PARTS.items()})
     return found
+
+
+def _curve(content: object) -> LearningCurve:
+    curve: LearningCurve = _built(
+        LearningCurve, content, {"training": partial(_points, size=2), "epochs": partial(_points, size=3)}
+    )
+    return curve
+
+
+def _points(value: object, size: int) -> tuple[tuple[float, ...], ...]:
+    points = tuple(_tuple(point) for point in _tuple(value))
+    if not all(len(point) == size and all(_is_a(number, float) for number in point) for point in points):
+        raise ValueError(f"a curve's points are not {size} numbers each")
+    return points
 
 
 def _built(kind: type[Any], values: object, parts: Mapping[str, Callable[[Any], Any]] | None = None) -> Any:

@@ -8,6 +8,10 @@ from edgekit.report.content import Report
 from edgekit.report.findings import findings
 from edgekit.report.table import TIMINGS, columns, entries, failures, remarks, settings, timings
 
+_LEARNING = (
+    "The mean training loss since the point before; at the end of each epoch, cross-entropy and accuracy on the evaluation rows."
+)
+
 
 def page(report: Report) -> str:
     """The report as an HTML document; every name and sentence in it is escaped."""
@@ -22,6 +26,7 @@ def page(report: Report) -> str:
     # matplotlib escapes the names that it writes into the SVG.
     scatter, latency, sizes = (Markup(draw(report)) for draw in (plots.scatter, plots.latency, plots.sizes))
     drawn = (("Latency", "From the median to the 99th percentile.", latency), ("Size", f"The file as it is{packed}.", sizes))
+    lessons = [(f"{curve.stage}: learning curve", _LEARNING, Markup(plots.learning(curve))) for curve in report.curves]
     circumstances = [("Model", report.model), ("Data", report.data), ("Machine", report.machine)]
     return template.render(
         report=report,
@@ -38,4 +43,5 @@ def page(report: Report) -> str:
         failed=[row.failure is not None for row in report.rows],
         scatter=(f"{judged} against latency", f"Up and to the left is better. Bars are 95 % intervals{level}.", scatter),
         plots=[plot for plot in drawn if plot[-1]],
+        curves=[plot for plot in lessons if plot[-1]],
     )

@@ -1,4 +1,4 @@
-"""The report's figures as SVG text: accuracy against latency, latency percentiles, sizes."""
+"""The report's figures as SVG text: accuracy against latency, latency percentiles, sizes, learning curves."""
 
 import io
 import re
@@ -8,7 +8,7 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from edgekit.measure.measurement import Measurement, Proportion
-from edgekit.report.content import Report, labels, megabytes, milliseconds, shortened
+from edgekit.report.content import LearningCurve, Report, labels, megabytes, milliseconds, shortened
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -52,6 +52,7 @@ _STYLE = {
 _WIDTH = 5.4  # inches, 72 points each: about what a phone shows, so that text stays readable there
 _ROW = 0.42
 _LONGEST_NAME = 26
+_LABELLED_EPOCHS = 6  # as many figures as have room beside each other
 _LOG_FROM = 8.0  # the spread of latencies from which a linear axis squeezes the fast files into one spot
 
 
@@ -149,6 +150,48 @@ def sizes(report: Report) -> str:
 
     told = [f"{label} {megabytes(row.size_bytes)} MB" for label, row in zip(ticks, rows, strict=True)]
     return _svg("sizes", f"File sizes: {', '.join(told)}", _height(len(rows)) + 0.25, draw)
+
+
+def learning(curve: LearningCurve) -> str:
+    """Training loss over the steps, and at the end of each epoch loss and accuracy on the evaluation rows; empty without points.
+
+    The accuracy is written at its points, since a second axis would invite comparing it with the loss.
+    """
+    if not curve.training:
+        return ""
+    losses = [loss for _, loss in curve.training] + [loss for _, loss, _ in curve.epochs]
+
+    def draw(figure: "Figure", axes: "Axes") -> None:
+        axes.plot(*zip(*curve.training, strict=True), color=_ACCENT, linewidth=1.4, label="training")
+        if curve.epochs:
+            axes.plot(
+                [step for step, _, _ in curve.epochs],
+                [loss for _, loss, _ in curve.epochs],
+                color=_MUTED,
+                marker="o",
+                markersize=6,
+                linewidth=0.8,
+                linestyle=(0, (4, 3)),
+                label="evaluation, with accuracy",
+            )
+        labelled = curve.epochs[:: -(-len(curve.epochs) // _LABELLED_EPOCHS)][:-1] if len(curve.epochs) > 1 else ()
+        for step, loss, accuracy in (*labelled, *curve.epochs[-1:]):
+            axes.annotate(
+                f"{100 * accuracy:.1f} %", (step, loss), xytext=(-4, 9), textcoords="offset points", ha="right", fontsize=9
+            )
+        last = max(step for step, *_ in (*curve.training, *curve.epochs))
+        axes.set_xlim(0, last * 1.03)
+        if min(losses) >= 0:
+            axes.set_ylim(0, max(losses) * 1.1 or 1)
+        axes.set_xlabel("step")
+        axes.set_ylabel("loss")
+        axes.grid(True, axis="y")
+        axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncol=2, frameon=False, fontsize=9, handlelength=1.6)
+
+    ends = [f"{100 * accuracy:.1f} % at step {step}" for step, _, accuracy in curve.epochs]
+    first, last = curve.training[0], curve.training[-1]
+    told = f"{curve.stage}: training loss {first[1]:.3g} at step {first[0]}, {last[1]:.3g} at step {last[0]}"
+    return _svg(f"learning-{curve.stage}", f"{told}; accuracy {', '.join(ends)}" if ends else told, 3.0, draw)
 
 
 def _share(row: Measurement, has_accuracy: bool) -> Proportion | None:

@@ -17,6 +17,7 @@ from edgekit.errors import ConfigError, DatasetError
 from edgekit.spec import shown
 from edgekit.train import loop
 from edgekit.train.config import FinetuneConfig, FinetuneResult
+from edgekit.train.tokens import Encoded
 from edgekit.worker import Worker
 
 __all__ = ["MANIFEST", "FinetuneConfig", "FinetuneResult", "finetune"]
@@ -43,6 +44,22 @@ def finetune(
     """
     artifacts.refuse_existing(out, overwrite=overwrite)
     labels = _classes(model, train, config)
+    return run_training(model, labels, train, evaluation, out, config, overwrite=overwrite, worker=worker)
+
+
+def run_training(
+    model: Path,
+    labels: dict[str, int],
+    train: TextRows,
+    evaluation: TextRows | None,
+    out: Path,
+    config: FinetuneConfig,
+    *,
+    overwrite: bool,
+    worker: Worker,
+    teacher: tuple[Path, tuple[int, ...]] | None = None,
+) -> FinetuneResult:
+    """What fine-tuning and distillation have in common, once the classes of the head are settled; `teacher` as in `loop.Job`."""
     numbers = _numbers(train, labels)
     if evaluation is None:
         kept, held = _split(numbers, config)
@@ -54,8 +71,12 @@ def finetune(
     parents = {model.resolve().name: artifacts.sha256(model), train.origin: _digest(learn)}
     if evaluation is not None:
         parents[evaluation.origin] = _digest(judge)
-    key = _digest([parents, _digest(judge), labels, _deciding(config), {tool: importlib.metadata.version(tool) for tool in _TOOLS}])
-    job = loop.Job(model, labels, learn, judge, evaluated_on, config, key)
+    if teacher is not None:
+        name = teacher[0].resolve().name
+        parents[f"teacher {name}" if name in parents else name] = artifacts.sha256(teacher[0])
+    tools = {tool: importlib.metadata.version(tool) for tool in _TOOLS}
+    key = _digest([parents, _digest(judge), labels, _deciding(config), tools, teacher[1] if teacher else None])
+    job = loop.Job(model, labels, learn, judge, evaluated_on, config, key, teacher)
     with artifacts.claimed(out.parent / f".{out.name}.resume") as room:
         try:
             result = worker.run(loop.run, job, room).value
@@ -135,10 +156,10 @@ def _split(numbers: np.ndarray, config: FinetuneConfig) -> tuple[np.ndarray, np.
     return np.flatnonzero(~mask), np.flatnonzero(mask)
 
 
-def _rows(rows: TextRows, numbers: np.ndarray, chosen: np.ndarray | None = None) -> loop.Encoded:
+def _rows(rows: TextRows, numbers: np.ndarray, chosen: np.ndarray | None = None) -> Encoded:
     indices = range(len(rows)) if chosen is None else chosen.tolist()
     pairs = None if rows.pairs is None else tuple(rows.pairs[index] for index in indices)
-    return loop.Encoded(tuple(rows.texts[index] for index in indices), pairs, tuple(int(numbers[index]) for index in indices))
+    return Encoded(tuple(rows.texts[index] for index in indices), pairs, tuple(int(numbers[index]) for index in indices))
 
 
 def _deciding(config: FinetuneConfig) -> FinetuneConfig:

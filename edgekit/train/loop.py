@@ -5,12 +5,11 @@ the same job after a kill.
 """
 
 import dataclasses
-import inspect
 import itertools
 import pickle
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,31 +17,36 @@ from typing import Any
 import numpy as np
 
 from edgekit import artifacts
-from edgekit.checkpoint import start_classifier, tokenizer_folder
-from edgekit.errors import CheckpointError, ConfigError, OutputError
-from edgekit.train.config import Epoch, FinetuneConfig, FinetuneResult
+from edgekit.checkpoint import start_classifier
+from edgekit.errors import ConfigError, OutputError
+from edgekit.train.config import (
+    ATTENTION,
+    HIDDEN,
+    LABELS,
+    SOFT_TARGETS,
+    DistilConfig,
+    Distillation,
+    Epoch,
+    FinetuneConfig,
+    FinetuneResult,
+)
+from edgekit.train.teacher import Teacher
+from edgekit.train.tokens import Encoded, Tokens, batches, load_tokenizer
 from edgekit.worker import progress
 
 STATE = "state-"
 MODEL = "model"
-# Batches that are drawn together and sorted by length: more wastes less padding, fewer mix the rows better.
-_POOL = 16
+_CURVE_POINTS = 200
 _EVALUATION_BATCH = 64
 _NOTE_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
-class Encoded:
-    """Rows to learn from or to judge by: texts, second halves if they are pairs, and int class numbers."""
-
-    texts: tuple[str, ...]
-    pairs: tuple[str, ...] | None
-    labels: tuple[int, ...]
-
-
-@dataclass(frozen=True)
 class Job:
-    """All that decides the weights that come out; `key` is the digest of it, which a state must bear to be gone on from."""
+    """All that decides the weights that come out; `key` is the digest of it, which a state must bear to be gone on from.
+
+    `teacher` is its checkpoint folder and its class number of each class of `labels`, for a `config` that is a `DistilConfig`.
+    """
 
     model: Path
     labels: dict[str, int]
@@ -51,6 +55,7 @@ class Job:
     evaluated_on: str
     config: FinetuneConfig
     key: str
+    teacher: tuple[Path, tuple[int, ...]] | None = None
 
 
 @dataclass
@@ -58,6 +63,8 @@ class _Position:
     step: int = 0
     loss_sum: float = 0.0  # over the rows of the epoch so far
     epochs: list[Epoch] = field(default_factory=list)
+    curve: list[tuple[int, float]] = field(default_factory=list)
+    curve_sum: float = 0.0  # over the steps since the curve's last point
     preparation_s: float = 0.0
     training_s: float = 0.0
     evaluation_s: float = 0.0
@@ -77,9 +84,12 @@ def run(job: Job, room: Path) -> FinetuneResult:
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
-    model = start_classifier(job.model, job.labels).train()
-    tokenizer = _tokenizer(job.model)
-    train, evaluation = (_Tokens.encode(rows, tokenizer, model, job) for rows in (job.train, job.evaluation))
+    model = _prepared(start_classifier(job.model, job.labels), config).train()
+    tokenizer = load_tokenizer(job.model)
+    train, evaluation = (
+        Tokens.encode(rows, tokenizer, model, job.model, config.max_length) for rows in (job.train, job.evaluation)
+    )
+    teacher, distillation = _taught(job, model, train)
     optimizer = _optimizer(model, config)
     position, resumed_at = _Position(), 0
     if (state := _newest_state(room)) is not None and (found := _load_state(state, job.key, model, optimizer)) is not None:
@@ -89,16 +99,21 @@ def run(job: Job, room: Path) -> FinetuneResult:
     per_epoch = -(-len(train) // config.batch_size)
     total = per_epoch * config.epochs
     interval = config.checkpoint_every or per_epoch
+    spacing = -(-total // _CURVE_POINTS)
+    stage = "finetune" if teacher is None else "distill"
     noted = clock = time.perf_counter()
     while position.step < total:
         epoch, first = divmod(position.step, per_epoch)
-        for batch in itertools.islice(_batches(train.lengths, config.batch_size, (config.seed, epoch)), first, None):
+        for batch in itertools.islice(batches(train.lengths, config.batch_size, (config.seed, epoch)), first, None):
             for group in optimizer.param_groups:
                 group["lr"] = config.learning_rate * _schedule(position.step, total, config.warmup_ratio)
             inputs, labels = train.batch(batch)
             with torch.autocast("cpu", torch.bfloat16, enabled=config.bfloat16):
-                logits = model(**inputs).logits
-            loss = torch.nn.functional.cross_entropy(logits.float(), labels)
+                wanted = teacher.outputs(batch) if teacher is not None else None
+                found = model(**inputs, **(teacher.asks if teacher is not None else {}))
+            loss = torch.nn.functional.cross_entropy(found.logits.float(), labels)
+            if teacher is not None:
+                loss = teacher.loss(loss, found, wanted, inputs["attention_mask"])
             if not bool(torch.isfinite(loss)):
                 raise ConfigError(f"the loss is no longer finite at step {position.step}; set a lower --learning-rate")
             loss.backward()
@@ -107,11 +122,15 @@ def run(job: Job, room: Path) -> FinetuneResult:
             optimizer.zero_grad()
             position.step += 1
             position.loss_sum += loss.item() * len(batch)
+            position.curve_sum += loss.item()
+            if position.step % spacing == 0 or position.step == total:
+                position.curve.append((position.step, position.curve_sum / ((position.step - 1) % spacing + 1)))
+                position.curve_sum = 0.0
             now = time.perf_counter()
             position.training_s, clock = position.training_s + now - clock, now
             if now - noted > _NOTE_SECONDS or position.step == total:
                 noted = now
-                progress("finetune", position.step, total, f"epoch {epoch + 1}/{config.epochs} loss {loss.item():.3f}")
+                progress(stage, position.step, total, f"epoch {epoch + 1}/{config.epochs} loss {loss.item():.3f}")
             if position.step % per_epoch == 0:
                 position.epochs.append(_end_epoch(model, evaluation, position.loss_sum / len(train)))
                 position.loss_sum = 0.0
@@ -136,78 +155,9 @@ def run(job: Job, room: Path) -> FinetuneResult:
         samples_per_s=len(train) * config.epochs / position.training_s,
         steps_per_s=total / position.training_s,
         resumed_at=resumed_at,
+        curve=tuple(position.curve),
+        distillation=distillation,
     )
-
-
-def _tokenizer(folder: Path) -> Any:
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(str(tokenizer_folder(folder)), local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise CheckpointError(
-            f"{folder}: its tokenizer does not load ({lines[0][:200]}); save one there with save_pretrained"
-        ) from error
-    if tokenizer.pad_token_id is None:
-        raise CheckpointError(f"{folder}: the tokenizer has no padding token; set pad_token in tokenizer_config.json")
-    return tokenizer
-
-
-@dataclass(frozen=True)
-class _Tokens:
-    """Token ids of every row, and what fills the room behind a short one."""
-
-    columns: dict[str, list[Any]]
-    fill: dict[str, int]
-    labels: Any
-    lengths: np.ndarray
-
-    @classmethod
-    def encode(cls, rows: Encoded, tokenizer: Any, model: Any, job: Job) -> "_Tokens":
-        import torch
-
-        longest = job.config.max_length
-        places = min(getattr(model.config, "max_position_embeddings", None) or longest, tokenizer.model_max_length)
-        if longest > places:
-            raise ConfigError(f"max_length is {longest} but {job.model} takes {places} tokens; set --max-length {places} or less")
-        pairs = None if rows.pairs is None else list(rows.pairs)
-        encoded = tokenizer(list(rows.texts), pairs, truncation=True, max_length=longest, return_attention_mask=True)
-        highest, known = max(max(ids) for ids in encoded["input_ids"]), model.config.vocab_size
-        if highest >= known:
-            raise CheckpointError(
-                f"{job.model}: the tokenizer gives id {highest} but config.json allows {known} ids; give its own tokenizer"
-            )
-        accepted = inspect.signature(model.forward).parameters
-        fill = {"input_ids": tokenizer.pad_token_id, "token_type_ids": tokenizer.pad_token_type_id, "attention_mask": 0}
-        columns = {name: [torch.tensor(row) for row in encoded[name]] for name in fill if name in encoded and name in accepted}
-        lengths = np.array([len(row) for row in encoded["input_ids"]])
-        return cls(columns, fill, torch.tensor(rows.labels), lengths)
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    def batch(self, rows: np.ndarray) -> tuple[dict[str, Any], Any]:
-        """int64 tensors (rows, longest of them) by input name, and the labels (rows,)."""
-        from torch.nn.utils.rnn import pad_sequence
-
-        inputs = {
-            name: pad_sequence([column[row] for row in rows], batch_first=True, padding_value=self.fill[name])
-            for name, column in self.columns.items()
-        }
-        return inputs, self.labels[rows]
-
-
-def _batches(lengths: np.ndarray, size: int, seed: Sequence[int]) -> Iterator[np.ndarray]:
-    """Row numbers in batches of rows of similar length, all of an epoch in shuffled order."""
-    rng = np.random.default_rng(seed)
-    order = rng.permutation(len(lengths))
-    batches = []
-    for start in range(0, len(order), size * _POOL):
-        pool = order[start : start + size * _POOL]
-        ranked = pool[np.argsort(lengths[pool], kind="stable")]
-        batches += [ranked[first : first + size] for first in range(0, len(ranked), size)]
-    return (batches[number] for number in rng.permutation(len(batches)))
 
 
 def _schedule(step: int, total: int, warmup_ratio: float) -> float:
@@ -228,20 +178,55 @@ def _optimizer(model: Any, config: FinetuneConfig) -> Any:
     return torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
 
 
-def _end_epoch(model: Any, evaluation: _Tokens, train_loss: float) -> Epoch:
+def _prepared(model: Any, config: FinetuneConfig) -> Any:
+    """The model with the dropout that was asked for, and its embeddings frozen if they are to be."""
     import torch
 
+    if config.dropout is not None:
+        for module in model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = config.dropout
+    if config.freeze_embeddings:
+        model.get_input_embeddings().weight.requires_grad_(False)
+    return model
+
+
+def _taught(job: Job, student: Any, train: Tokens) -> tuple[Teacher | None, Distillation | None]:
+    """The teacher, ready for the first batch, and what can be said of it beforehand; None for fine-tuning."""
+    if job.teacher is None or not isinstance(job.config, DistilConfig):
+        return None, None
+    folder, order = job.teacher
+    teacher = Teacher(folder, order, student, (job.train, train), job.evaluation, job.config)
+    correct = _judge(teacher.model, teacher.evaluation, order)[1]
+    if job.config.bfloat16:
+        teacher.hasten()
+    used = tuple(name for name in (SOFT_TARGETS, LABELS, HIDDEN, ATTENTION) if name in teacher.used)
+    told = teacher.lessons
+    return teacher, Distillation(folder.resolve().name, correct, len(teacher.evaluation), used, told.left_out, told.layers)
+
+
+def _end_epoch(model: Any, evaluation: Tokens, train_loss: float) -> Epoch:
     model.eval()
+    loss, correct = _judge(model, evaluation)
+    model.train()
+    return Epoch(train_loss, loss, correct, len(evaluation))
+
+
+def _judge(model: Any, rows: Tokens, order: Sequence[int] | None = None) -> tuple[float, int]:
+    """Mean cross-entropy and how many rows got their class; `order` is the model's number of each class, if not the same."""
+    import torch
+
     loss, correct = 0.0, 0
-    ranked = np.argsort(evaluation.lengths, kind="stable")
+    ranked = np.argsort(rows.lengths, kind="stable")
     with torch.inference_mode():
         for start in range(0, len(ranked), _EVALUATION_BATCH):
-            inputs, labels = evaluation.batch(ranked[start : start + _EVALUATION_BATCH])
+            inputs, labels = rows.batch(ranked[start : start + _EVALUATION_BATCH])
             logits = model(**inputs).logits
+            if order is not None:
+                logits = logits[:, list(order)]
             loss += torch.nn.functional.cross_entropy(logits, labels, reduction="sum").item()
             correct += int((logits.argmax(-1) == labels).sum())
-    model.train()
-    return Epoch(train_loss, loss / len(evaluation), correct, len(evaluation))
+    return loss / len(rows), correct
 
 
 def _save_state(room: Path, key: str, model: Any, optimizer: Any, position: _Position) -> None:
@@ -289,6 +274,7 @@ def _load_state(folder: Path, key: str, model: Any, optimizer: Any) -> _Position
         ) from None
     position = _Position(**state["position"])
     position.epochs = [Epoch(**epoch) for epoch in state["position"]["epochs"]]
+    position.curve = [(step, loss) for step, loss in state["position"]["curve"]]
     return position
 
 
