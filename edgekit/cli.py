@@ -23,6 +23,7 @@ COMMANDS = (
     "export",
     "finetune",
     "inspect",
+    "prune",
     "report",
     "run",
 )

@@ -11,7 +11,20 @@ import pytest
 from edgekit import cli
 from tests.commands import PROGRAM, edgekit, environment
 
-COMMANDS = ("benchmark", "completion", "convert", "diagnose", "distill", "evaluate", "export", "finetune", "inspect", "report", "run")
+COMMANDS = (
+    "benchmark",
+    "completion",
+    "convert",
+    "diagnose",
+    "distill",
+    "evaluate",
+    "export",
+    "finetune",
+    "inspect",
+    "prune",
+    "report",
+    "run",
+)
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ LAYERS = (
     {"guide", "report"},
     {"bridge"},
     {"publish"},
-    {"convert", "exporting", "assess"},
+    {"convert", "exporting", "assess", "pruning"},
     {"recipe", "pipeline", "progress", "diagnosing"},
     {"options", "console"},
     {"commands"},

@@ -1,0 +1,188 @@
+"""`edgekit prune`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edgekit import options
+from edgekit.console import print_json
+from edgekit.errors import ConfigError
+from edgekit.options import DATASET
+
+if TYPE_CHECKING:
+    from edgekit.prune.prune import Vocabulary
+    from edgekit.pruning import Pruned, Recovery, Target
+
+_USED = "used"
+
+
+@options.command()
+@click.argument("checkpoint", metavar="CHECKPOINT")
+@click.option("--dataset", help=f"Rows for importance, tokens and recovery: {DATASET}.")
+@click.option("--evaluation-data", help="Rows to judge recovery on; left out, a tenth of the data set is held out.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the new checkpoint.")
+@click.option("--heads", type=float, default=0.0, help="Share of the attention heads to remove, such as 0.5.")
+@click.option("--ffn", type=float, default=0.0, help="Share of the FFN units to remove.")
+@click.option("--layers", type=int, default=0, help="How many whole layers to remove first.")
+@click.option("--vocab", metavar="used|FILE", help="Tokens to keep: those that the data set uses, or one a line in FILE.")
+@click.option("--keep-tokens", type=click.Path(path_type=Path), help="File of tokens to keep besides, one a line.")
+@click.option(
+    "--importance",
+    type=click.Choice(["gradient", "taylor", "activation", "magnitude", "random"]),
+    default="gradient",
+    show_default=True,
+)
+@click.option("--scope", type=click.Choice(["global", "layer"]), default="global", show_default=True, help="Who competes.")
+@click.option("--round-to", type=int, default=8, show_default=True, help="Widths stay multiples of this.")
+@click.option("--samples", type=int, default=2048, show_default=True, help="Rows that importance is measured on.")
+@click.option("--max-length", type=int, default=128, show_default=True, help="Tokens of a row.")
+@click.option("--plan", type=click.Path(path_type=Path), help="Use the pruning_plan.json of an earlier run.")
+@click.option("--target-latency", metavar="0.5x|5ms", help="Search the shares that bring the float32 .tflite to this p50.")
+@click.option("--target-size", metavar="8MB", help="Search the shares that bring the float32 .tflite to this size.")
+@click.option("--bridge", type=click.Choice(["onnx", "litert"]), default="onnx", show_default=True, help="Road of a search.")
+@click.option("--recover-epochs", type=int, default=0, help="Then train on the data set, the unpruned model as the teacher.")
+@click.option("--steps", type=int, default=1, show_default=True, help="Prune in as many steps, with recovery after each.")
+@click.option("--batch-size", type=int, default=32, show_default=True, help="Rows of a recovery step.")
+@click.option("--learning-rate", type=float, default=1e-4, show_default=True, help="Of recovery.")
+@click.option("--bfloat16", is_flag=True, help="Recover in bfloat16: faster on CPUs with instructions for it.")
+@click.option("--sparsity", type=float, help="Unstructured: share of each linear layer's weights to make zero.")
+@click.option("--method", type=click.Choice(["l1", "random", "threshold"]), help="Which weights become zero.  [default: l1]")
+@click.option("--weights", default="*", show_default=True, help="Pattern of linear layers' names for --sparsity.")
+@click.option("--threshold", type=float, default=1e-3, show_default=True, help="Of --method threshold.")
+@options.columns
+@options.overwrite_option
+@options.common
+def prune(checkpoint: str, out: Path, overwrite: bool, as_json: bool, quiet: bool, **settings: Any) -> None:
+    """Remove heads, FFN units, layers and tokens of a checkpoint, or make single weights zero.
+
+    What is left is a checkpoint like any other: it fine-tunes, exports and converts.
+    """
+    from edgekit.checkpoint import resolve
+    from edgekit.progress import progress
+    from edgekit.worker import Worker
+
+    structured = any(settings[name] for name in ("heads", "ffn", "layers", "vocab", "plan", "target_latency", "target_size"))
+    unstructured = settings["sparsity"] is not None or settings["method"] is not None
+    if structured and unstructured:
+        raise ConfigError("--sparsity and --method make single weights zero; prune heads, units, layers or tokens in another run")
+    if not structured and not unstructured:
+        raise ConfigError("nothing to prune: give --heads, --ffn, --layers, --vocab, a target, a plan, or --sparsity")
+    with progress(quiet) as tell:
+        worker = Worker(on_progress=tell)
+        folder = resolve(checkpoint)
+        found, lines = (_structured if structured else _sparse)(folder, out, settings, overwrite, worker)
+    if as_json:
+        print_json(found)
+    else:
+        for line in lines:
+            click.echo(f"{out}: {line}")
+
+
+def _structured(folder: Path, out: Path, settings: dict[str, Any], overwrite: bool, worker: Any) -> tuple[Any, list[str]]:
+    from edgekit import pipeline, pruning
+    from edgekit.bridge import Bridge
+    from edgekit.data.sources import Columns
+    from edgekit.prune.config import Importance, PruneConfig, Scope
+
+    if settings["dataset"] is None:
+        raise ConfigError("--dataset is missing: heads, units and tokens are chosen by what rows use")
+    config = PruneConfig(
+        importance=Importance(settings["importance"]),
+        scope=Scope(settings["scope"]),
+        **{name: settings[name] for name in ("heads", "ffn", "layers", "round_to", "samples", "max_length", "seed")},
+    )
+    named = Columns(settings["text_columns"], settings["label_column"])
+    vocabulary, target = _vocabulary(settings), _target(settings)
+    found = pruning.run(
+        folder,
+        pipeline.read_texts(settings["dataset"], named),
+        out,
+        config,
+        vocabulary=vocabulary,
+        use=settings["plan"],
+        recovery=_recovery(settings, named),
+        target=target,
+        road=Bridge(settings["bridge"]),
+        overwrite=overwrite,
+        worker=worker,
+    )
+    return found, _lines(found)
+
+
+def _vocabulary(settings: dict[str, Any]) -> "Vocabulary | None":
+    from edgekit.prune.prune import Vocabulary
+
+    tokens, extra = settings["vocab"], settings["keep_tokens"]
+    if tokens is None and extra is not None:
+        raise ConfigError("--keep-tokens goes with --vocab; add --vocab used")
+    return Vocabulary(None if tokens == _USED else Path(tokens), extra) if tokens is not None else None
+
+
+def _target(settings: dict[str, Any]) -> "Target | None":
+    from edgekit.pruning import Target
+
+    latency, size = settings["target_latency"], settings["target_size"]
+    if latency and size:
+        raise ConfigError("--target-latency and --target-size are two searches; give one of them")
+    if latency:
+        return Target.parse("--target-latency", latency, ("x", "ms"))
+    return Target.parse("--target-size", size, ("MB",)) if size else None
+
+
+def _recovery(settings: dict[str, Any], named: Any) -> "Recovery | None":
+    from edgekit import pipeline
+    from edgekit.pruning import Recovery
+    from edgekit.train.config import DistilConfig
+
+    if settings["recover_epochs"] == 0:
+        if settings["steps"] != 1:
+            raise ConfigError("--steps goes with recovery between them; add --recover-epochs")
+        return None
+    judged = settings["evaluation_data"]
+    return Recovery(
+        DistilConfig(
+            epochs=settings["recover_epochs"],
+            **{name: settings[name] for name in ("batch_size", "learning_rate", "max_length", "seed", "bfloat16")},
+        ),
+        pipeline.read_texts(judged, named) if judged else None,
+        settings["steps"],
+    )
+
+
+def _sparse(folder: Path, out: Path, settings: dict[str, Any], overwrite: bool, worker: Any) -> tuple[Any, list[str]]:
+    from edgekit.prune.sparsity import Method, SparsityConfig, sparsify
+
+    method = Method(settings["method"] or "l1")
+    share = settings["sparsity"]
+    if share is None and method is not Method.THRESHOLD:
+        raise ConfigError(f"--method {method} needs --sparsity, the share of weights to make zero")
+    if share is not None and method is Method.THRESHOLD:
+        raise ConfigError("--method threshold takes --threshold, not --sparsity; leave one of them out")
+    config = SparsityConfig(share or 0.0, method, settings["weights"], settings["threshold"], settings["seed"])
+    found = sparsify(folder, out, config, overwrite=overwrite, worker=worker)
+    share, before = found.zeros / found.chosen, found.zeros_before / found.chosen
+    zeros = f"{found.zeros:,} of {found.chosen:,} weights"
+    return found, [f"{zeros} of {found.matrices} linear layers are zero ({share:.1%}, before {before:.1%})"]
+
+
+def _lines(found: "Pruned") -> list[str]:
+    first, last = found.steps[0], found.steps[-1]
+    lines = [
+        f"{probe.share:.0%} of heads and FFN units gone: {probe.size_bytes / 1e6:.1f} MB, p50 {probe.p50_ms:.2f} ms "
+        f"({probe.value('x'):.2f}x)"
+        for probe in found.probes
+    ]
+    units = sum(map(sum, last["ffn"]))
+    lines.append(f"{sum(last['heads'])} of {first['heads_before']} heads ({_listed(last['heads'])} by layer)")
+    lines.append(f"{units} of {first['units_before']} FFN units ({_listed(sum(part) for part in last['ffn'])} by layer)")
+    for name, label in (("tokens", "tokens"), ("encoder_parameters", "parameters of the layers"), ("parameters", "parameters")):
+        before, after = first[f"{name}_before"], last[name]
+        lines.append(f"{after:,} of {before:,} {label} ({after / before:.2f}x)")
+    if (result := found.recovery) is not None:
+        lines.append(f"accuracy after recovery {result['correct'] / result['total']:.4f} on {result['evaluated_on']}")
+    return lines
+
+
+def _listed(values: Any) -> str:
+    return ", ".join(str(value) for value in values)
