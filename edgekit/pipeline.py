@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgekit import artifacts, assess, bridge, checkpoint, recipe
+from edgekit import artifacts, assess, bridge, checkpoint, pruning, recipe
 from edgekit.convert import convert
 from edgekit.data import sources
 from edgekit.data.sources import Columns, TextRows
 from edgekit.errors import DatasetError, RefusedError
 from edgekit.quantize import schemes
-from edgekit.recipe import Distil, Finetune, Format, Recipe
+from edgekit.recipe import Distil, Finetune, Format, Prune, Recipe
 from edgekit.report import table
 from edgekit.report.content import FILE_NAME, LearningCurve, Report
 from edgekit.train.config import FinetuneResult
@@ -21,6 +21,8 @@ from edgekit.worker import Progress, Worker
 
 REPORT_NAMES = {Format.MARKDOWN: "report.md", Format.JSON: FILE_NAME, Format.HTML: "report.html"}
 RECIPE_NAME = "recipe.toml"
+# What the checkpoint of a stage is called where another stage follows it.
+_STAGES = {"finetune": "finetuned", "prune": "pruned", "distil": "distilled"}
 
 
 @dataclass(frozen=True)
@@ -38,12 +40,17 @@ def run(plan: Recipe, *, overwrite: bool = False, on_progress: Callable[[Progres
     """
     check(plan, overwrite=overwrite)
     source, worker, trained = plan.model.source, Worker(on_progress=on_progress), dict[str, FinetuneResult]()
+    places = folders(plan)
     if plan.finetune is not None:
-        trained["Fine-tuning"] = train(source, plan, plan.finetune, overwrite=overwrite, worker=worker)
-        source = str(finetuned_folder(plan))
+        trained["Fine-tuning"] = train(source, places["finetune"], plan, plan.finetune, overwrite=overwrite, worker=worker)
+        source = str(places["finetune"])
+    if plan.prune is not None:
+        recovered = cut(source, places["prune"], plan, plan.prune, overwrite=overwrite, worker=worker).recovery
+        trained |= {"Recovery": recovered} if recovered else {}
+        source = str(places["prune"])
     if plan.distil is not None:
-        trained["Distillation"] = teach(source, plan, plan.distil, overwrite=overwrite, worker=worker)
-        source = str(checkpoint_folder(plan))
+        trained["Distillation"] = teach(source, places["distil"], plan, plan.distil, overwrite=overwrite, worker=worker)
+        source = str(places["distil"])
     conversion = convert(source, plan.out, plan.convert, columns=plan.data, overwrite=overwrite, on_progress=on_progress)
     files = [result.path for result in conversion.results if result.path is not None]
     if not files:
@@ -69,12 +76,12 @@ def check(plan: Recipe, *, overwrite: bool) -> None:
 
     Raises `OutputError`, `DatasetError`, `CheckpointError` and `ConfigError`.
     """
-    trains = plan.finetune is not None or plan.distil is not None
-    name = plan.name if trains else bridge.classify(plan.model.source).name
+    made = folders(plan)
+    name = plan.name if made else bridge.classify(plan.model.source).name
     written = [*targets(plan).values(), plan.out / RECIPE_NAME]
     written += [plan.out / f"{name}_{scheme.name}.tflite" for scheme in schemes.select(plan.convert.schemes)]
-    if trains:
-        written += {finetuned_folder(plan), checkpoint_folder(plan)} if plan.finetune is not None else {checkpoint_folder(plan)}
+    if made:
+        written += made.values()
         checkpoint.check_length(checkpoint.resolve(plan.model.source), plan.convert.max_length)
     if plan.distil is not None:
         checkpoint.check_length(checkpoint.resolve(plan.distil.teacher), plan.distil.config.max_length)
@@ -133,28 +140,31 @@ def curve(stage: str, result: FinetuneResult) -> LearningCurve:
     return LearningCurve(stage, result.curve, ends)
 
 
-def checkpoint_folder(plan: Recipe) -> Path:
-    """Where a recipe's trained checkpoint lies; its name is what the .tflite files are called after."""
-    return plan.out / plan.name
+def folders(plan: Recipe) -> dict[str, Path]:
+    """Where each stage that a recipe has writes its checkpoint; the last one's name is what the .tflite files are called after."""
+    present = [stage for stage in _STAGES if getattr(plan, stage) is not None]
+    return {stage: plan.out / (plan.name if stage == present[-1] else f"{plan.name}_{_STAGES[stage]}") for stage in present}
 
 
-def finetuned_folder(plan: Recipe) -> Path:
-    """Where a recipe's fine-tuned checkpoint lies, which is the trained one unless a distillation follows."""
-    return checkpoint_folder(plan) if plan.distil is None else plan.out / f"{plan.name}_finetuned"
-
-
-def train(source: str, plan: Recipe, stage: Finetune, *, overwrite: bool, worker: Worker) -> FinetuneResult:
+def train(source: str, out: Path, plan: Recipe, stage: Finetune, *, overwrite: bool, worker: Worker) -> FinetuneResult:
     """The fine-tuning stage of a recipe."""
     rows, judged = read_training(stage.dataset, stage.evaluation, plan.data)
-    model = checkpoint.resolve(source)
-    return finetune(model, rows, judged, finetuned_folder(plan), stage.config, overwrite=overwrite, worker=worker)
+    return finetune(checkpoint.resolve(source), rows, judged, out, stage.config, overwrite=overwrite, worker=worker)
 
 
-def teach(source: str, plan: Recipe, stage: Distil, *, overwrite: bool, worker: Worker) -> FinetuneResult:
+def cut(source: str, out: Path, plan: Recipe, stage: Prune, *, overwrite: bool, worker: Worker) -> pruning.Pruned:
+    """The pruning stage of a recipe."""
+    rows, judged = read_training(stage.dataset, stage.evaluation, plan.data)
+    recovery = pruning.Recovery(stage.recovery, judged, stage.steps) if stage.recovery else None
+    folder, tokens = checkpoint.resolve(source), stage.vocabulary
+    return pruning.run(folder, rows, out, stage.config, vocabulary=tokens, recovery=recovery, overwrite=overwrite, worker=worker)
+
+
+def teach(source: str, out: Path, plan: Recipe, stage: Distil, *, overwrite: bool, worker: Worker) -> FinetuneResult:
     """The distillation stage of a recipe."""
     rows, judged = read_training(stage.dataset, stage.evaluation, plan.data)
     teacher, student = checkpoint.resolve(stage.teacher), checkpoint.resolve(source)
-    return distil(teacher, student, rows, judged, checkpoint_folder(plan), stage.config, overwrite=overwrite, worker=worker)
+    return distil(teacher, student, rows, judged, out, stage.config, overwrite=overwrite, worker=worker)
 
 
 def read_training(dataset: str, evaluation: str | None, columns: Columns) -> tuple[TextRows, TextRows | None]:

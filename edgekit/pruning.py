@@ -6,10 +6,8 @@ import json
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from edgekit import artifacts, bridge
 from edgekit.bridge import Bridge
@@ -19,8 +17,8 @@ from edgekit.errors import ConfigError, RefusedError
 from edgekit.measure.benchmark import BenchmarkConfig, benchmark
 from edgekit.prune import plan, prune
 from edgekit.prune.config import PruneConfig
-from edgekit.prune.prune import MANIFEST, TOOLS, Vocabulary
-from edgekit.train.config import DistilConfig
+from edgekit.prune.prune import MANIFEST, TOOLS, PruneResult, Vocabulary
+from edgekit.train.config import DistilConfig, FinetuneResult
 from edgekit.train.distil import distil
 from edgekit.worker import Progress, Worker
 
@@ -87,14 +85,11 @@ class Probe:
 
 @dataclass(frozen=True)
 class Pruned:
-    """What a run did: the `PruneResult` of each step, the last recovery's `FinetuneResult`, and what a search tried.
-
-    Results are as JSON holds them, since those of a step before a kill are read from its manifest.
-    """
+    """What a run did: what each step left, what the last recovery found, and what a search tried."""
 
     config: PruneConfig
-    steps: tuple[Mapping[str, Any], ...]
-    recovery: Mapping[str, Any] | None
+    steps: tuple[PruneResult, ...]
+    recovery: FinetuneResult | None
     probes: tuple[Probe, ...] = ()
 
 
@@ -126,14 +121,11 @@ def run(
     with artifacts.claimed(out.parent / f".{out.name}.prune") as room:
         _clear_unless(room, _digest([artifacts.sha256(checkpoint), config, vocabulary, use, recovery, rows]))
         try:
-            folders = _steps(checkpoint, rows, room, config, vocabulary, use, recovery, worker)
-            last = folders[-1]
-            steps = tuple(_measured(folder) for folder in folders if folder.name.startswith(_PRUNED))
-            found = Pruned(config, steps, _measured(last) if recovery else None, probes)
-            plans = [plan.read(folder) for folder in folders if folder.name.startswith(_PRUNED)]
+            folders, recovered = _steps(checkpoint, rows, room, config, vocabulary, use, recovery, worker)
+            found = Pruned(config, tuple(prune.read_result(folder) for folder in folders), recovered, probes)
             with artifacts.staged(out, overwrite=overwrite) as partial:
-                shutil.copytree(last, partial)
-                plan.write(functools.reduce(plan.compose, plans), partial)
+                shutil.copytree(folders[-1] if recovery is None else _recovered(room, recovery.steps), partial)
+                plan.write(functools.reduce(plan.compose, (plan.read(folder) for folder in folders)), partial)
                 (partial / MANIFEST).unlink()
                 described = artifacts.describe(
                     partial,
@@ -163,11 +155,11 @@ def _steps(
     use: Path | None,
     recovery: Recovery | None,
     worker: Worker,
-) -> list[Path]:
-    """The folders of all steps in `room`, in order; those that are there already are taken as they are."""
+) -> tuple[list[Path], FinetuneResult | None]:
+    """What each step cut, as folders in `room`, and the last recovery's result; steps that are there are not done again."""
     count = recovery.steps if recovery else 1
     part = replace(config, heads=_part(config.heads, count), ffn=_part(config.ffn, count))
-    model, folders = checkpoint, []
+    model, folders, result = checkpoint, [], None
     for number in range(1, count + 1):
         # Whole layers and tokens go at once: there is no half of them to recover from.
         first = number == 1
@@ -178,23 +170,23 @@ def _steps(
                 model, rows, pruned, step, vocabulary_of=vocabulary if first else None, use=use if first else None, worker=worker
             )
         folders.append(pruned)
-        model = pruned
         if recovery is not None:
-            model = room / f"{_RECOVERED}{number}"
-            if not model.is_dir():
-                distil(checkpoint, pruned, rows, recovery.evaluation, model, recovery.config, worker=worker)
-            folders.append(model)
-    return folders
+            model = _recovered(room, number)
+            # The last one's result is wanted, so a run that was killed behind it trains again.
+            if number == count or not model.is_dir():
+                result = distil(
+                    checkpoint, pruned, rows, recovery.evaluation, model, recovery.config, overwrite=True, worker=worker
+                )
+    return folders, result
+
+
+def _recovered(room: Path, number: int) -> Path:
+    return room / f"{_RECOVERED}{number}"
 
 
 def _part(share: float, count: int) -> float:
     """The share of what is left that each of `count` steps removes, to remove `share` of all in the end."""
     return 1 - (1 - share) ** (1 / count)
-
-
-def _measured(folder: Path) -> Mapping[str, Any]:
-    found: Mapping[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["measured"]
-    return found
 
 
 def _clear_unless(room: Path, key: str) -> None:

@@ -21,6 +21,8 @@ from edgekit.convert import ConvertConfig
 from edgekit.data.sources import Columns
 from edgekit.errors import ConfigError
 from edgekit.measure.benchmark import BenchmarkConfig
+from edgekit.prune.config import PruneConfig
+from edgekit.prune.prune import Vocabulary
 from edgekit.spec import DatasetReference, ModelReference
 from edgekit.train.config import DistilConfig, FinetuneConfig
 
@@ -53,6 +55,25 @@ class Finetune:
     dataset: DatasetReference
     evaluation: DatasetReference | None = None
     config: FinetuneConfig = field(default_factory=FinetuneConfig, metadata=_INLINE)
+
+
+@dataclass(frozen=True)
+class Prune:
+    """`[prune]`: the model, fine-tuned first if there is a [finetune] table, is pruned.
+
+    A `[prune.vocabulary]` table, also an empty one, cuts the vocabulary; `[prune.recovery]` trains after each of the `steps`.
+    """
+
+    dataset: DatasetReference
+    evaluation: DatasetReference | None = None
+    vocabulary: Vocabulary | None = None
+    recovery: DistilConfig | None = None
+    steps: int = 1
+    config: PruneConfig = field(default_factory=PruneConfig, metadata=_INLINE)
+
+    def __post_init__(self) -> None:
+        if self.steps != 1 and self.recovery is None:
+            raise ConfigError(f"steps is {self.steps} without recovery between them; add a [prune.recovery] table")
 
 
 @dataclass(frozen=True)
@@ -89,6 +110,7 @@ class Recipe:
     model: Model
     data: Columns = field(default_factory=Columns)
     finetune: Finetune | None = None
+    prune: Prune | None = None
     distil: Distil | None = None
     convert: ConvertConfig = field(default_factory=ConvertConfig)
     benchmark: Benchmark = field(default_factory=Benchmark)

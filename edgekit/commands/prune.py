@@ -173,14 +173,19 @@ def _lines(found: "Pruned") -> list[str]:
         f"({probe.value('x'):.2f}x)"
         for probe in found.probes
     ]
-    units = sum(map(sum, last["ffn"]))
-    lines.append(f"{sum(last['heads'])} of {first['heads_before']} heads ({_listed(last['heads'])} by layer)")
-    lines.append(f"{units} of {first['units_before']} FFN units ({_listed(sum(part) for part in last['ffn'])} by layer)")
-    for name, label in (("tokens", "tokens"), ("encoder_parameters", "parameters of the layers"), ("parameters", "parameters")):
-        before, after = first[f"{name}_before"], last[name]
+    units = sum(map(sum, last.ffn))
+    lines.append(f"{sum(last.heads)} of {first.heads_before} heads ({_listed(last.heads)} by layer)")
+    lines.append(f"{units} of {first.units_before} FFN units ({_listed(sum(part) for part in last.ffn)} by layer)")
+    for label, after, before in (
+        ("tokens", last.tokens, first.tokens_before),
+        ("parameters of the layers", last.encoder_parameters, first.encoder_parameters_before),
+        ("parameters", last.parameters, first.parameters_before),
+    ):
         lines.append(f"{after:,} of {before:,} {label} ({after / before:.2f}x)")
     if (result := found.recovery) is not None:
-        lines.append(f"accuracy after recovery {result['correct'] / result['total']:.4f} on {result['evaluated_on']}")
+        lines.append(f"accuracy after recovery {result.accuracy:.4f} on {result.evaluated_on}")
+        if result.distillation is not None:
+            lines.append(f"accuracy of the unpruned model there {result.distillation.accuracy:.4f}")
     return lines
 
 

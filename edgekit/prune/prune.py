@@ -1,6 +1,7 @@
 """Structured pruning as a stage: measure importance, choose, cut, and publish a checkpoint that loads like any other."""
 
 import inspect
+import json
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -78,7 +79,7 @@ def prune(
         plan.check_source(made, checkpoint, use)
     else:
         made, _ = make_plan(checkpoint, rows, config, vocabulary_of, worker)
-    with artifacts.claimed(out.parent), artifacts.staged(out, overwrite=overwrite) as partial:
+    with artifacts.staged(out, overwrite=overwrite) as partial:
         result = apply(checkpoint, made, partial, rows, worker)
         described = artifacts.describe(
             partial,
@@ -91,6 +92,13 @@ def prune(
         )
         (partial / MANIFEST).write_text(artifacts.to_json(described) + "\n", encoding="utf-8")
     return result
+
+
+def read_result(folder: Path) -> PruneResult:
+    """What `prune` wrote of itself into the manifest in `folder`."""
+    found = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["measured"]
+    tuples = {"layers": tuple(found["layers"]), "heads": tuple(found["heads"]), "ffn": tuple(map(tuple, found["ffn"]))}
+    return PruneResult(**{**found, **tuples})
 
 
 def make_plan(
