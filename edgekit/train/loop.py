@@ -37,6 +37,7 @@ from edgekit.worker import progress
 STATE = "state-"
 MODEL = "model"
 _CURVE_POINTS = 200
+_PLAN = "pruning_plan.json"  # lies beside a pruned model, and tells of the trained one what it tells of that
 _EVALUATION_BATCH = 64
 _NOTE_SECONDS = 0.5
 
@@ -139,6 +140,8 @@ def run(job: Job, room: Path) -> FinetuneResult:
                 _save_state(room, job.key, model, optimizer, position)
             clock = time.perf_counter()
     _save_model(room / MODEL, model, tokenizer)
+    if (job.model / _PLAN).is_file():
+        shutil.copyfile(job.model / _PLAN, room / MODEL / _PLAN)
     last = position.epochs[-1]
     return FinetuneResult(
         loss=last.loss,
@@ -179,8 +182,12 @@ def _optimizer(model: Any, config: FinetuneConfig) -> Any:
 
 
 def _prepared(model: Any, config: FinetuneConfig) -> Any:
-    """The model with the dropout that was asked for, and its embeddings frozen if they are to be."""
+    """The model with the dropout that was asked for, its embeddings frozen if they are to be, and the faster attention."""
     import torch
+
+    if config.bfloat16:
+        # torch's fused attention takes half as long again for a bfloat16 backward pass of short rows.
+        model.set_attn_implementation("eager")
 
     if config.dropout is not None:
         for module in model.modules():

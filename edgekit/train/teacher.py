@@ -7,13 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from edgekit import architectures
 from edgekit.checkpoint import load_classifier
 from edgekit.errors import ConfigError
 from edgekit.train import losses
 from edgekit.train.config import ATTENTION, HIDDEN, LABELS, SOFT_TARGETS, DistilConfig
 from edgekit.train.tokens import Encoded, Tokens, load_tokenizer
-
-_PRUNING = "edgekit_pruning"
 
 
 @dataclass(frozen=True)
@@ -107,6 +106,8 @@ class Teacher:
         """Keep the weights of matrix products in bfloat16, as autocast would make them again for each batch."""
         import torch
 
+        self.model.set_attn_implementation("eager")  # as the student has it, and faster on short rows
+
         for module in self.model.modules():
             if isinstance(module, torch.nn.Linear):
                 module.to(torch.bfloat16)
@@ -191,7 +192,7 @@ def _shapes(model: Any, tokens: Tokens, attention: bool) -> Shapes:
     model.train(training)
     widths = tuple(state.shape[-1] for state in found.hidden_states[1:])
     maps = found.attentions if attention and found.attentions and all(item is not None for item in found.attentions) else ()
-    return Shapes(widths, tuple(item.shape[1] for item in maps), getattr(model.config, _PRUNING, None))
+    return Shapes(widths, tuple(item.shape[1] for item in maps), getattr(model.config, architectures.KEY, None))
 
 
 def _listed(left_out: Mapping[str, str]) -> str:

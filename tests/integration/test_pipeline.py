@@ -8,6 +8,7 @@ import pytest
 from edgekit import pipeline, recipe
 from edgekit.errors import ConfigError, DatasetError, OutputError
 from edgekit.recipe import Recipe
+from edgekit.worker import Worker
 from tests.commands import edgekit
 
 SCHEMES = ("float32", "dynamic", "int8")
@@ -62,6 +63,9 @@ def test_the_report_tells_training_in_words_and_data_by_its_name(folder: Path) -
     assert report["reference"].endswith("tiny_float32.tflite")
     page = (folder / "out" / "report.html").read_text()
     assert training["Accuracy"] in page
+    (curve,) = report["curves"]
+    assert [step for step, _, _ in curve["epochs"]] == [int(training["Steps"]) // 2, int(training["Steps"])]
+    assert "Fine-tuning: learning curve" in page
 
 
 def test_a_second_run_needs_overwrite_and_the_written_recipe_is_the_same_run(
@@ -78,6 +82,27 @@ def test_a_second_run_needs_overwrite_and_the_written_recipe_is_the_same_run(
     assert (again.code, again.err) == (0, [])
     # The same seed on the same machine: the same model, to the byte.
     assert (folder / "out" / "tiny_dynamic.tflite").read_bytes() == before["tiny_dynamic.tflite"]
+
+
+def test_a_distillation_follows_the_fine_tuning(tiny_bert: Path, tiny_tsv: Path, tmp_path: Path) -> None:
+    file = _recipe(tmp_path, tiny_bert, tiny_tsv)
+    with file.open("a") as stream:
+        stream.write(f'[distil]\nteacher = "{tiny_bert}"\ndataset = "{tiny_tsv}"\nepochs = 1\nmax_length = 16\n')
+    plan = recipe.load(file)
+    assert plan.finetune is not None and plan.distil is not None
+    pipeline.check(plan, overwrite=False)
+    tuned = pipeline.train(str(tiny_bert), plan, plan.finetune, overwrite=False, worker=Worker())
+    taught = pipeline.teach(str(plan.out / "tiny_finetuned"), plan, plan.distil, overwrite=False, worker=Worker())
+    parents = json.loads((plan.out / "tiny" / "edgekit.json").read_text())["parents"]
+    assert {"tiny_finetuned", "bert"} <= parents.keys()
+    told = pipeline.training({"Fine-tuning": tuned, "Distillation": taught})
+    assert told["Distillation"]["Learned from"] == "soft targets, labels, hidden states"
+    assert told["Distillation"]["Against the teacher"].endswith(" points")
+    curve = pipeline.curve("Fine-tuning", tuned)
+    assert [step for step, _, _ in curve.epochs] == [tuned.steps // 2, tuned.steps]
+    assert curve.training[-1][0] == tuned.steps
+    with pytest.raises(OutputError, match="tiny_finetuned: exists already"):
+        pipeline.check(plan, overwrite=False)
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,12 @@ dataset = "train.tsv"
 epochs = 2
 clip_norm = 2
 
+[distil]
+teacher = "./teacher"
+dataset = "train.tsv"
+temperature = 4
+bfloat16 = true
+
 [convert]
 schemes = ["int8", "float32"]
 representative_data = "hub:glue/sst2:train"
@@ -63,6 +69,9 @@ def test_every_table_reaches_its_dataclass(tmp_path: Path) -> None:
     assert found.data.text_columns == ("question", "answer")
     assert found.finetune is not None
     assert found.finetune.config.epochs == 2
+    assert found.distil is not None
+    assert (found.distil.config.temperature, found.distil.config.bfloat16, found.distil.config.alpha) == (4.0, True, 0.9)
+    assert found.distil.teacher == str(tmp_path / "teacher")
     assert found.convert.schemes == ("int8", "float32")
     assert found.convert.bridge is Bridge.LITERT
     assert found.convert.representative_samples == 200
@@ -123,6 +132,8 @@ def test_a_model_is_a_path_a_hub_id_or_a_package(tmp_path: Path, source: str, is
     ("old", "new", "expected"),
     [
         ("[finetune]", "[finetun]", "unknown key 'finetun'; did you mean 'finetune'?"),
+        ("temperature", "temprature", "[distil]: unknown key 'temprature'; did you mean 'temperature'?"),
+        ("temperature = 4", "alpha = 2", "[distil]: alpha is 2.0; it must be from 0 to 1"),
         ("epochs", "epoch", "[finetune]: unknown key 'epoch'; did you mean 'epochs'?"),
         ("threads", "thread", "[benchmark]: unknown key 'thread'; did you mean 'threads'?"),
         ("formats", "zzz", "[report]: unknown key 'zzz'; known are formats"),

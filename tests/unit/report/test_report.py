@@ -3,6 +3,7 @@
 import io
 import re
 from dataclasses import replace
+from json import dumps, loads
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from edgekit.artifacts import to_jsonable
 from edgekit.errors import InputError
 from edgekit.measure.accuracy import difference, proportion
 from edgekit.measure.measurement import Latency, Measurement
-from edgekit.report.content import FILE_NAME, labels, measurement, names
+from edgekit.report.content import FILE_NAME, LearningCurve, labels, measurement, names
 from edgekit.report.findings import findings
 from edgekit.report.html import page
 from edgekit.report.table import (
@@ -74,6 +75,12 @@ def report() -> Report:
     )
 
 
+CURVES = (
+    LearningCurve("Fine-tuning", ((5, 0.75), (10, 0.5)), ((10, 0.625, 0.8125),)),
+    LearningCurve(EVIL, ((1, 2.0), (2, 1.0)), ()),
+)
+
+
 def cell(report: Report, title: str, row: int) -> tuple[str, str]:
     column = next(column for column in (*columns(report), *timings(report)) if column.title == title)
     return column.cells[row].main, column.cells[row].note
@@ -83,6 +90,27 @@ def test_what_is_written_reads_back_equal(report: Report, tmp_path: Path):
     (tmp_path / FILE_NAME).write_text(json(report))
     assert load(tmp_path) == report
     assert load(tmp_path / FILE_NAME) == report
+
+
+def test_learning_curves_read_back_equal_and_older_reports_have_none(report: Report):
+    trained = replace(report, curves=CURVES)
+    assert Report.from_json(json(trained)) == trained
+    older = loads(json(report))
+    del older["curves"]
+    assert Report.from_json(dumps(older)) == report
+    for broken in ([[1, 2, 3]], [["a", 1]], 3):
+        changed = loads(json(trained))
+        changed["curves"][0]["training"] = broken
+        with pytest.raises(InputError, match="not an edgekit report"):
+            Report.from_json(dumps(changed))
+
+
+def test_learning_curves_are_drawn_and_told(report: Report):
+    text = page(replace(report, curves=(*CURVES, LearningCurve("empty", (), ()))))
+    assert text.count("<svg") == 3 + 2
+    assert "Fine-tuning: training loss 0.75 at step 5, 0.5 at step 10; accuracy 81.2 % at step 10" in text
+    assert re.search(r"<text[^>]*>81.2 %</text>", text)
+    assert "<script" not in text.lower()
 
 
 @pytest.mark.parametrize(

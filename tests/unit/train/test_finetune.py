@@ -2,12 +2,7 @@
 
 import dataclasses
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,8 +16,10 @@ from edgekit.data.sources import TextRows
 from edgekit.errors import CheckpointError, ConfigError, DatasetError, OutputError
 from edgekit.train import loop
 from edgekit.train.finetune import FinetuneConfig, FinetuneResult, finetune
+from edgekit.train.tokens import Encoded, batches
 from edgekit.worker import Progress, Worker
 from tests import tiny
+from tests.killing import kill_training
 
 QUICK = FinetuneConfig(epochs=2, batch_size=8, learning_rate=2e-3, max_length=32, threads=1)
 # Long enough to be killed in the middle.
@@ -65,6 +62,9 @@ def test_the_figures_fit_together(run: tuple[FinetuneResult, Path, list[Progress
     assert result.samples_per_s == pytest.approx(360 * 6 / result.training_s)
     assert result.runtime_s >= result.preparation_s + result.training_s
     assert result.resumed_at == 0
+    assert len(result.curve) == 135  # 270 steps, two of them a point
+    assert result.curve[-1][0] == 270
+    assert np.mean([loss for _, loss in result.curve]) == pytest.approx(np.mean([epoch.train_loss for epoch in result.epochs]))
 
 
 def test_names_become_classes_in_their_order(run: tuple[FinetuneResult, Path, list[Progress]]) -> None:
@@ -136,7 +136,7 @@ def _train_each(tokenizer: Path, room: Path) -> dict[str, tuple[list[float], boo
 
     vocabulary = json.loads((tokenizer / "tokenizer.json").read_text())["model"]["vocab"]
     pairs = tiny.sentences(64)
-    rows = loop.Encoded(tuple(text for text, _ in pairs), tuple("a plot" for _ in pairs), tuple(label for _, label in pairs))
+    rows = Encoded(tuple(text for text, _ in pairs), tuple("a plot" for _ in pairs), tuple(label for _, label in pairs))
     found = {}
     for name, settings in ARCHITECTURES.items():
         source = room / name
@@ -164,45 +164,13 @@ def test_each_architecture_builds_and_trains_from_its_config(losses: dict[str, t
 
 # Killed and resumed --------------------------------------------------------------------------------------------------
 
-_SCRIPT = """
-import pickle, sys
-from edgekit.train.finetune import finetune
-finetune(*pickle.load(open(sys.argv[1], "rb")))
-"""
-
 
 @pytest.fixture(scope="module")
 def killed(tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The output of a run that got kill -9 after its first state was written: nothing but the hidden folder."""
-    import pickle
-
     out = tmp_path_factory.mktemp("killed") / "model"
-    call = out.parent / "call"
-    call.write_bytes(pickle.dumps((tiny_bert, _rows(64), _rows(16, 1), out, LONG)))
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    process = subprocess.Popen([sys.executable, "-c", _SCRIPT, str(call)], env=environment)
-    room = out.parent / ".model.resume"
-    deadline = time.monotonic() + 60
-    while not any(room.glob("state-*")):
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    call.unlink()
-    while not _unlocked(room):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    assert not out.exists()
+    kill_training(finetune, (tiny_bert, _rows(64), _rows(16, 1), out, LONG), out)
     return out
-
-
-def _unlocked(room: Path) -> bool:
-    try:
-        with artifacts.claimed(room):
-            return True
-    except OutputError:
-        return False
 
 
 def _copy(killed: Path, folder: Path) -> Path:
@@ -218,7 +186,7 @@ def test_a_killed_run_ends_as_if_it_had_not_been(killed: Path, tiny_bert: Path, 
     assert 0 < resumed.resumed_at < whole.steps
     assert resumed.resumed_at % LONG.checkpoint_every == 0
     assert (out / "model.safetensors").read_bytes() == (tmp_path / "whole" / "model.safetensors").read_bytes()
-    assert resumed.epochs == whole.epochs
+    assert (resumed.epochs, resumed.curve) == (whole.epochs, whole.curve)
     assert not (tmp_path / ".model.resume").exists()
 
 
@@ -265,7 +233,15 @@ def test_an_evaluation_label_that_was_not_trained_is_refused(tiny_bert: Path, tm
 
 @pytest.mark.parametrize(
     "setting",
-    [{"epochs": 0}, {"batch_size": 0}, {"learning_rate": 0.0}, {"warmup_ratio": 1.0}, {"holdout": 0.0}, {"labels": ("a", "a")}],
+    [
+        {"epochs": 0},
+        {"batch_size": 0},
+        {"learning_rate": 0.0},
+        {"warmup_ratio": 1.0},
+        {"holdout": 0.0},
+        {"dropout": 1.0},
+        {"labels": ("a", "a")},
+    ],
 )
 def test_a_setting_out_of_range_is_refused(setting: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(setting))):
@@ -299,15 +275,15 @@ def test_a_model_without_config_is_refused(tmp_path: Path) -> None:
 
 def test_every_row_comes_once_in_batches_of_like_length() -> None:
     lengths = np.random.default_rng(0).integers(3, 60, 1001)
-    batches = list(loop._batches(lengths, 16, (0, 0)))
-    assert sorted(np.concatenate(batches)) == list(range(1001))
-    padded = sum(len(batch) * lengths[batch].max() for batch in batches)
+    found = list(batches(lengths, 16, (0, 0)))
+    assert sorted(np.concatenate(found)) == list(range(1001))
+    padded = sum(len(batch) * lengths[batch].max() for batch in found)
     assert padded < 1.15 * lengths.sum()
 
 
 def test_each_epoch_has_its_own_order_and_the_seed_brings_it_back() -> None:
     lengths = np.arange(100)
-    first, again, second = (np.concatenate(list(loop._batches(lengths, 8, seed))) for seed in ((0, 0), (0, 0), (0, 1)))
+    first, again, second = (np.concatenate(list(batches(lengths, 8, seed))) for seed in ((0, 0), (0, 0), (0, 1)))
     assert first.tolist() == again.tolist() != second.tolist()
 
 
