@@ -84,17 +84,23 @@ def test_a_second_run_needs_overwrite_and_the_written_recipe_is_the_same_run(
     assert (folder / "out" / "tiny_dynamic.tflite").read_bytes() == before["tiny_dynamic.tflite"]
 
 
-def test_a_distillation_follows_the_fine_tuning(tiny_bert: Path, tiny_tsv: Path, tmp_path: Path) -> None:
+def test_pruning_and_a_distillation_follow_the_fine_tuning(tiny_bert: Path, tiny_tsv: Path, tmp_path: Path) -> None:
     file = _recipe(tmp_path, tiny_bert, tiny_tsv)
     with file.open("a") as stream:
+        stream.write(f'[prune]\ndataset = "{tiny_tsv}"\nheads = 0.5\nmax_length = 16\n[prune.vocabulary]\n')
         stream.write(f'[distil]\nteacher = "{tiny_bert}"\ndataset = "{tiny_tsv}"\nepochs = 1\nmax_length = 16\n')
     plan = recipe.load(file)
-    assert plan.finetune is not None and plan.distil is not None
+    assert plan.finetune is not None and plan.prune is not None and plan.distil is not None
+    assert recipe.from_mapping(recipe.Recipe, recipe.to_mapping(plan), "again", tmp_path) == plan
     pipeline.check(plan, overwrite=False)
-    tuned = pipeline.train(str(tiny_bert), plan, plan.finetune, overwrite=False, worker=Worker())
-    taught = pipeline.teach(str(plan.out / "tiny_finetuned"), plan, plan.distil, overwrite=False, worker=Worker())
+    places = pipeline.folders(plan)
+    assert [place.name for place in places.values()] == ["tiny_finetuned", "tiny_pruned", "tiny"]
+    tuned = pipeline.train(str(tiny_bert), places["finetune"], plan, plan.finetune, overwrite=False, worker=Worker())
+    cut = pipeline.cut(str(places["finetune"]), places["prune"], plan, plan.prune, overwrite=False, worker=Worker())
+    assert (sum(cut.steps[0].heads), cut.steps[0].tokens < cut.steps[0].tokens_before, cut.recovery) == (4, True, None)
+    taught = pipeline.teach(str(places["prune"]), places["distil"], plan, plan.distil, overwrite=False, worker=Worker())
     parents = json.loads((plan.out / "tiny" / "edgekit.json").read_text())["parents"]
-    assert {"tiny_finetuned", "bert"} <= parents.keys()
+    assert {"tiny_pruned", "bert"} <= parents.keys()
     told = pipeline.training({"Fine-tuning": tuned, "Distillation": taught})
     assert told["Distillation"]["Learned from"] == "soft targets, labels, hidden states"
     assert told["Distillation"]["Against the teacher"].endswith(" points")
