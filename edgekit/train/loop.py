@@ -37,6 +37,7 @@ from edgekit.worker import progress
 STATE = "state-"
 MODEL = "model"
 _CURVE_POINTS = 200
+_NOT_IN_BFLOAT16 = ("deberta",)  # of transformers 5: it masks scores with the smallest float32
 _PLAN = "pruning_plan.json"  # lies beside a pruned model, and tells of the trained one what it tells of that
 _EVALUATION_BATCH = 64
 _NOTE_SECONDS = 0.5
@@ -186,6 +187,8 @@ def _prepared(model: Any, config: FinetuneConfig) -> Any:
     import torch
 
     if config.bfloat16:
+        if model.config.model_type in _NOT_IN_BFLOAT16:
+            raise ConfigError(f"{model.config.model_type} cannot be trained in bfloat16: its attention mask overflows; use float32")
         # torch's fused attention takes half as long again for a bfloat16 backward pass of short rows.
         model.set_attn_implementation("eager")
 

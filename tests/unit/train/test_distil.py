@@ -25,7 +25,7 @@ from tests.killing import kill_training
 
 QUICK = DistilConfig(epochs=1, batch_size=8, learning_rate=2e-3, max_length=32, threads=1)
 # Long enough to be killed in the middle; with dropout, so that the state of the random numbers counts.
-LONG = dataclasses.replace(QUICK, epochs=10, batch_size=4, checkpoint_every=7, dropout=0.1)
+LONG = dataclasses.replace(QUICK, epochs=5, batch_size=4, checkpoint_every=7, dropout=0.1)
 
 
 def _rows(count: int, seed: int = 0) -> TextRows:

@@ -162,6 +162,28 @@ def test_each_architecture_builds_and_trains_from_its_config(losses: dict[str, t
     assert min(training[1:]) < training[0]
 
 
+def _train_in_bfloat16(bert: Path, room: Path) -> tuple[float, str]:
+    """In a worker: the loss of the tiny BERT, and what DeBERTa is told."""
+    pairs = tiny.sentences(16)
+    rows = Encoded(tuple(text for text, _ in pairs), None, tuple(label for _, label in pairs))
+    config = dataclasses.replace(QUICK, bfloat16=True)
+    result = loop.run(loop.Job(bert, {"no": 0, "yes": 1}, rows, rows, "themselves", config, "bfloat16"), room / "bert")
+    deberta = room / "deberta"
+    shutil.copytree(bert, deberta, ignore=shutil.ignore_patterns("model.safetensors"))
+    (deberta / "config.json").write_text(json.dumps({"model_type": "deberta", "vocab_size": 200, **ARCHITECTURES["deberta"]}))
+    try:
+        loop.run(loop.Job(deberta, {"no": 0, "yes": 1}, rows, rows, "themselves", config, "bfloat16"), room / "none")
+    except ConfigError as error:
+        return result.loss, str(error)
+    return result.loss, ""
+
+
+def test_bfloat16_trains_and_says_where_it_cannot(tiny_bert: Path, tmp_path: Path) -> None:
+    loss, refusal = Worker(timeout_s=100).run(_train_in_bfloat16, tiny_bert, tmp_path).value
+    assert np.isfinite(loss)
+    assert refusal == "deberta cannot be trained in bfloat16: its attention mask overflows; use float32"
+
+
 # Killed and resumed --------------------------------------------------------------------------------------------------
 
 
