@@ -175,10 +175,12 @@ def _pairs(module: Any, up: str, down: str) -> list[tuple[Any, Any]]:
 def keep(model: Any, kept: Sequence[Kept]) -> None:
     """Cut `model` in place to the given layers, heads and units, in the given order, and write into its config what is left.
 
-    Numbers are those of the model as it is; the config speaks of the model that was there before any pruning.
+    Numbers are those of the model as it is; the config speaks of the model that was there before any pruning. Raises
+    `ConfigError`, with the model as it was, for a layer that cannot go.
     """
     names = adapter(model.config.model_type)
     there = layers(model)
+    _check_layers(model.config, [part.layer for part in kept], len(there))
     before = numbers(model.config, there)
     for part in kept:
         _cut_layer(names, there[part.layer], part.heads, part.ffn)
@@ -226,19 +228,28 @@ def numbers(config: Any, there: Sequence[Layer]) -> dict[str, Any]:
     }
 
 
-def keep_tokens(model: Any, kept: Sequence[int], ids: Mapping[str, Any]) -> None:
-    """Cut the token embeddings in place to the rows `kept`; `ids` are the config's special token ids as they are afterwards."""
+def keep_tokens(model: Any, kept: Sequence[int]) -> None:
+    """Cut the token embeddings in place to the rows `kept`, and renumber the config's special token ids; None is one that went.
+
+    Raises `CheckpointError` if there is no such row.
+    """
     import torch
 
     table = model.get_input_embeddings()
+    if max(kept) >= table.num_embeddings:
+        raise CheckpointError(f"the tokenizer has a token {max(kept)}, but the model embeds {table.num_embeddings}; give its own")
     index = torch.as_tensor(list(kept))
     table.weight = torch.nn.Parameter(table.weight.detach()[index].clone())
     table.num_embeddings = len(kept)
+    places = {number: place for place, number in enumerate(kept)}
     if table.padding_idx is not None:
-        table.padding_idx = ids.get("pad_token_id")
+        table.padding_idx = places.get(table.padding_idx)
+    # Read from the loaded config: config.json may leave out what is the class's default.
+    for name, value in model.config.to_dict().items():
+        if name.endswith("_token_id") and value is not None:
+            found = [places[number] for number in value if number in places] if isinstance(value, list) else places.get(value)
+            setattr(model.config, name, found)
     model.config.vocab_size = len(kept)
-    for name, number in ids.items():
-        setattr(model.config, name, number)
 
 
 def encoder_parameters(model: Any) -> int:
@@ -263,6 +274,15 @@ def _cut_layer(names: Adapter, layer: Layer, heads: Sequence[int], ffn: Sequence
         _cut(part.down, inputs=list(units))
 
 
+def _check_layers(config: Any, kept: Sequence[int], count: int) -> None:
+    if list(kept) == list(range(count)):
+        return
+    if getattr(config, "scale_attn_by_inverse_layer_idx", False):
+        raise ConfigError("the attention of this GPT-2 is scaled by the layer's number, so no layer can go; leave --layers out")
+    if (getattr(config, "conv_kernel_size", 0) or 0) > 0 and kept[0] != 0:
+        raise ConfigError("the convolution of this DeBERTa belongs to layer 0, so that layer cannot go; leave --layers out")
+
+
 def _keep_layers(model: Any, names: Adapter, kept: Sequence[int]) -> None:
     import torch
 
@@ -270,8 +290,6 @@ def _keep_layers(model: Any, names: Adapter, kept: Sequence[int]) -> None:
     modules = model.base_model.get_submodule(names.layers)
     if list(kept) == list(range(len(modules))):
         return
-    if getattr(config, "scale_attn_by_inverse_layer_idx", False):
-        raise ConfigError("the attention of this GPT-2 is scaled by the layer's number, so no layer can go; leave --layers out")
     parent, _, name = names.layers.rpartition(".")
     setattr(model.base_model.get_submodule(parent), name, torch.nn.ModuleList(modules[index] for index in kept))
     for place, index in enumerate(kept):

@@ -231,6 +231,7 @@ def load_classifier(path: Path) -> Any:
         raise CheckpointError(
             f"{path}: has no trained classification head ({missing[0]} is missing); run edgekit finetune on it first"
         )
+    _name_padding(path, model)
     return model.eval()
 
 
@@ -242,7 +243,9 @@ def start_classifier(path: Path, labels: Mapping[str, int]) -> Any:
     read_config(path)
     if weight_files(path):
         check_weights(path)
-        return _from_pretrained(path, labels)[0]
+        model = _from_pretrained(path, labels)[0]
+        _name_padding(path, model)
+        return model
     if others := [
         file.name for file in sorted(path.iterdir()) if file.suffix in (".h5", ".msgpack", ".pt", ".pth", ".pkl", ".ckpt", ".bin")
     ]:
@@ -253,7 +256,31 @@ def start_classifier(path: Path, labels: Mapping[str, int]) -> Any:
     from transformers import AutoModelForSequenceClassification
 
     config = _auto_config(path, labels)
-    return AutoModelForSequenceClassification.from_config(config, dtype=torch.float32, trust_remote_code=False)
+    if hasattr(config, architectures.KEY):
+        model = _pruned_shape(path, config)
+    else:
+        model = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32, trust_remote_code=False)
+    _name_padding(path, model)
+    return model
+
+
+def _name_padding(path: Path, model: Any) -> None:
+    """A GPT-2's head reads the last token that is no padding, so the config must say which that is: the tokenizer's.
+
+    Raises `CheckpointError` if there is none.
+    """
+    if model.config.model_type != "gpt2" or model.config.pad_token_id is not None:
+        return
+    from transformers import AutoTokenizer
+
+    try:
+        model.config.pad_token_id = AutoTokenizer.from_pretrained(str(tokenizer_folder(path)), local_files_only=True).pad_token_id
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
+        raise CheckpointError(
+            f"{path}: its tokenizer does not load ({_first_line(error)}); save one there with save_pretrained"
+        ) from error
+    if model.config.pad_token_id is None:
+        raise CheckpointError(f"{path}: names no padding token; set pad_token in tokenizer_config.json")
 
 
 def _from_pretrained(path: Path, labels: Mapping[str, int] | None) -> tuple[Any, list[str]]:
@@ -285,20 +312,29 @@ def _from_pretrained(path: Path, labels: Mapping[str, int] | None) -> tuple[Any,
 
 
 def _from_pruned(path: Path, config: Any) -> tuple[Any, list[str]]:
-    """A pruned checkpoint: transformers builds the layers whole, and they are cut before the weights come in."""
-    import torch
-    from transformers import AutoModelForSequenceClassification
-
-    model = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32, trust_remote_code=False)
-    try:
-        architectures.shrink(model, getattr(config, architectures.KEY))
-    except CheckpointError as error:
-        raise CheckpointError(f"{path}: {error.message}") from None
+    model = _pruned_shape(path, config)
     wanted = model.state_dict()
     stored = {name: tensor for file in weight_files(path) for name, tensor in _tensors(file)}
     fitting = {name: tensor for name, tensor in stored.items() if name in wanted and tensor.shape == wanted[name].shape}
     model.load_state_dict(fitting, strict=False)
     return model, _head_alone(path, model, set(wanted) - set(fitting))
+
+
+def _pruned_shape(path: Path, config: Any) -> Any:
+    """A pruned checkpoint's model with random weights: transformers builds the layers whole, and they are cut here."""
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    try:
+        model = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32, trust_remote_code=False)
+        architectures.shrink(model, getattr(config, architectures.KEY))
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error.message}") from None
+    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{path}: no model can be built from config.json ({_first_line(error)}); prune the original checkpoint again"
+        ) from error
+    return model
 
 
 def _head_alone(path: Path, model: Any, missing: set[str]) -> list[str]:

@@ -115,11 +115,15 @@ def run(
     """
     artifacts.refuse_existing(out, overwrite=overwrite)
     prune.check_architecture(checkpoint)
+    if use is not None and (config.heads or config.ffn or config.layers or vocabulary or target):
+        raise ConfigError(f"{use}: a plan says itself what stays; leave --heads, --ffn, --layers, --vocab and targets out")
     probes: tuple[Probe, ...] = ()
     if target is not None:
         config, probes = _search(checkpoint, rows, config, vocabulary, target, road, worker)
     with artifacts.claimed(out.parent / f".{out.name}.prune") as room:
-        _clear_unless(room, _digest([artifacts.sha256(checkpoint), config, vocabulary, use, recovery, rows]))
+        listed = [use, *((vocabulary.tokens, vocabulary.extra) if vocabulary else ())]
+        files = [artifacts.sha256(file) for file in listed if file is not None and file.exists()]
+        _clear_unless(room, _digest([artifacts.sha256(checkpoint), config, vocabulary, use, files, recovery, rows]))
         try:
             folders, recovered = _steps(checkpoint, rows, room, config, vocabulary, use, recovery, worker)
             found = Pruned(config, tuple(prune.read_result(folder) for folder in folders), recovered, probes)

@@ -71,7 +71,8 @@ def _measured(model: Any, layers: tuple[architectures.Layer, ...], samples: Samp
     finally:
         for gate in every:
             gate.hook.remove()
-    return _scores(method, [gate.total for gate in gates], [[gate.total for gate in row] for row in units])
+    over = -(-len(samples) // _BATCH) if method is Importance.TAYLOR else len(samples)
+    return _scores(method, [gate.total / over for gate in gates], [[gate.total / over for gate in row] for row in units])
 
 
 class _Gate:

@@ -4,14 +4,13 @@ import inspect
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from edgekit import architectures, artifacts
 from edgekit.architectures import Kept
-from edgekit.checkpoint import label_ids, load_classifier, read_config, tokenizer_folder
+from edgekit.checkpoint import check_length, label_ids, load_classifier, read_config, tokenizer_folder
 from edgekit.data import sources
 from edgekit.data.representative import draw
 from edgekit.data.samples import Samples
@@ -25,7 +24,7 @@ from edgekit.worker import Worker
 
 MANIFEST = "edgekit.json"
 TOOLS = ("torch", "transformers", "tokenizers")
-_TOKENIZER_FILES = (vocabulary.TOKENIZER, "tokenizer_config.json", "special_tokens_map.json")
+_TOKENIZER_FILES = (vocabulary.TOKENIZER, vocabulary.PIECES, "tokenizer_config.json", "special_tokens_map.json")
 _CHECKED_TEXTS = 2000
 
 
@@ -109,6 +108,7 @@ def make_plan(
     Raises what `prune` does.
     """
     check_architecture(checkpoint)
+    check_length(checkpoint, config.max_length)
     tokens = _tokens(checkpoint, rows, vocabulary_of) if vocabulary_of else None
     scores, head_size = _importance(checkpoint, rows, config, worker)
     return PruningPlan(artifacts.sha256(checkpoint), scores, plan.choose(scores, config, head_size), tokens), head_size
@@ -133,14 +133,13 @@ def _importance(checkpoint: Path, rows: TextRows, config: PruneConfig, worker: W
 def apply(checkpoint: Path, made: PruningPlan, folder: Path, rows: TextRows, worker: Worker) -> PruneResult:
     """Write what the plan leaves of `checkpoint` into the new `folder`; the tokenizer is checked on `rows`."""
     source = tokenizer_folder(checkpoint)
-    ids: dict[str, int] = {}
     worker.run(write_tokenizer, source, folder)
     if made.tokens is not None:
-        config_ids = _config_ids(checkpoint)
-        vocabulary.check(folder, set(made.tokens), config_ids, plan.FILE_NAME)
-        renumbered = vocabulary.cut(folder, made.tokens)
-        ids = {name: renumbered[number] for name, number in config_ids.items() if number in renumbered}
-    result = worker.run(_cut, checkpoint, made.layers, made.tokens, ids, folder).value
+        if list(made.tokens) != sorted(set(made.tokens)):
+            raise ConfigError(f"{plan.FILE_NAME}: its tokens are not each once and in order; leave --plan out")
+        vocabulary.check(folder, set(made.tokens), _config_ids(checkpoint), plan.FILE_NAME)
+        vocabulary.cut(folder, made.tokens)
+    result = worker.run(_cut, checkpoint, made.layers, made.tokens, folder).value
     if made.tokens is not None:
         worker.run(_check_tokenizer, source, folder, rows.texts[:_CHECKED_TEXTS], made.tokens)
     plan.write(made, folder)
@@ -191,16 +190,17 @@ def write_tokenizer(source: Path, folder: Path) -> None:
         raise CheckpointError(f"{source}: its tokenizer has no fast form; save a tokenizer.json there with save_pretrained")
 
 
-def _cut(
-    checkpoint: Path, kept: tuple[Kept, ...], tokens: tuple[int, ...] | None, ids: Mapping[str, int], folder: Path
-) -> PruneResult:
+def _cut(checkpoint: Path, kept: tuple[Kept, ...], tokens: tuple[int, ...] | None, folder: Path) -> PruneResult:
     model = load_classifier(checkpoint)
     before = architectures.layers(model)
     _check_fits(kept, before)
     counts = _values(model), architectures.encoder_parameters(model), model.config.vocab_size
     architectures.keep(model, kept)
     if tokens is not None:
-        architectures.keep_tokens(model, tokens, ids)
+        try:
+            architectures.keep_tokens(model, tokens)
+        except CheckpointError as error:
+            raise CheckpointError(f"{checkpoint}: {error.message}") from None
     after = architectures.layers(model)
     model.save_pretrained(folder)
     return PruneResult(
@@ -220,6 +220,11 @@ def _cut(
 
 def _check_fits(kept: tuple[Kept, ...], layers: tuple[architectures.Layer, ...]) -> None:
     """Raise `ConfigError` for a plan, edited by hand perhaps, that keeps what the model does not have, or nothing."""
+    numbers = [part.layer for part in kept]
+    if not numbers or numbers != sorted(set(numbers)):
+        raise ConfigError(
+            f"{plan.FILE_NAME}: its layers are none, or not each once and in order; leave --plan out to make a new one"
+        )
     for part in kept:
         whole = layers[part.layer] if 0 <= part.layer < len(layers) else None
         if (

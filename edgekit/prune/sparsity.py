@@ -2,6 +2,7 @@
 
 import enum
 import fnmatch
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +39,7 @@ class SparsityConfig:
 
     def __post_init__(self) -> None:
         check_share("--sparsity", self.share)
-        if self.threshold <= 0:
+        if not 0 < self.threshold < math.inf:
             raise ConfigError(f"--threshold is {self.threshold}; give a value above 0, such as 1e-3")
 
 

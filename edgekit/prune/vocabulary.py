@@ -7,14 +7,18 @@ ones (all bytes of a byte-level vocabulary), so that an unknown word is spelled,
 
 import itertools
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from edgekit.errors import CheckpointError, ConfigError
 
 TOKENIZER = "tokenizer.json"
+PIECES = "vocab.txt"
 _CONFIG = "tokenizer_config.json"
+_SPECIAL = "special_tokens_map.json"
+# What transformers' tokenizer classes call their special tokens, whether a checkpoint's files name them or not.
+_USUAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "<pad>", "<unk>", "<s>", "</s>", "<mask>", "<|endoftext|>")
 _BATCH = 4096
 _METASPACE = "\u2581"
 
@@ -35,7 +39,8 @@ def named(tokenizer: Path, file: Path) -> set[int]:
     """Ids of the tokens that `file` lists, one a line. Raises `ConfigError` for one that the tokenizer does not have."""
     encoder = _open(tokenizer)
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        # Not splitlines: a token may hold one of the other characters that end a line.
+        lines = file.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
         raise ConfigError(f"{file}: cannot be read ({reason}); give a text file with one token a line") from None
@@ -56,17 +61,27 @@ def named(tokenizer: Path, file: Path) -> set[int]:
 def special(tokenizer: Path, config_ids: Mapping[str, Any]) -> dict[int, str]:
     """Ids that no vocabulary may lose, with their names: special and added tokens, and those that config.json names."""
     content = _read(tokenizer / TOKENIZER)
-    names = {number: token for token, number in _vocabulary(content, tokenizer).items()}
-    found = {int(token["id"]): str(token["content"]) for token in content.get("added_tokens", ())}
-    model = content["model"]
-    if (unknown := model.get("unk_token")) is not None and unknown in (vocabulary := _vocabulary(content, tokenizer)):
-        found[vocabulary[unknown]] = unknown
-    if model.get("unk_id") is not None:
-        found[int(model["unk_id"])] = names[int(model["unk_id"])]
-    for number in config_ids.values():
-        if isinstance(number, int) and number in names:
-            found[number] = names[number]
-    return found
+    vocabulary = _vocabulary(content, tokenizer)
+    names = {number: token for token, number in vocabulary.items()}
+    model, padding = content["model"], content.get("padding") or {}
+    ids: list[Any] = [int(token["id"]) for token in content.get("added_tokens", ())]
+    ids += [vocabulary[token] for token in (model.get("unk_token"), *_USUAL, *_named(tokenizer)) if token in vocabulary]
+    ids += [*_processor_ids(content.get("post_processor")), *config_ids.values(), model.get("unk_id"), padding.get("pad_id")]
+    return {number: names[number] for number in ids if number in names}
+
+
+def _named(folder: Path) -> Iterator[str]:
+    """The special tokens that the settings beside tokenizer.json name: AutoTokenizer would add those that are lost."""
+    for file in (folder / _CONFIG, folder / _SPECIAL):
+        for name, value in (_read(file) if file.is_file() else {}).items():
+            if not name.endswith(("_token", "_tokens", "_tokens_decoder")):
+                continue
+            if isinstance(value, dict) and "content" not in value:
+                value = list(value.values())
+            for token in value if isinstance(value, list) else [value]:
+                content = token.get("content") if isinstance(token, dict) else token
+                if isinstance(content, str):
+                    yield content
 
 
 def complete(tokenizer: Path, ids: Collection[int], config_ids: Mapping[str, Any]) -> tuple[int, ...]:
@@ -76,22 +91,27 @@ def complete(tokenizer: Path, ids: Collection[int], config_ids: Mapping[str, Any
     names = {number: token for token, number in vocabulary.items()}
     kept = {number for number in ids if number in names} | set(special(tokenizer, config_ids))
     model = content["model"]
+    if model["type"] == "Unigram" and model["vocab"]:
+        # What an unknown character costs is reckoned from the lowest score of all.
+        kept.add(min(range(len(model["vocab"])), key=lambda number: model["vocab"][number][1]))
     if model["type"] == "BPE":
-        tokens = {names[number] for number in kept if number in names}
+        tokens = {names[number] for number in kept}
         tokens |= _merged(model, tokens)
         # A byte-level vocabulary has a token for each byte, and one with byte fallback one for each byte as <0x..>.
-        tokens |= {token for token in vocabulary if len(token) == 1 or _is_byte(token)}
+        tokens |= {token for token in vocabulary if len(_symbols(model, token)) == 1 or _is_byte(token)}
         kept |= {vocabulary[token] for token in tokens if token in vocabulary}
     else:
         prefix = model.get("continuing_subword_prefix") or ""
-        characters = {character for number in kept if number in names for character in names[number].removeprefix(prefix)}
+        characters = {character for number in kept for character in names[number].removeprefix(prefix)}
         singles = {*characters, *(prefix + character for character in characters), _METASPACE}
         kept |= {number for token, number in vocabulary.items() if token in singles or _is_byte(token)}
     return tuple(sorted(kept))
 
 
 def check(tokenizer: Path, kept: Collection[int], config_ids: Mapping[str, Any], origin: str) -> None:
-    """Raise `ConfigError` if `kept` lacks a special token."""
+    """Raise `ConfigError` if `kept` lacks a special token or holds an id that is none."""
+    if strays := sorted(set(kept) - set(_vocabulary(_read(tokenizer / TOKENIZER), tokenizer).values())):
+        raise ConfigError(f"{origin}: keeps the token id {strays[0]}, which the tokenizer does not have; leave --plan out")
     if lost := [name for number, name in sorted(special(tokenizer, config_ids).items()) if number not in kept]:
         raise ConfigError(f"{origin}: would drop the special token {lost[0]!r}; add {', '.join(lost[:8])}")
 
@@ -116,7 +136,9 @@ def cut(folder: Path, kept: Sequence[int]) -> dict[int, int]:
     else:
         model["vocab"] = vocabulary
     if model["type"] == "BPE":
-        model["merges"] = [merge for merge in model["merges"] if {*(pair := _pair(merge)), "".join(pair)} <= vocabulary.keys()]
+        model["merges"] = [
+            merge for merge in model["merges"] if {*(pair := _pair(merge)), _join(model, *pair)} <= vocabulary.keys()
+        ]
     for token in content.get("added_tokens", ()):
         token["id"] = renumbered[token["id"]]
     if content.get("padding"):
@@ -124,6 +146,9 @@ def cut(folder: Path, kept: Sequence[int]) -> dict[int, int]:
     _renumber(content.get("post_processor"), renumbered)
     (folder / TOKENIZER).write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
     _cut_config(folder / _CONFIG, renumbered)
+    if model["type"] == "WordPiece":
+        pieces = sorted(_vocabulary(content, folder).items(), key=lambda item: item[1])
+        (folder / PIECES).write_text("".join(f"{piece}\n" for piece, _ in pieces), encoding="utf-8")
     return renumbered
 
 
@@ -132,8 +157,20 @@ def _cut_config(file: Path, renumbered: Mapping[int, int]) -> None:
         return
     settings = _read(file)
     if decoder := settings.get("added_tokens_decoder"):
-        settings["added_tokens_decoder"] = {str(renumbered[int(number)]): token for number, token in decoder.items()}
+        settings["added_tokens_decoder"] = {
+            str(renumbered[int(number)]): token for number, token in decoder.items() if int(number) in renumbered
+        }
         file.write_text(json.dumps(settings, ensure_ascii=False, indent=2), encoding="utf-8")
+
+
+def _processor_ids(processor: Any) -> Iterator[int]:
+    if isinstance(processor, dict):
+        for inner in processor.get("processors", ()):
+            yield from _processor_ids(inner)
+        specials = processor.get("special_tokens")
+        for token in specials.values() if isinstance(specials, dict) else ():
+            yield from token["ids"]
+        yield from (processor[name][1] for name in ("sep", "cls") if name in processor)
 
 
 def _renumber(processor: Any, renumbered: Mapping[int, int]) -> None:
@@ -158,15 +195,32 @@ def _merged(model: Mapping[str, Any], tokens: Collection[str]) -> set[str]:
     ranks = {_pair(merge): rank for rank, merge in enumerate(model["merges"])}
     found: set[str] = set()
     for token in tokens:
-        parts = list(token)
+        parts = _symbols(model, token)
         while len(parts) > 1:
             pairs = enumerate(itertools.pairwise(parts))
             rank, place = min((ranks.get(pair, len(ranks)), place) for place, pair in pairs)
             if rank == len(ranks):
                 break
-            parts[place : place + 2] = [parts[place] + parts[place + 1]]
+            parts[place : place + 2] = [_join(model, parts[place], parts[place + 1])]
             found.add(parts[place])
     return found
+
+
+def _symbols(model: Mapping[str, Any], token: str) -> list[str]:
+    """What byte-pair merging starts from: characters, with what marks those inside and at the end of a word."""
+    inside, end = model.get("continuing_subword_prefix") or "", model.get("end_of_word_suffix") or ""
+    word = token.removeprefix(inside)
+    body = word.removesuffix(end) or word
+    parts = [inside + character for character in body]
+    if parts and word == token:
+        parts[0] = parts[0].removeprefix(inside)
+    if parts and body != word:
+        parts[-1] += end
+    return parts
+
+
+def _join(model: Mapping[str, Any], first: str, second: str) -> str:
+    return first + second.removeprefix(model.get("continuing_subword_prefix") or "")
 
 
 def _pair(merge: Any) -> tuple[str, str]:
