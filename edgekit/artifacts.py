@@ -19,6 +19,8 @@ import filelock
 
 from edgekit.errors import DISK_FULL, OutputError
 
+# The manifest inside a checkpoint folder; those of files lie beside them.
+MANIFEST = "edgekit.json"
 LOCK_NAME = ".edgekit.lock"
 _PARTIAL = ".edgekit-partial-"
 

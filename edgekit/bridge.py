@@ -15,6 +15,7 @@ from edgekit.export.classifier import PARITY_ROWS, first
 from edgekit.export.litert import export_litert
 from edgekit.export.onnx import comparable, export_onnx, run_onnx, stacked
 from edgekit.export.saved_model import SavedModelExport, export_saved_model
+from edgekit.linear8 import refuse_quantized
 from edgekit.parity import Parity, compare, require
 from edgekit.quantize.converter import convert_float, reference_outputs
 from edgekit.quantize.masks import soften_masks
@@ -106,7 +107,7 @@ def classify(reference: str) -> Source:
             f"{reference}: not a model that edgekit reads; give a checkpoint folder, a hub id, .onnx, SavedModel, .h5 or .tflite"
         )
     folder = checkpoint.resolve(reference).resolve()
-    checkpoint.read_config(folder)
+    refuse_quantized(folder, checkpoint.read_config(folder), "converted")
     name = folder.name if path.is_dir() else reference.removeprefix(checkpoint.PACKAGE).split("/")[-1]
     return Source(Kind.CHECKPOINT, folder, name)
 

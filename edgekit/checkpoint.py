@@ -7,12 +7,13 @@ import importlib.util
 import json
 import pickle
 import re
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from edgekit import architectures
-from edgekit.errors import CheckpointError, ConfigError
+from edgekit import architectures, artifacts, linear8
+from edgekit.errors import CheckpointError, ConfigError, OutputError
 from edgekit.network import hub_in_reach
 
 PACKAGE = "package:"
@@ -27,6 +28,7 @@ _TOKENIZER_FILES = (
     "tokenizer.model",
     "vocab.json",
 )
+_BESIDE_TOKENIZER = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "merges.txt")
 _OFFSET_POSITIONS = (
     "camembert",
     "ibert",
@@ -173,6 +175,34 @@ def tokenizer_folder(path: Path) -> Path:
     return path
 
 
+def tokenizer_files(path: Path) -> list[Path]:
+    """All that the tokenizer in a folder consists of."""
+    return [path / name for name in (*_TOKENIZER_FILES, *_BESIDE_TOKENIZER) if (path / name).is_file()]
+
+
+def copy_tokenizer(folder: Path, target: Path) -> None:
+    """Into a folder that is not published yet."""
+    for file in tokenizer_files(folder):
+        shutil.copyfile(file, target / file.name)
+
+
+def refuse_other_tokenizer(folder: Path, out: Path, *, overwrite: bool) -> None:
+    """Raise `OutputError` if `out` holds another tokenizer than `folder` and it may not be replaced; asked before the work."""
+    if overwrite:
+        return
+    for file in tokenizer_files(folder):
+        there = out / file.name
+        if there.is_file() and there.read_bytes() != file.read_bytes():
+            raise OutputError(f"{there}: is another model's tokenizer; add --overwrite to replace it or choose another --out")
+
+
+def publish_tokenizer(folder: Path, out: Path) -> None:
+    """The tokenizer travels with the files, so that they can be evaluated and used without the checkpoint."""
+    for file in tokenizer_files(folder):
+        with artifacts.staged(out / file.name, overwrite=True) as partial:
+            shutil.copyfile(file, partial)
+
+
 def weight_files(path: Path) -> list[Path]:
     """The safetensors files, else the pickled ones; empty if the folder has neither."""
     return sorted(path.glob(_SAFE)) or sorted(path.glob(_PICKLED))
@@ -221,7 +251,7 @@ def _tensors(file: Path) -> Iterator[tuple[str, Any]]:
 
 
 def load_classifier(path: Path) -> Any:
-    """The checked checkpoint as a float32 transformers classifier in eval mode.
+    """The checked checkpoint as a float32 transformers classifier in eval mode; linear layers stored in 8 bits compute in them.
 
     Raises `CheckpointError`, also if the weights lack the classification head.
     """
@@ -240,7 +270,7 @@ def start_classifier(path: Path, labels: Mapping[str, int]) -> Any:
 
     So does the whole model if the folder holds a config.json without weights; torch's seed decides. Raises `CheckpointError`.
     """
-    read_config(path)
+    linear8.refuse_quantized(path, read_config(path), "trained")
     if weight_files(path):
         check_weights(path)
         model = _from_pretrained(path, labels)[0]
@@ -256,10 +286,7 @@ def start_classifier(path: Path, labels: Mapping[str, int]) -> Any:
     from transformers import AutoModelForSequenceClassification
 
     config = _auto_config(path, labels)
-    if hasattr(config, architectures.KEY):
-        model = _pruned_shape(path, config)
-    else:
-        model = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32, trust_remote_code=False)
+    model = _unfilled(path, config)
     _name_padding(path, model)
     return model
 
@@ -289,8 +316,8 @@ def _from_pretrained(path: Path, labels: Mapping[str, int] | None) -> tuple[Any,
     from transformers.utils import logging
 
     config = _auto_config(path, labels)
-    if hasattr(config, architectures.KEY):
-        return _from_pruned(path, config)
+    if hasattr(config, architectures.KEY) or hasattr(config, linear8.KEY):
+        return _from_stored(path, config)
     # What is missing is judged below; the library's table of it would only alarm.
     logging.set_verbosity_error()
     try:
@@ -311,28 +338,38 @@ def _from_pretrained(path: Path, labels: Mapping[str, int] | None) -> tuple[Any,
     return model, _head_alone(path, model, missing)
 
 
-def _from_pruned(path: Path, config: Any) -> tuple[Any, list[str]]:
-    model = _pruned_shape(path, config)
+def _from_stored(path: Path, config: Any) -> tuple[Any, list[str]]:
+    """A pruned or an 8-bit checkpoint: the layers are made whole and then changed before the weights come in."""
+    model = _unfilled(path, config)
     wanted = model.state_dict()
     stored = {name: tensor for file in weight_files(path) for name, tensor in _tensors(file)}
-    fitting = {name: tensor for name, tensor in stored.items() if name in wanted and tensor.shape == wanted[name].shape}
+    given = linear8.install(model, stored, how, path) if (how := getattr(config, linear8.KEY, None)) else set()
+    fitting = {
+        name: tensor for name, tensor in stored.items() if name in wanted and name not in given and _fits(tensor, wanted[name])
+    }
     model.load_state_dict(fitting, strict=False)
-    return model, _head_alone(path, model, set(wanted) - set(fitting))
+    return model, _head_alone(path, model, set(wanted) - set(fitting) - given)
 
 
-def _pruned_shape(path: Path, config: Any) -> Any:
-    """A pruned checkpoint's model with random weights: transformers builds the layers whole, and they are cut here."""
+def _fits(tensor: Any, place: Any) -> bool:
+    """Whole numbers are no weights: those of an 8-bit layer mean nothing without their scale."""
+    return bool(tensor.shape == place.shape and tensor.is_floating_point() == place.is_floating_point())
+
+
+def _unfilled(path: Path, config: Any) -> Any:
+    """The model of a config with random weights, cut to its shape if it is pruned."""
     import torch
     from transformers import AutoModelForSequenceClassification
 
     try:
         model = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32, trust_remote_code=False)
-        architectures.shrink(model, getattr(config, architectures.KEY))
+        if shape := getattr(config, architectures.KEY, None):
+            architectures.shrink(model, shape)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error.message}") from None
     except (AssertionError, RuntimeError, TypeError, ValueError) as error:
         raise CheckpointError(
-            f"{path}: no model can be built from config.json ({_first_line(error)}); prune the original checkpoint again"
+            f"{path}: no model can be built from config.json ({_first_line(error)}); mend it or make the checkpoint again"
         ) from error
     return model
 

@@ -20,7 +20,7 @@ from edgekit.data.text import check_room
 from edgekit.errors import CalibrationError, ConfigError, EdgekitError
 from edgekit.measure.benchmark import BenchmarkConfig, benchmark, check_threads
 from edgekit.measure.measurement import Measurement
-from edgekit.publish import Data, Publisher, final_path, publish_tokenizer, read_plan
+from edgekit.publish import Data, Publisher, final_path, read_plan
 from edgekit.quantize import schemes
 from edgekit.quantize.calibrate import calibrate, check_method
 from edgekit.quantize.masks import soften_masks
@@ -201,7 +201,7 @@ def convert(
             results.append(Converted(scheme.name, None if reason else final_path(out, source, scheme), measurement, plan, reason))
         journal.unlink(missing_ok=True)
         if source.kind is Kind.CHECKPOINT and any(result.path for result in results):
-            publish_tokenizer(source.path, out)
+            checkpoint.publish_tokenizer(source.path, out)
         return Conversion(
             source, tuple(results), measured[float_model.path], float_model, tuple(float_model.steps), data.description
         )

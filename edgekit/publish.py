@@ -140,11 +140,3 @@ def read_plan(manifest: Path, parents: Mapping[str, str]) -> Form:
         models = ", ".join(found["parents"])
         raise ConfigError(f"{manifest}: is the plan of another model ({models}); leave --plan out and a new one is searched")
     return form
-
-
-def publish_tokenizer(folder: Path, out: Path) -> None:
-    """The tokenizer travels with the files, so that they can be evaluated and used without the checkpoint."""
-    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt"):
-        if (folder / name).is_file():
-            with artifacts.staged(out / name, overwrite=True) as partial:
-                shutil.copyfile(folder / name, partial)

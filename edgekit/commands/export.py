@@ -6,14 +6,23 @@ import click
 
 from edgekit import options
 from edgekit.console import print_json
+from edgekit.linear8 import BACKENDS, TORCHAO
 from edgekit.options import DATASET
 
 
 @options.command()
 @click.argument("checkpoint")
-@click.option("--format", "kind", required=True, type=click.Choice(["onnx", "torchscript", "saved-model"]))
+@click.option(
+    "--format",
+    "kind",
+    required=True,
+    type=click.Choice(["onnx", "ort", "torchscript", "saved-model", "float16", "int8"]),
+    help="float16 and int8 are checkpoint folders.",
+)
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="File or folder to write.")
 @click.option("--max-length", type=int, default=64, show_default=True, help="Tokens of an input.")
+@click.option("--backend", type=click.Choice(BACKENDS), default=TORCHAO, show_default=True, help="Who makes int8 linear layers.")
+@click.option("--max-drop", type=float, default=0.05, show_default=True, help="Accuracy that int8 may lose before it is refused.")
 @click.option("--dataset", help=f"Rows to compare with PyTorch on: {DATASET}.")
 @options.columns
 @options.overwrite_option
@@ -23,6 +32,8 @@ def export(
     kind: str,
     out: Path,
     max_length: int,
+    backend: str,
+    max_drop: float,
     dataset: str | None,
     text_columns: tuple[str, ...],
     label_column: str | None,
@@ -31,7 +42,7 @@ def export(
     quiet: bool,
     seed: int,
 ) -> None:
-    """Write a CHECKPOINT as ONNX, TorchScript or SavedModel, compared with PyTorch."""
+    """Write a CHECKPOINT in another format or in fewer bits, compared with PyTorch."""
     from edgekit.data.sources import Columns
     from edgekit.exporting import Format, export_checkpoint
     from edgekit.progress import progress
@@ -44,6 +55,8 @@ def export(
             dataset=dataset,
             columns=Columns(text_columns, label_column),
             max_length=max_length,
+            backend=backend,
+            max_drop=max_drop,
             seed=seed,
             overwrite=overwrite,
             on_progress=tell,
@@ -53,4 +66,8 @@ def export(
         return
     for hop, parity in exported.measured["parity"].items():
         click.echo(f"{hop}: {parity['max_abs']:.1e} largest difference, {parity['same_argmax']:.0%} same decisions")
+    if lost := exported.measured.get("drop"):
+        click.echo(
+            f"accuracy: {exported.measured['accuracy']['value']:.2%}, {100 * lost['value']:.2f} points lost on {lost['total']} rows"
+        )
     click.echo(f"{out}: {exported.size_bytes / 1e6:.1f} MB")

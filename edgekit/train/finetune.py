@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from edgekit import artifacts
+from edgekit.artifacts import MANIFEST
 from edgekit.checkpoint import label_ids, read_config
 from edgekit.data.sources import TextRows
 from edgekit.data.text import class_numbers
@@ -22,7 +23,6 @@ from edgekit.worker import Worker
 
 __all__ = ["MANIFEST", "FinetuneConfig", "FinetuneResult", "finetune"]
 
-MANIFEST = "edgekit.json"
 _TOOLS = ("torch", "transformers", "tokenizers")
 
 

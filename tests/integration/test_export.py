@@ -1,6 +1,7 @@
 """From a source to files that agree with it: ONNX files of others, `edgekit export`, and what is refused."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,13 @@ from onnx import helper
 from edgekit.bridge import check_source, classify, from_file, token_specs
 from edgekit.convert import ConvertConfig, convert
 from edgekit.data.samples import random_samples
-from edgekit.errors import EdgekitError, ModelFormatError, OutputError, UnsupportedOpError
-from edgekit.exporting import Format, export_checkpoint
-from edgekit.parity import Parity
+from edgekit.errors import CheckpointError, EdgekitError, ModelFormatError, OutputError, RefusedError, UnsupportedOpError
+from edgekit.export.compact import CompactExport
+from edgekit.export.onnx import run_onnx
+from edgekit.export.ort import export_ort
+from edgekit.exporting import Format, _judge, _Settings, export_checkpoint
+from edgekit.linear8 import KEY
+from edgekit.parity import Parity, compare
 from edgekit.worker import Worker
 from tests.unit.export import graphs
 
@@ -46,20 +51,67 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def prune(source: Path, folder: Path) -> None:
+    """In a child: three heads and one, two FFN widths."""
+    import torch
+
+    from edgekit import architectures
+    from edgekit.checkpoint import copy_tokenizer, load_classifier
+
+    torch.manual_seed(0)
+    model = load_classifier(source)
+    kept = [
+        architectures.Kept(0, (0, 1, 3), (tuple(range(64)),)),
+        architectures.Kept(1, (2,), (tuple(range(16, 112)),)),
+    ]
+    architectures.keep(model, kept)
+    model.save_pretrained(folder)
+    copy_tokenizer(source, folder)
+
+
+@pytest.fixture(scope="module")
+def pruned_bert(tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pruned") / "bert"
+    Worker(timeout_s=120).run(prune, tiny_bert, folder)
+    return folder
+
+
+TOLERANCES = {Format.FLOAT16: 1e-2, Format.INT8: 0.1}
+TOKENIZER = {"tokenizer.json", "tokenizer_config.json"}
+
+
+def visible(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir() if not path.name.startswith(".")}
+
+
 @pytest.mark.parametrize("kind", list(Format))
-def test_export_publishes_what_agrees_with_pytorch(tiny_bert: Path, tiny_tsv: Path, tmp_path: Path, kind: Format) -> None:
-    out = tmp_path / ("saved" if kind is Format.SAVED_MODEL else f"model.{kind}")
-    made = export_checkpoint(str(tiny_bert), kind, out, max_length=16, dataset=str(tiny_tsv))
-    assert out.exists()
-    assert sorted(path.name for path in tmp_path.iterdir() if not path.name.startswith(".")) == sorted(
-        {out.name, "saved.json" if kind is Format.SAVED_MODEL else "model.json"}
-    )
-    manifest = json.loads((tmp_path / f"{out.stem}.json").read_text())
-    assert manifest["kind"] == kind
+def test_export_publishes_what_agrees_with_pytorch(pruned_bert: Path, tiny_tsv: Path, tmp_path: Path, kind: Format) -> None:
+    compact = kind in (Format.FLOAT16, Format.INT8)
+    out = tmp_path / ("saved" if compact or kind is Format.SAVED_MODEL else f"model.{kind}")
+    made = export_checkpoint(str(pruned_bert), kind, out, max_length=16, dataset=str(tiny_tsv))
+    if compact:
+        assert visible(tmp_path) == {"saved"}
+        assert visible(out) == {"config.json", "model.safetensors", "edgekit.json", *TOKENIZER}
+    elif kind is Format.SAVED_MODEL:
+        assert visible(tmp_path) == {"saved", "saved.json"}
+        assert visible(out) >= TOKENIZER
+    else:
+        assert visible(tmp_path) == {out.name, "model.json", *TOKENIZER}
+        assert (tmp_path / "tokenizer.json").read_bytes() == (pruned_bert / "tokenizer.json").read_bytes()
+    manifest = json.loads((out / "edgekit.json" if compact else tmp_path / f"{out.stem}.json").read_text())
+    assert manifest["kind"] == ("checkpoint" if compact else kind)
     assert manifest["sha256"] == made.sha256
-    assert all(parity["max_rel"] < 1e-3 and parity["same_argmax"] == 1 for parity in manifest["measured"]["parity"].values())
+    measured = manifest["measured"]
+    for parity in measured["parity"].values():
+        assert parity["max_rel"] < TOLERANCES.get(kind, 1e-3)
+        assert parity["same_argmax"] == 1 or kind is Format.INT8
+    assert ("drop" in measured) == (kind is Format.INT8)
+    if kind is Format.ORT:
+        assert out.read_bytes()[4:8] == b"ORTM"
+        assert measured["parity"]["ONNX to ORT"]["max_rel"] < 1e-5
+        assert run_onnx(out, random_samples(token_specs(16, pairs=False), 2))[0].shape == (2, 2)
     with pytest.raises(OutputError, match="exists already"):
-        export_checkpoint(str(tiny_bert), kind, out, max_length=16)
+        export_checkpoint(str(pruned_bert), kind, out, max_length=16)
 
 
 def test_an_exported_onnx_file_converts_like_its_checkpoint(tiny_bert: Path, tmp_path: Path) -> None:
@@ -70,6 +122,50 @@ def test_an_exported_onnx_file_converts_like_its_checkpoint(tiny_bert: Path, tmp
     made = from_file(source, 16, {}, tmp_path, worker)
     check_source(source, made, rows, tmp_path, worker)
     assert made.parity["onnx to float32 .tflite"].max_rel < 1e-3
+
+
+def test_what_is_no_onnx_file_becomes_no_ort_file(tmp_path: Path) -> None:
+    (tmp_path / "bad.onnx").write_bytes(b"no graph")
+    with pytest.raises(UnsupportedOpError, match="cannot write it as ORT"):
+        Worker(timeout_s=60).run(export_ort, tmp_path / "bad.onnx", tmp_path, tmp_path / "bad.ort")
+
+
+def test_another_models_tokenizer_is_not_replaced(tiny_bert: Path, tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(OutputError, match="another model's tokenizer"):
+        export_checkpoint(str(tiny_bert), Format.ONNX, tmp_path / "bert.onnx", max_length=16)
+    assert (tmp_path / "tokenizer.json").read_text() == "{}"
+
+
+def test_an_8_bit_checkpoint_names_its_parent_where_it_cannot_be_used(tmp_path: Path) -> None:
+    config = {"model_type": "bert", KEY: {"bits": 8, "backend": "torchao", "parent": "/models/first"}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    for use in (
+        lambda: classify(str(tmp_path)),
+        lambda: export_checkpoint(str(tmp_path), Format.ONNX, tmp_path / "new" / "a.onnx"),
+    ):
+        with pytest.raises(CheckpointError, match="quantized to 8 bits, so it cannot be .*; give .* made from, /models/first$"):
+            use()
+    assert not (tmp_path / "new").exists()
+
+
+def decided(kind: str, labels: bool) -> tuple[CompactExport, np.ndarray | None]:
+    """20 rows, 4 of which get another class."""
+    reference = np.stack([np.arange(20) % 2, 1 - np.arange(20) % 2], axis=1).astype(np.float32) * 2 - 1
+    outputs = reference.copy()
+    outputs[:4] *= -1 if kind == "changed" else 0.9
+    return CompactExport(compare(outputs, reference), outputs, reference), reference.argmax(axis=1) if labels else None
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"), [(True, "loses 20.0 points of accuracy"), (False, "decides otherwise .* on 20.0% of 20 rows")]
+)
+def test_8_bits_that_change_too_many_decisions_are_refused(labels: bool, words: str) -> None:
+    settings = _Settings(Format.INT8, "rows.tsv", 16, 0, "torchao", 0.1)
+    with pytest.raises(RefusedError, match=words):
+        _judge(*decided("changed", labels), settings)
+    _judge(*decided("changed", labels), replace(settings, max_drop=0.2))
+    assert _judge(*decided("same", labels), settings)["agreement"].value == 1
 
 
 def test_representative_rows_of_a_fixed_batch_are_whole_inputs(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 # From the ground up. A unit may import what lies in a lower layer and itself; `AMONG_THEMSELVES` says where neighbours may as well.
 LAYERS = (
-    {"errors", "spec", "artifacts", "worker", "architectures", "checkpoint", "masks", "network", "parity"},
+    {"errors", "spec", "artifacts", "worker", "architectures", "checkpoint", "linear8", "masks", "network", "parity"},
     {"data", "tflite"},
     {"train", "prune", "export", "quantize"},
     {"measure"},
@@ -25,13 +25,14 @@ LAYERS = (
     {"cli", "__main__"},
 )
 AMONG_THEMSELVES = (
-    {"errors", "spec", "artifacts", "worker", "architectures", "checkpoint", "masks", "network", "parity"},
+    {"errors", "spec", "artifacts", "worker", "architectures", "checkpoint", "linear8", "masks", "network", "parity"},
     {"recipe", "pipeline"},
     {"cli", "__main__"},
 )
 HEAVY = (
     "ai_edge_litert",
     "ai_edge_quantizer",
+    "bitsandbytes",
     "datasets",
     "huggingface_hub",
     "jax",
@@ -47,6 +48,7 @@ HEAVY = (
     "tensorflow",
     "tf_keras",
     "torch",
+    "torchao",
     "transformers",
 )
 PACKAGE = Path(__file__).resolve().parents[2] / "edgekit"
