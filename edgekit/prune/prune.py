@@ -17,6 +17,7 @@ from edgekit.data.samples import Samples
 from edgekit.data.sources import TextRows
 from edgekit.data.text import encode_text
 from edgekit.errors import CheckpointError, ConfigError
+from edgekit.linear8 import refuse_quantized
 from edgekit.prune import importance, plan, vocabulary
 from edgekit.prune.config import PruneConfig
 from edgekit.prune.plan import PruningPlan, Scores
@@ -115,9 +116,11 @@ def make_plan(
 
 
 def check_architecture(checkpoint: Path) -> None:
-    """Raise `CheckpointError`, naming the checkpoint, if there is no adapter for it."""
+    """Raise `CheckpointError`, naming the checkpoint, if there is no adapter for it or it is quantized already."""
+    found = read_config(checkpoint)
+    refuse_quantized(checkpoint, found, "pruned")
     try:
-        architectures.adapter(read_config(checkpoint)["model_type"])
+        architectures.adapter(found["model_type"])
     except CheckpointError as error:
         raise CheckpointError(f"{checkpoint}: {error.message}") from None
 

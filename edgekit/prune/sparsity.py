@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from edgekit import artifacts
-from edgekit.checkpoint import load_classifier, tokenizer_folder
+from edgekit.checkpoint import load_classifier, read_config, tokenizer_folder
 from edgekit.errors import ConfigError
+from edgekit.linear8 import refuse_quantized
 from edgekit.prune.config import check_share
 from edgekit.prune.prune import MANIFEST, TOOLS, write_tokenizer
 from edgekit.worker import Worker
@@ -67,6 +68,7 @@ def sparsify(
     Raises `CheckpointError`, `ConfigError` if no linear layer has a matching name, `OutputError` or a `WorkerError`.
     """
     artifacts.refuse_existing(out, overwrite=overwrite)
+    refuse_quantized(checkpoint, read_config(checkpoint), "pruned")
     with artifacts.claimed(out.parent), artifacts.staged(out, overwrite=overwrite) as partial:
         worker.run(write_tokenizer, tokenizer_folder(checkpoint), partial)
         result = worker.run(_zero, checkpoint, config, partial).value

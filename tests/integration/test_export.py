@@ -67,6 +67,7 @@ def prune(source: Path, folder: Path) -> None:
     architectures.keep(model, kept)
     model.save_pretrained(folder)
     copy_tokenizer(source, folder)
+    (folder / "pruning_plan.json").write_text("{}")
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +92,7 @@ def test_export_publishes_what_agrees_with_pytorch(pruned_bert: Path, tiny_tsv: 
     made = export_checkpoint(str(pruned_bert), kind, out, max_length=16, dataset=str(tiny_tsv))
     if compact:
         assert visible(tmp_path) == {"saved"}
-        assert visible(out) == {"config.json", "model.safetensors", "edgekit.json", *TOKENIZER}
+        assert visible(out) == {"config.json", "model.safetensors", "edgekit.json", "pruning_plan.json", *TOKENIZER}
     elif kind is Format.SAVED_MODEL:
         assert visible(tmp_path) == {"saved", "saved.json"}
         assert visible(out) >= TOKENIZER

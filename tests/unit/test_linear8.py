@@ -91,7 +91,8 @@ def _errors_beside_torchao(weight: Any, bias: Any) -> tuple[float, float]:
         exact = theirs(values)
         quantize_(theirs, Int8DynamicActivationInt8WeightConfig())
         ours = linear8._dynamic(theirs[0].weight.qdata, theirs[0].weight.scale.reshape(-1), bias)
-        return tuple(float((found - exact).norm() / exact.norm()) for found in (ours(values), theirs(values)))
+        one, other = (float((found - exact).norm() / exact.norm()) for found in (ours(values), theirs(values)))
+    return one, other
 
 
 def _difference_without_instructions(layer: Any) -> float:
