@@ -2,85 +2,30 @@
 
 python benchmarks/formats.py --shared ../shared [--room FOLDER]
 
-A FOLDER that is named keeps the exported files and their outputs, and both are used again. bitsandbytes is measured where it is installed.
+A FOLDER that is named keeps the exported files and their outputs, and both are used again.
+bitsandbytes is measured where it is installed.
 """
 
 import argparse
 import statistics
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from checks import Checks, edgekit
+from runtimes import THREADS, clock, outputs
 
 from edgekit import artifacts, bridge, checkpoint
 from edgekit.data import sources
 from edgekit.data.encode import Encoding, encode
-from edgekit.data.samples import Samples
 from edgekit.linear8 import BACKENDS, BITSANDBYTES
 from edgekit.measure.accuracy import accuracy, drop
 from edgekit.measure.benchmark import machine, order
 from edgekit.worker import Worker
 
-LENGTH, THREADS, ROUNDS, RUNS, WARMUP = 64, 2, 3, 50, 5
+LENGTH, ROUNDS = 64, 3
 FLOAT32 = "float32 checkpoint"
 DROP = 1.0
-Model = Callable[[dict[str, np.ndarray]], np.ndarray]
-
-
-def load(path: Path, names: tuple[str, ...]) -> Model:
-    """In a worker: what runs the file or folder, from arrays (N, L) by name to logits (N, C)."""
-    if path.suffix in (".onnx", ".ort"):
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = THREADS
-        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        return lambda row: np.asarray(session.run(None, row)[0])
-    if (path / "saved_model.pb").is_file():
-        import tensorflow as tf
-
-        tf.config.threading.set_intra_op_parallelism_threads(THREADS)
-        serve = tf.saved_model.load(str(path)).signatures["serving_default"]
-        return lambda row: next(iter(serve(**{name: tf.constant(row[name]) for name in names}).values())).numpy()
-    import torch
-
-    torch.set_num_threads(THREADS)
-    if path.suffix == ".pt":
-        module = torch.jit.load(str(path))
-        call: Callable[..., Any] = module
-    else:
-        module = checkpoint.load_classifier(path)
-        call = lambda *given: module(**dict(zip(names, given, strict=True))).logits  # noqa: E731
-
-    def run(row: dict[str, np.ndarray]) -> np.ndarray:
-        with torch.inference_mode():
-            return np.asarray(call(*(torch.from_numpy(np.array(row[name])) for name in names)))
-
-    return run
-
-
-def clock(path: Path, rows: Path) -> list[float]:
-    """In a worker: milliseconds of one row at a time."""
-    samples = Samples.load(rows)
-    model, fed = load(path, tuple(samples.inputs)), list(samples.take(range(8)))
-    times = []
-    for number in range(WARMUP + RUNS):
-        started = time.perf_counter()
-        model(fed[number % len(fed)])
-        times.append((time.perf_counter() - started) * 1e3)
-    return times[WARMUP:]
-
-
-def outputs(path: Path, rows: Path, target: Path) -> None:
-    """In a worker: the logits of all rows, one at a time, to `target` (.npy)."""
-    samples = Samples.load(rows)
-    model = load(path, tuple(samples.inputs))
-    with artifacts.staged(target) as partial:
-        np.save(partial, np.concatenate([model(row) for row in samples]))
 
 
 def exports(source: Path, room: Path, data: Path) -> dict[str, Path]:
