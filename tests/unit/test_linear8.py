@@ -172,3 +172,19 @@ def test_a_backend_that_is_not_installed_says_what_to_install(tmp_path: Path) ->
         linear8.check_backend(linear8.BITSANDBYTES)
     with pytest.raises(CheckpointError, match=r"pip install 'edgekit\[bitsandbytes\]'"):
         linear8.install(None, {}, {"backend": linear8.BITSANDBYTES}, tmp_path)
+
+
+def _through_bitsandbytes(source: Path, room: Path) -> tuple[float, str]:
+    """In a worker: the relative difference from float32 after a round trip, and what an inner layer is then."""
+    specs = [TensorSpec(name, (1, 16), "int32") for name in ("input_ids", "attention_mask")]
+    random_samples(specs, 16).save(room / "rows")
+    found = export_int8(source, room / "rows", room / "int8", linear8.BITSANDBYTES)
+    model = checkpoint.load_classifier(room / "int8")
+    return found.parity.max_rel, type(model.bert.encoder.layer[0].intermediate.dense).__name__
+
+
+@pytest.mark.skipif(not linear8._is_installed(), reason="needs the extra [bitsandbytes]")
+def test_bitsandbytes_makes_its_own_layers(tiny_bert: Path, tmp_path: Path) -> None:
+    difference, kind = Worker(timeout_s=120).run(_through_bitsandbytes, tiny_bert, tmp_path).value
+    assert kind == "Linear8bitLt"
+    assert 0 < difference < 0.1
