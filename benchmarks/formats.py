@@ -24,13 +24,13 @@ from edgekit.measure.benchmark import machine, order
 from edgekit.worker import Worker
 
 LENGTH, ROUNDS = 64, 3
-FLOAT32 = "float32 checkpoint"
+CHECKPOINT = "checkpoint"
 DROP = 1.0
 
 
 def exports(source: Path, room: Path, data: Path) -> dict[str, Path]:
     """Each format's file or folder by name; made where it is not there yet."""
-    found = {FLOAT32: source}
+    found = {CHECKPOINT: source}
     for kind, name in (
         ("float16", "float16"),
         ("torchscript", "ts/model.pt"),
@@ -87,17 +87,17 @@ def main() -> None:
             raise SystemExit(f"{data}: has no labels")
         p50 = {name: statistics.median(values) for name, values in times.items()}
         for name in names[1:]:
-            checks.at_most(f"{name}, points lost", 100 * drop(made[name], made[FLOAT32], labels).value, DROP, "points")
+            checks.at_most(f"{name}, points lost", 100 * drop(made[name], made[CHECKPOINT], labels).value, DROP, "points")
         checks.say()
         checks.say(f"{len(samples)} rows, p50 of {ROUNDS} processes of each in turns, {machine()}")
         checks.say()
-        checks.say("| format | MB on disk | p50 | × float32 | accuracy | points lost | 95 % interval |")
+        checks.say("| format | MB on disk | p50 | × checkpoint | accuracy | points lost | 95 % interval |")
         checks.say("| --- | --- | --- | --- | --- | --- | --- |")
         for name, path in found.items():
-            right, lost = accuracy(made[name], labels), drop(made[name], made[FLOAT32], labels)
+            right, lost = accuracy(made[name], labels), drop(made[name], made[CHECKPOINT], labels)
             checks.say(
-                f"| {name} | {_weights(path) / 1e6:.1f} | {p50[name]:.1f} ms | {p50[name] / p50[FLOAT32]:.2f} | {right.value:.4f} "
-                f"| {100 * lost.value:.2f} | {100 * lost.low:.1f} to {100 * lost.high:.1f} |"
+                f"| {name} | {_weights(path) / 1e6:.1f} | {p50[name]:.1f} ms | {p50[name] / p50[CHECKPOINT]:.2f} "
+                f"| {right.value:.4f} | {100 * lost.value:.2f} | {100 * lost.low:.1f} to {100 * lost.high:.1f} |"
             )
     checks.finish("formats")
 
