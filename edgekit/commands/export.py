@@ -65,7 +65,7 @@ def export(
         print_json(exported)
         return
     for hop, parity in exported.measured["parity"].items():
-        click.echo(f"{hop}: {parity['max_abs']:.1e} largest difference, {parity['same_argmax']:.0%} same decisions")
+        click.echo(f"{hop}: {parity['max_abs']:.1e} largest difference, {parity['same_argmax']:.1%} same decisions")
     if lost := exported.measured.get("drop"):
         click.echo(
             f"accuracy: {exported.measured['accuracy']['value']:.2%}, {100 * lost['value']:.2f} points lost on {lost['total']} rows"
