@@ -282,11 +282,7 @@ def start_classifier(path: Path, labels: Mapping[str, int]) -> Any:
         raise CheckpointError(
             f"{path}: holds {others[0]} but no model.safetensors; save the model as safetensors with save_pretrained"
         )
-    import torch
-    from transformers import AutoModelForSequenceClassification
-
-    config = _auto_config(path, labels)
-    model = _unfilled(path, config)
+    model = _unfilled(path, _auto_config(path, labels))
     _name_padding(path, model)
     return model
 
@@ -363,8 +359,8 @@ def _unfilled(path: Path, config: Any) -> Any:
 
     try:
         model = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32, trust_remote_code=False)
-        if shape := getattr(config, architectures.KEY, None):
-            architectures.shrink(model, shape)
+        if hasattr(config, architectures.KEY):
+            architectures.shrink(model, getattr(config, architectures.KEY))
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error.message}") from None
     except (AssertionError, RuntimeError, TypeError, ValueError) as error:

@@ -17,7 +17,7 @@ from edgekit.errors import ConfigError, RefusedError
 from edgekit.measure.benchmark import BenchmarkConfig, benchmark
 from edgekit.prune import plan, prune
 from edgekit.prune.config import PruneConfig
-from edgekit.prune.prune import MANIFEST, TOOLS, PruneResult, Vocabulary
+from edgekit.prune.prune import TOOLS, PruneResult, Vocabulary
 from edgekit.train.config import DistilConfig, FinetuneResult
 from edgekit.train.distil import distil
 from edgekit.worker import Progress, Worker
@@ -130,7 +130,7 @@ def run(
             with artifacts.staged(out, overwrite=overwrite) as partial:
                 shutil.copytree(folders[-1] if recovery is None else _recovered(room, recovery.steps), partial)
                 plan.write(functools.reduce(plan.compose, (plan.read(folder) for folder in folders)), partial)
-                (partial / MANIFEST).unlink()
+                (partial / artifacts.MANIFEST).unlink()
                 described = artifacts.describe(
                     partial,
                     "checkpoint",
@@ -140,7 +140,7 @@ def run(
                     tools=TOOLS,
                     measured=found,
                 )
-                (partial / MANIFEST).write_text(artifacts.to_json(described) + "\n", encoding="utf-8")
+                (partial / artifacts.MANIFEST).write_text(artifacts.to_json(described) + "\n", encoding="utf-8")
         except BaseException:
             # Only training is worth going on from.
             if not any(room.glob(f"*{_RECOVERED}*")):

@@ -23,7 +23,6 @@ from edgekit.prune.config import PruneConfig
 from edgekit.prune.plan import PruningPlan, Scores
 from edgekit.worker import Worker
 
-MANIFEST = "edgekit.json"
 TOOLS = ("torch", "transformers", "tokenizers")
 _TOKENIZER_FILES = (vocabulary.TOKENIZER, vocabulary.PIECES, "tokenizer_config.json", "special_tokens_map.json")
 _CHECKED_TEXTS = 2000
@@ -90,13 +89,13 @@ def prune(
             tools=TOOLS,
             measured=result,
         )
-        (partial / MANIFEST).write_text(artifacts.to_json(described) + "\n", encoding="utf-8")
+        (partial / artifacts.MANIFEST).write_text(artifacts.to_json(described) + "\n", encoding="utf-8")
     return result
 
 
 def read_result(folder: Path) -> PruneResult:
     """What `prune` wrote of itself into the manifest in `folder`."""
-    found = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["measured"]
+    found = json.loads((folder / artifacts.MANIFEST).read_text(encoding="utf-8"))["measured"]
     tuples = {"layers": tuple(found["layers"]), "heads": tuple(found["heads"]), "ffn": tuple(map(tuple, found["ffn"]))}
     return PruneResult(**{**found, **tuples})
 

@@ -13,7 +13,7 @@ from edgekit.checkpoint import load_classifier, read_config, tokenizer_folder
 from edgekit.errors import ConfigError
 from edgekit.linear8 import refuse_quantized
 from edgekit.prune.config import check_share
-from edgekit.prune.prune import MANIFEST, TOOLS, write_tokenizer
+from edgekit.prune.prune import TOOLS, write_tokenizer
 from edgekit.worker import Worker
 
 
@@ -81,7 +81,7 @@ def sparsify(
             tools=TOOLS,
             measured=result,
         )
-        (partial / MANIFEST).write_text(artifacts.to_json(described) + "\n", encoding="utf-8")
+        (partial / artifacts.MANIFEST).write_text(artifacts.to_json(described) + "\n", encoding="utf-8")
     return result
 
 
