@@ -1,23 +1,18 @@
 """Files of two runtimes side by side: .tflite and .onnx, timed in turns and judged on the same rows."""
 
-import gc
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from edgekit.data.samples import Samples, as_fed
+from edgekit.data.samples import Samples
 from edgekit.errors import EdgekitError
 from edgekit.measure.accuracy import accuracy, drop
 from edgekit.measure.benchmark import BenchmarkConfig, order
 from edgekit.measure.execution import Budget, Timing, time_file, write_outputs
 from edgekit.measure.measurement import Difference, Proportion
 from edgekit.worker import Worker
-
-_FED_ROWS = 8
 
 
 @dataclass(frozen=True)
@@ -75,7 +70,7 @@ def measure(entries: Sequence[Entry], samples_folder: Path, config: BenchmarkCon
             entry,
             size_bytes=entry.file.stat().st_size,
             p50_ms=float(np.median(np.concatenate([item.times_ms for item in rounds]))),
-            partitions=rounds[0].partitions if entry.file.suffix == ".tflite" else None,
+            partitions=rounds[0].partitions,
             accuracy=accuracy(outputs[entry.name], labels) if labels is not None else None,
             drop=drop(outputs[entry.name], base, labels) if base is not None and labels is not None else None,
         )
@@ -121,9 +116,8 @@ def _time_in_turns(
         for entry in (entries[index] for index in turn):
             if entry.name in failures:
                 continue
-            clock = time_onnx if entry.file.suffix == ".onnx" else time_file
             try:
-                found[entry.name].append(worker.run(clock, entry.file, samples, config.threads, budget, config.seed).value)
+                found[entry.name].append(worker.run(time_file, entry.file, samples, config.threads, budget, config.seed).value)
             except EdgekitError as error:
                 failures[entry.name] = error.message
     return found
@@ -132,53 +126,5 @@ def _time_in_turns(
 def _write_outputs(file: Path, samples: Path, target: Path, config: BenchmarkConfig) -> None:
     # A killed run must not leave a part of them under the name that the next run looks for.
     partial = target.with_suffix(".part.npy")
-    worker = Worker(timeout_s=config.timeout_s)
-    if file.suffix == ".onnx":
-        worker.run(write_onnx_outputs, file, samples, partial, config.threads)
-    else:
-        worker.run(write_outputs, file, samples, partial, config.threads, None, None)
+    Worker(timeout_s=config.timeout_s).run(write_outputs, file, samples, partial, config.threads, None, None)
     partial.replace(target)
-
-
-def time_onnx(file: Path, samples: Path, threads: int, budget: Budget, seed: int) -> Timing:
-    """In a worker: ONNX Runtime's inference on the same rows and in the same manner as `time_file`."""
-    started = time.perf_counter()
-    session = _session(file, threads)
-    load_ms = (time.perf_counter() - started) * 1e3
-    data = Samples.load(samples)
-    feeds = [_feed(session, row) for _, row in zip(range(_FED_ROWS), data, strict=False)]
-    gc.disable()
-    first_ms = _timed(session, feeds[0])
-    started = time.perf_counter()
-    for number in range(budget.warmup):
-        _timed(session, feeds[number % len(feeds)])
-    times: list[float] = []
-    while len(times) < budget.runs and (len(times) < budget.least or time.perf_counter() - started < budget.seconds):
-        times.append(_timed(session, feeds[len(times) % len(feeds)]))
-    return Timing(load_ms, first_ms, tuple(times), budget.warmup, peak_bytes=0, ops=0, delegated_ops=0, partitions=0)
-
-
-def write_onnx_outputs(file: Path, samples: Path, target: Path, threads: int) -> None:
-    """In a worker: ONNX Runtime's first output for every saved row, (N, ...), to `target`."""
-    session = _session(file, threads)
-    np.save(target, np.concatenate([session.run(None, _feed(session, row))[0] for row in Samples.load(samples)]))
-
-
-def _session(file: Path, threads: int) -> Any:
-    import onnxruntime
-
-    onnxruntime.set_default_logger_severity(4)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-
-
-def _feed(session: Any, row: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    kinds = {item.name: (len(item.shape), item.type.removeprefix("tensor(").removesuffix(")")) for item in session.get_inputs()}
-    return {name: np.array(as_fed(row[name], rank), "float32" if kind == "float" else kind) for name, (rank, kind) in kinds.items()}
-
-
-def _timed(session: Any, feed: dict[str, np.ndarray]) -> float:
-    started = time.perf_counter_ns()
-    session.run(None, feed)
-    return (time.perf_counter_ns() - started) / 1e6

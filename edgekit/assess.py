@@ -13,7 +13,7 @@ from edgekit.data import sources
 from edgekit.data.encode import Encoding, encode
 from edgekit.data.representative import draw
 from edgekit.data.samples import Samples
-from edgekit.data.sources import Columns
+from edgekit.data.sources import Columns, Rows
 from edgekit.errors import ConfigError, DatasetError, ModelFormatError
 from edgekit.measure.benchmark import BenchmarkConfig, benchmark
 from edgekit.measure.machine import machine
@@ -58,10 +58,20 @@ def encode_for(file: Path, data: Data, seed: int, folder: Path) -> Samples:
     """The data set as samples for `file`; large arrays lie under `folder`. Raises `DatasetError` and `ModelFormatError`."""
     content = flatbuffer.read(file)
     signature = content.signature(content.entry())
-    manifest = manifest_of(file)
+    return encode(rows_of(data, seed), signature.inputs, encoding_of(file, data), folder)
+
+
+def rows_of(data: Data, seed: int) -> Rows:
+    """The rows that are judged on, `limit` of them drawn with `seed`. Raises `DatasetError`."""
     rows = sources.read(data.dataset, text_columns=data.columns.text_columns, label_column=data.columns.label_column)
-    if data.limit:
-        rows = sources.take(rows, draw(rows, data.limit, seed))
+    return sources.take(rows, draw(rows, data.limit, seed)) if data.limit else rows
+
+
+def encoding_of(file: Path, data: Data) -> Encoding:
+    """What the rows of a .tflite file are encoded with: as told in `data`, else as the file and its manifest say."""
+    content = flatbuffer.read(file)
+    signature = content.signature(content.entry())
+    manifest = manifest_of(file)
     tokenizer = data.tokenizer or (file.parent if (file.parent / "tokenizer.json").is_file() else None)
     if data.tokenizer is not None and not data.tokenizer.is_file():
         tokenizer = checkpoint.tokenizer_folder(data.tokenizer)
@@ -74,7 +84,7 @@ def encode_for(file: Path, data: Data, seed: int, folder: Path) -> Samples:
     if mean is None and std is None:
         mean, std = metadata.normalization(content.model_metadata)
     classes = shape[-1] if shape and shape[-1] > 0 else None
-    return encode(rows, signature.inputs, Encoding(tokenizer, labels, classes, mean=mean, std=std), folder)
+    return Encoding(tokenizer, labels, classes, mean=mean, std=std)
 
 
 def assess(

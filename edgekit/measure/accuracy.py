@@ -1,4 +1,4 @@
-"""Counts and their intervals: accuracy, agreement with a reference, and the drop between the two. Pure numpy."""
+"""Counts and their intervals: accuracy, agreement with a reference, and the drop between the two; and the loss. Pure numpy."""
 
 import math
 
@@ -7,6 +7,8 @@ import numpy as np
 from edgekit.errors import DatasetError, RefusedError
 from edgekit.measure.measurement import Difference, Proportion
 
+# How far the float32 or int8 outputs of a softmax may be from a sum of 1.
+_SUM_TOLERANCE = 0.02
 _Z = 1.959963984540054  # the standard normal's 97.5 % quantile
 
 
@@ -79,6 +81,23 @@ def drop(outputs: np.ndarray, reference: np.ndarray, labels: np.ndarray) -> Diff
     """
     ours, theirs = _correct(outputs, labels), _correct(reference, labels)
     return difference(lost=int((theirs & ~ours).sum()), gained=int((ours & ~theirs).sum()), total=ours.size)
+
+
+def cross_entropy(outputs: np.ndarray, labels: np.ndarray) -> float | None:
+    """Mean cross-entropy in nats of logits (N, classes) against labels, int (N,): -log softmax(row)[label].
+
+    None where the outputs are no logits of one decision a row: they have other axes, or they are probabilities already,
+    which shows by every row lying within [0, 1] with a sum of 1; an int8 softmax rounds most of them to zero, whose
+    logarithm says nothing.
+    """
+    logits = np.asarray(outputs, dtype=np.float64)
+    if logits.ndim != 2 or logits.shape[1] < 2 or labels.shape != logits.shape[:1]:
+        return None
+    if (logits >= 0).all() and (logits <= 1).all() and np.allclose(logits.sum(axis=1), 1, atol=_SUM_TOLERANCE):
+        return None
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    chosen = shifted[np.arange(len(labels)), labels]
+    return float((np.log(np.exp(shifted).sum(axis=1)) - chosen).mean())
 
 
 def difference(lost: int, gained: int, total: int) -> Difference:

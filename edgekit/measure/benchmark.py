@@ -4,6 +4,7 @@ import random
 import tempfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,11 +14,12 @@ import numpy as np
 
 from edgekit.data.samples import Samples
 from edgekit.errors import ConfigError, DatasetError, EdgekitError
-from edgekit.measure.accuracy import accuracy, agreement, drop
+from edgekit.measure import runtimes
+from edgekit.measure.accuracy import accuracy, agreement, cross_entropy, drop
 from edgekit.measure.execution import Budget, Timing, time_file, visited, write_outputs
 from edgekit.measure.machine import machine
 from edgekit.measure.measurement import Latency, Measurement
-from edgekit.tflite.flatbuffer import check_exists
+from edgekit.measure.runtimes import Description
 from edgekit.worker import Progress, Worker, together
 
 __all__ = ["BenchmarkConfig", "benchmark", "check_threads", "gzip_size", "machine", "order", "outputs"]
@@ -63,45 +65,51 @@ def check_threads(threads: int) -> None:
 
 def benchmark(
     files: Sequence[Path],
-    samples: Samples | Path | None,
+    samples: Samples | Path | Mapping[Path, Samples] | None,
     config: BenchmarkConfig | None = None,
     *,
     reference: Path | None = None,
     schemes: Mapping[Path, str] | None = None,
+    described: Mapping[Path, Description] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> list[Measurement]:
-    """One `Measurement` for each of `files`, in their order.
+    """One `Measurement` for each of `files` (or checkpoint folders, see `runtimes`), in their order.
 
     `samples` (or the folder they were saved to) feed the timed runs, and all their rows are run once for accuracy, where
     there are labels, and for agreement with `reference`; without samples the files are timed on random values alone.
-    A file that cannot be loaded, crashes or times out gets a `failure`, and the others go on. Raises `ModelFormatError`
-    if a path is no file, and `DatasetError` if `samples` has no rows.
+    Where files take the same rows in different form, `samples` holds each file's own: the same rows, labels and order.
+    A file that cannot be loaded, crashes or times out gets a `failure`, and the others go on. `described` spares a second
+    look at files that are known. Raises `ModelFormatError` if a path is nothing, and `DatasetError` if `samples` has no rows.
     """
     config = config or BenchmarkConfig()
     everything = [*files, *([reference] if reference is not None else [])]
     for file in everything:
-        check_exists(file)
+        runtimes.runtime_of(file)
     with tempfile.TemporaryDirectory(prefix="edgekit-measure-") as room:
-        folder = _saved(samples, Path(room)) if samples is not None else None
-        predicted = list({file.resolve(): file for file in everything}.values()) if folder is not None else []
+        folders = _folders(everything, samples, Path(room))
+        predicted = list({file.resolve(): file for file in everything}.values()) if folders else []
         steps = _Steps(config.rounds * len(files) + len(predicted), on_progress)
-        timings, failures = _time_in_turns(files, folder, config, steps)
+        timings, failures = _time_in_turns(files, folders, config, steps)
         found = [
-            _timed(file, timings[index], failures.get(index), (schemes or {}).get(file), config) for index, file in enumerate(files)
+            replace(
+                _timed(file, timings[index], failures.get(index), config, _described(file, described)),
+                scheme=(schemes or {}).get(file),
+            )
+            for index, file in enumerate(files)
         ]
-        if folder is None:
+        if not folders:
             return found
         failed = {files[index].resolve() for index in failures}
         running = [file for file in predicted if file.resolve() not in failed]
         # Nothing is timed here, so files run side by side, each with half of the threads.
         answers = together(
             [
-                partial(_predict, file, folder, Path(room) / f"outputs_{number}.npy", config, steps)
+                partial(_predict, file, folders[file], Path(room) / f"outputs_{number}.npy", config, steps)
                 for number, file in enumerate(running)
             ]
         )
         passes = {file.resolve(): answer for file, answer in zip(running, answers, strict=True)}
-        labels = Samples.load(folder).labels
+        labels = Samples.load(next(iter(folders.values()))).labels
         shuffled = None if labels is None else labels[visited(len(labels), config.seed)]
         origin = reference.resolve() if reference is not None else None
         base = passes.get(origin) if origin is not None else None
@@ -123,7 +131,7 @@ def outputs(
 ) -> Array:
     """First output of `file` for every row of `samples` (or of the folder they were saved to), real values, (N, ...).
 
-    Run in a child. Raises what `edgekit.tflite.interpreter.Model` and `edgekit.worker.Worker` raise, and `DatasetError`
+    Run in a child. Raises what `runtimes.load` and `edgekit.worker.Worker` raise, and `DatasetError`
     if there are no rows.
     """
     with tempfile.TemporaryDirectory(prefix="edgekit-measure-") as room:
@@ -160,6 +168,23 @@ class _Steps:
         self._done += 1
 
 
+def _folders(files: Sequence[Path], samples: Samples | Path | Mapping[Path, Samples] | None, room: Path) -> dict[Path, Path]:
+    """Where each file's rows lie; empty without samples."""
+    if samples is None:
+        return {}
+    if isinstance(samples, Mapping):
+        return {file: _saved(samples[file], room / f"rows_{number}") for number, file in enumerate(files)}
+    return dict.fromkeys(files, _saved(samples, room))
+
+
+def _described(file: Path, known: Mapping[Path, Description] | None) -> Description | None:
+    if known and file in known:
+        return known[file]
+    with suppress(EdgekitError):
+        return runtimes.describe(file)
+    return None
+
+
 def _saved(samples: Samples | Path, room: Path) -> Path:
     """The folder of `samples`, written below `room` if they are in memory: children map it instead of receiving a copy."""
     loaded = Samples.load(samples) if isinstance(samples, Path) else samples
@@ -173,7 +198,7 @@ def _saved(samples: Samples | Path, room: Path) -> Path:
 
 
 def _time_in_turns(
-    files: Sequence[Path], folder: Path | None, config: BenchmarkConfig, steps: _Steps
+    files: Sequence[Path], folders: Mapping[Path, Path], config: BenchmarkConfig, steps: _Steps
 ) -> tuple[list[list[Timing]], dict[int, str]]:
     """Timings of each file, one for each round that it was run in, and the failure of each that had one."""
     timings: list[list[Timing]] = [[] for _ in files]
@@ -191,20 +216,26 @@ def _time_in_turns(
             if index in failures:
                 continue
             try:
-                timings[index].append(worker.run(time_file, files[index], folder, config.threads, budget, config.seed).value)
+                timings[index].append(
+                    worker.run(time_file, files[index], folders.get(files[index]), config.threads, budget, config.seed).value
+                )
             except EdgekitError as error:
                 failures[index] = _named(files[index], error)
     return timings, failures
 
 
-def _timed(file: Path, rounds: Sequence[Timing], failure: str | None, scheme: str | None, config: BenchmarkConfig) -> Measurement:
+def _timed(
+    file: Path, rounds: Sequence[Timing], failure: str | None, config: BenchmarkConfig, described: Description | None
+) -> Measurement:
+    files = described.files if described else runtimes.weight_files(file)
     found = Measurement(
         path=str(file),
-        size_bytes=file.stat().st_size,
-        gzip_bytes=gzip_size(file) if config.gzip else None,
-        scheme=scheme,
+        size_bytes=sum(part.stat().st_size for part in files),
+        gzip_bytes=sum(gzip_size(part) for part in files) if config.gzip else None,
         threads=config.threads,
         failure=failure,
+        runtime=str(runtimes.runtime_of(file)),
+        parameters=described.parameters if described else None,
     )
     # A file that failed in a later round is not to be trusted with the figures of the earlier ones.
     if failure is not None or not rounds:
@@ -228,6 +259,7 @@ def _timed(file: Path, rounds: Sequence[Timing], failure: str | None, scheme: st
         ops=rounds[0].ops,
         delegated_ops=rounds[0].delegated_ops,
         partitions=rounds[0].partitions,
+        samples_per_s=1000 / float(times.mean()) if times.mean() > 0 else None,
     )
 
 
@@ -255,7 +287,7 @@ def _compared(
         )
     try:
         if labels is not None:
-            item = replace(item, accuracy=accuracy(found, labels[: len(found)]))
+            item = replace(item, accuracy=accuracy(found, labels[: len(found)]), loss=cross_entropy(found, labels[: len(found)]))
         # Both are a prefix of the same draw, so the shorter one's rows are in the other too.
         if isinstance(base, str) or base is None or base.shape[1:] != found.shape[1:]:
             return item

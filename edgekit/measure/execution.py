@@ -1,7 +1,6 @@
-"""What a measuring child does with one file: time it, or run it over all rows."""
+"""What a measuring child does with one file or checkpoint folder: time it, or run it over all rows."""
 
 import gc
-import importlib
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -13,8 +12,9 @@ import numpy as np
 
 from edgekit.data.samples import Samples, as_fed, random_samples
 from edgekit.errors import ModelFormatError
+from edgekit.measure import runtimes
+from edgekit.measure.runtimes import Runnable
 from edgekit.spec import TensorSpec
-from edgekit.tflite.interpreter import Model
 from edgekit.worker import peak_memory, progress
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -36,26 +36,29 @@ class Budget:
 
 @dataclass(frozen=True)
 class Timing:
-    """One child's figures: milliseconds of each timed inference, bytes above what the process held before it loaded the file."""
+    """One child's figures: milliseconds of each timed inference, bytes above what the process held before it loaded the file.
+
+    The last three are LiteRT's, see `runtimes.Runnable`.
+    """
 
     load_ms: float
     first_ms: float
     times_ms: tuple[float, ...]
     warmup: int
     peak_bytes: int
-    ops: int
-    delegated_ops: int
-    partitions: int
+    ops: int | None
+    delegated_ops: int | None
+    partitions: int | None
 
 
 def time_file(file: Path, samples: Path | None, threads: int, budget: Budget, seed: int) -> Timing:
     """Load `file` and time the bare inference on the first saved rows, or on random values where there are none."""
-    # What every file needs alike is in place before the memory that it holds is counted.
-    importlib.import_module("ai_edge_litert.interpreter")
+    # What every file of its kind needs alike is in place before the memory that it holds is counted.
+    runtimes.prepare(file)
     np.random.default_rng(seed)
     rows = _first_rows(samples) if samples is not None else []
     held = _held_memory()
-    model = Model(file, threads=threads)
+    model = runtimes.load(file, threads)
     rows = rows or [_random_row(model.signature.inputs, seed)]
 
     # A collection in the middle of an inference would be counted as the file's own time.
@@ -88,17 +91,19 @@ def write_outputs(file: Path, samples: Path, target: Path, threads: int, seed: i
     """Run `file` over the saved rows, in order or as `visited` shuffles them; write its first output to `target` (.npy).
 
     Returns how many rows were run before `seconds` had passed; the rest of the array is not to be read.
-    Raises `ModelFormatError` if the output changes its shape from row to row, and what `Model` raises.
+    Raises `ModelFormatError` if the output changes its shape from row to row, and what `runtimes.load` raises.
     """
     data = Samples.load(samples)
-    model = Model(file, threads=threads)
+    model = runtimes.load(file, threads)
     order = visited(len(data), seed)
     deadline = None if seconds is None else time.perf_counter() + seconds
     stored: Array | None = None
     step = max(1, len(order) // 100)
     done = 0
     for index in order:
-        output = next(iter(model.run({name: array[index : index + 1] for name, array in data.inputs.items()}).values()))
+        model.set_inputs({name: array[index : index + 1] for name, array in data.inputs.items()})
+        model.invoke()
+        output = next(iter(model.outputs().values()))
         row = output[0] if output.ndim and output.shape[0] == 1 else output
         if stored is None:
             stored = np.lib.format.open_memmap(target, mode="w+", dtype=row.dtype, shape=(len(order), *row.shape))
@@ -121,7 +126,7 @@ def visited(rows: int, seed: int | None) -> Array:
     return np.arange(rows) if seed is None else np.random.default_rng(seed).permutation(rows)
 
 
-def _timed(model: Model, row: Mapping[str, Array]) -> float:
+def _timed(model: Runnable, row: Mapping[str, Array]) -> float:
     model.set_inputs(row)
     started = time.perf_counter_ns()
     model.invoke()

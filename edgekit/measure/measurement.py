@@ -51,6 +51,11 @@ class Measurement:
     `partitions` counts the delegate's partitions; `delegated_ops` of `ops` run inside one. `agreement` is the share of
     rows whose highest output is the same as the reference file's, `drop` the accuracy lost against it; `mean_abs_error`
     is over all outputs and rows.
+
+    The size of a checkpoint folder is that of its weight files alone. `runtime` is what ran it, `parameters` the count of
+    its stored weight values, both as in `runtimes.Description`. `loss` is the mean cross-entropy in nats over the labelled
+    rows, None where the outputs are probabilities already. `samples_per_s` is what one process does at batch 1, one row
+    after the other: 1000 / mean latency in ms; the accuracy pass is no measure of it, since files share the cores there.
     """
 
     path: str
@@ -70,3 +75,7 @@ class Measurement:
     agreement: Proportion | None = None
     mean_abs_error: float | None = None
     failure: str | None = None
+    runtime: str | None = None
+    parameters: int | None = None
+    loss: float | None = None
+    samples_per_s: float | None = None

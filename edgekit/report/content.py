@@ -11,6 +11,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 from edgekit.artifacts import to_json
 from edgekit.errors import InputError
 from edgekit.measure.measurement import Difference, Latency, Measurement, Proportion
+from edgekit.report.pruned import Pruned, from_record
 
 FILE_NAME = "report.json"
 _LONGEST_LABEL = 40
@@ -37,7 +38,8 @@ class Report:
     what the benchmark was told. `training` is what training found, its names shown as they are given, and `curves` how
     it went. `notes` are
     sentences to show; one that begins with a file's name or scheme and a colon is shown only where it holds a figure,
-    since what each scheme is, the table says.
+    since what each scheme is, the table says. `versions` names the rows where they are versions of one model that were
+    compared: the table then shows what tells versions apart. `pruned` are those of them whose pruning plan is known.
     """
 
     title: str
@@ -50,6 +52,8 @@ class Report:
     notes: tuple[str, ...] = field(default=())
     training: Mapping[str, Any] | None = None
     curves: tuple[LearningCurve, ...] = ()
+    versions: tuple[str, ...] = ()
+    pruned: tuple[Pruned, ...] = ()
 
     @property
     def reference_row(self) -> Measurement | None:
@@ -79,7 +83,9 @@ def load(path: Path) -> Report:
 
 
 def names(report: Report) -> tuple[str, ...]:
-    """A short name for each row: the file's stem, with as many of its folders as it takes to tell the rows apart."""
+    """A short name for each row: the version's, or the file's stem with as many of its folders as it takes to tell rows apart."""
+    if report.versions:
+        return report.versions
     paths = [PurePath(row.path) for row in report.rows]
     short = [path.stem for path in paths]
     for depth in range(2, max((len(path.parts) for path in paths), default=0) + 1):
@@ -95,6 +101,8 @@ def names(report: Report) -> tuple[str, ...]:
 
 def labels(report: Report) -> tuple[str, ...]:
     """The scheme of each row where that tells the rows apart, else `names`, cut where they are long."""
+    if report.versions:
+        return report.versions
     schemes = tuple(row.scheme or "" for row in report.rows)
     if all(schemes) and len(set(schemes)) == len(schemes):
         return schemes
@@ -133,14 +141,18 @@ def measurement(figures: object) -> Measurement:
 
 
 def _report(content: object) -> Report:
-    parts = {
+    parts: dict[str, Callable[[Any], Any]] = {
         "rows": lambda rows: tuple(_measurement(row) for row in _tuple(rows)),
         "notes": _tuple,
+        "versions": _tuple,
+        "pruned": lambda plans: tuple(from_record(plan) for plan in _tuple(plans)),
         "curves": lambda curves: tuple(_curve(curve) for curve in _tuple(curves)),
     }
     report: Report = _built(Report, content, parts)
-    if not all(isinstance(note, str) for note in report.notes):
-        raise ValueError("notes are not all sentences")
+    if not all(isinstance(text, str) for text in (*report.notes, *report.versions)):
+        raise ValueError("notes or versions are not all text")
+    if report.versions and len(report.versions) != len(report.rows):
+        raise ValueError(f"{len(report.versions)} versions for {len(report.rows)} rows")
     return report
 
 

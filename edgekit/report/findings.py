@@ -17,9 +17,10 @@ def findings(report: Report) -> tuple[str, ...]:
     others = [row for row in report.rows if row.path != reference.path and row.failure is None]
     label = dict(zip((row.path for row in report.rows), labels(report), strict=True))
     close = [row for row in others if _is_close(row)]
-    sentences = _best(close, reference, label)
+    noun = "version" if report.versions else "file"
+    sentences = _best(close, reference, label, noun)
     if not close and (judged := [row for row in others if row.drop or row.agreement]):
-        sentences.append(f"There is no other file {_close_words(judged[0], label[reference.path])}.")
+        sentences.append(f"There is no other {noun} {_close_words(judged[0], label[reference.path])}.")
     for row in others:
         sentences += [_accuracy(row, reference, close, label), _speed(row, reference, close, label)]
     return tuple(sentence for sentence in sentences if sentence)
@@ -35,22 +36,22 @@ def _without_reference(report: Report) -> tuple[str, ...]:
     return (f"Fastest: {label[fastest.path]} at {milliseconds(_p50(fastest))} ms. Smallest: {label[smallest.path]}.",)
 
 
-def _best(close: list[Measurement], reference: Measurement, label: dict[str, str]) -> list[str]:
-    """The smallest and the fastest of the close files, and how sure it is that they are close."""
+def _best(close: list[Measurement], reference: Measurement, label: dict[str, str], noun: str) -> list[str]:
+    """The smallest and the fastest of the close ones, and how sure it is that they are close."""
     base = label[reference.path]
     smallest = min((row for row in close if _shrink(row, reference) >= _SAME), key=lambda row: row.size_bytes, default=None)
     fastest = _fastest(close, reference)
     if smallest is not None and smallest is fastest:
         gains = f"{_shrink(smallest, reference):.1f}× smaller, {1 / _ratio(smallest, reference):.1f}× faster at the median"
         name = label[smallest.path]
-        return [f"Smallest and fastest file {_close_words(smallest, base)}: {name}, {gains}{_doubt(smallest)}."]
+        return [f"Smallest and fastest {noun} {_close_words(smallest, base)}: {name}, {gains}{_doubt(smallest)}."]
     sentences = []
     if smallest is not None:
         gain = f"{_shrink(smallest, reference):.1f}× smaller"
-        sentences.append(f"Smallest file {_close_words(smallest, base)}: {label[smallest.path]}, {gain}{_doubt(smallest)}.")
+        sentences.append(f"Smallest {noun} {_close_words(smallest, base)}: {label[smallest.path]}, {gain}{_doubt(smallest)}.")
     if fastest is not None:
         gain = f"{1 / _ratio(fastest, reference):.1f}× faster at the median"
-        sentences.append(f"Fastest file {_close_words(fastest, base)}: {label[fastest.path]}, {gain}{_doubt(fastest)}.")
+        sentences.append(f"Fastest {noun} {_close_words(fastest, base)}: {label[fastest.path]}, {gain}{_doubt(fastest)}.")
     return sentences
 
 
@@ -101,6 +102,10 @@ def _speed(row: Measurement, reference: Measurement, close: list[Measurement], l
 
 def _cause(row: Measurement, reference: Measurement) -> str:
     """Why `row` is slower than `reference`, as far as ops and partitions tell."""
+    if row.runtime != reference.runtime and row.runtime and reference.runtime:
+        return f", in {row.runtime} against {reference.runtime}"
+    if row.runtime not in (None, "LiteRT"):
+        return ""
     taken, ops, pieces = row.delegated_ops, row.ops, row.partitions
     if taken is None or ops is None or pieces is None:
         return "; how many of its ops the CPU delegate takes is not known"

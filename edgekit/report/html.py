@@ -27,6 +27,15 @@ def page(report: Report) -> str:
     scatter, latency, sizes = (Markup(draw(report)) for draw in (plots.scatter, plots.latency, plots.sizes))
     drawn = (("Latency", "From the median to the 99th percentile.", latency), ("Size", f"The file as it is{packed}.", sizes))
     lessons = [(f"{curve.stage}: learning curve", _LEARNING, Markup(plots.learning(curve))) for curve in report.curves]
+    kept = [
+        (
+            f"What {plan.version} kept",
+            f"Full squares are heads that stayed, small ones those that went; the stronger the colour, the higher "
+            f"the rank by {plan.method} importance. Beside them, the FFN units that stayed, in front of all there were.",
+            Markup(plots.pruned(plan)),
+        )
+        for plan in report.pruned
+    ]
     circumstances = [("Model", report.model), ("Data", report.data), ("Machine", report.machine)]
     return template.render(
         report=report,
@@ -42,6 +51,6 @@ def page(report: Report) -> str:
         failures=failures(report),
         failed=[row.failure is not None for row in report.rows],
         scatter=(f"{judged} against latency", f"Up and to the left is better. Bars are 95 % intervals{level}.", scatter),
-        plots=[plot for plot in drawn if plot[-1]],
+        plots=[*(plot for plot in drawn if plot[-1]), *kept],
         curves=[plot for plot in lessons if plot[-1]],
     )

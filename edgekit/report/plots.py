@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 
 from edgekit.measure.measurement import Measurement, Proportion
 from edgekit.report.content import LearningCurve, Report, labels, megabytes, milliseconds, shortened
+from edgekit.report.pruned import Pruned
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
 
 # Drawn in these colours, written as the page's own, so that a figure follows a light or a dark page.
 _INK, _MUTED, _GRID = "#1b1e23", "#656c77", "#dfe2e7"
@@ -120,6 +122,54 @@ def latency(report: Report) -> str:
 
     told = [f"{label} {milliseconds(item.p50_ms)} to {milliseconds(item.p99_ms)} ms" for label, item in timed]
     return _svg("latency", f"Latency from p50 to p99: {', '.join(told)}", _height(len(timed)) + 0.25, draw)
+
+
+def pruned(plan: Pruned) -> str:
+    """A grid of layer × head, and the FFN width of each layer as bars beside it.
+
+    Full squares are heads that were kept, small ones those that went; the shade is the rank of the head's importance.
+    """
+    layers = len(plan.heads)
+    ranked = sorted(score for scores in plan.importance for score in scores)
+    shades = {score: 0.15 + 0.85 * place / max(1, len(ranked) - 1) for place, score in enumerate(ranked)}
+
+    def draw(figure: "Figure", axes: "Axes") -> None:
+        axes.remove()
+        grid, bars = figure.subplots(1, 2, width_ratios=(3, 2), sharey=True)
+        for layer, (scores, kept) in enumerate(zip(plan.importance, plan.heads, strict=True)):
+            for head, score in enumerate(scores):
+                side = 0.84 if head in kept else 0.3
+                corner = (head - side / 2, layer - side / 2)
+                grid.add_patch(_rectangle(corner, side, shades[score]))
+        most = max(len(scores) for scores in plan.importance)
+        grid.set_xlim(-0.6, most - 0.4)
+        grid.set_xticks(range(0, most, 1 if most <= 12 else 2))
+        grid.set_xlabel("head")
+        grid.set_yticks(range(layers), [f"layer {layer}" for layer in range(layers)], color=_INK)
+        grid.set_ylim(layers - 0.45, -0.55)
+        bars.barh(range(layers), plan.ffn_before, height=0.56, color=_PALE, alpha=0.5)
+        bars.barh(range(layers), plan.ffn, height=0.56, color=_ACCENT)
+        for layer, width in enumerate(plan.ffn):
+            bars.annotate(str(width), (max(plan.ffn_before), layer), (4, 0), textcoords="offset points", va="center", fontsize=9)
+        bars.set_xlim(0, max(plan.ffn_before) * 1.3 or 1)
+        bars.set_xticks([0, max(plan.ffn_before)])
+        bars.set_xlabel("FFN units")
+        for shown in (grid, bars):
+            shown.spines["bottom"].set_visible(False)
+
+    told = [
+        f"layer {layer} keeps heads {', '.join(map(str, kept)) or 'none'} of {len(scores)} and {width} of {before} FFN units"
+        for layer, (scores, kept, width, before) in enumerate(
+            zip(plan.importance, plan.heads, plan.ffn, plan.ffn_before, strict=True)
+        )
+    ]
+    return _svg("pruned", f"{plan.version}: {'; '.join(told)}", 0.7 + 0.3 * layers, draw)
+
+
+def _rectangle(corner: tuple[float, float], side: float, shade: float) -> "Patch":
+    from matplotlib.patches import Rectangle
+
+    return Rectangle(corner, side, side, facecolor=_ACCENT, alpha=shade, linewidth=0)
 
 
 def sizes(report: Report) -> str:

@@ -68,6 +68,8 @@ class Entry:
 def columns(report: Report) -> tuple[Column, ...]:
     """The trade-off table, one cell for each row of `report`; ratios are against the reference row's own figures."""
     rows, reference = report.rows, report.reference_row
+    if report.versions:
+        return tuple(column for column in _of_versions(report) if column.title == "Version" or _is_known(column))
     # The scheme with the file's name below it, or the name alone, which may be cut.
     files = tuple(
         Cell(label, name if label in SCHEMES and label != name else "")
@@ -88,6 +90,35 @@ def columns(report: Report) -> tuple[Column, ...]:
     )
     # The guide's words are left out where no file is known to follow a scheme of its.
     return tuple(column for column in table if column.numeric or _is_known(column))
+
+
+def _of_versions(report: Report) -> tuple[Column, ...]:
+    """The table of a comparison: what a version weighs, what it decides and how fast."""
+    rows, reference = report.rows, report.reference_row
+
+    def column(title: str, figure: Callable[[Measurement], float | None], words: Callable[[Any], str]) -> Column:
+        base = figure(reference) if reference is not None else None
+
+        def cell(row: Measurement) -> Cell:
+            value = figure(row)
+            if value is None:
+                return Cell()
+            return Cell(words(value), f"{value / base:.2f}×" if base and row is not reference else "")
+
+        return Column(title, tuple(cell(row) for row in rows))
+
+    return (
+        Column("Version", tuple(Cell(name) for name in report.versions), numeric=False),
+        Column("Runtime", tuple(Cell(row.runtime or MISSING) for row in rows), numeric=False),
+        column("Params, M", lambda row: row.parameters, megabytes),
+        column("Size, MB", lambda row: row.size_bytes, megabytes),
+        column("gzip, MB", lambda row: row.gzip_bytes, megabytes),
+        Column("Accuracy, %", tuple(_accuracy(row) for row in rows)),
+        Column("Drop, points", tuple(_drop(row) for row in rows)),
+        Column("Loss, nats", tuple(Cell() if row.loss is None else Cell(f"{row.loss:.4f}") for row in rows)),
+        column("Samples/s", lambda row: row.samples_per_s, lambda value: f"{value:.0f}" if value >= 100 else f"{value:.3g}"),
+        column("p50, ms", lambda row: row.latency.p50_ms if row.latency else None, milliseconds),
+    )
 
 
 def timings(report: Report) -> tuple[Column, ...]:
@@ -114,7 +145,8 @@ def timings(report: Report) -> tuple[Column, ...]:
     )
     if not any(_is_known(column) for column in table):
         return ()
-    return (Column("File", tuple(Cell(label) for label in labels(report)), numeric=False), *table)
+    first = "Version" if report.versions else "File"
+    return (Column(first, tuple(Cell(label) for label in labels(report)), numeric=False), *table)
 
 
 def failures(report: Report) -> tuple[str, ...]:
@@ -187,13 +219,15 @@ def terminal(report: Report) -> "Group":
     files, *others = columns(report)
     shown = [files, *(column for column in others if column.numeric and _is_known(column))]
     for column in shown:
-        title = Text(column.title.replace(", ", "\n"))
+        title = Text(column.title.replace(", ", "\n").replace("/", "\n/"))
         if column.numeric:
             table.add_column(title, justify="right", no_wrap=True)
         else:
             table.add_column(title, overflow="fold")
     for index, label in enumerate(labels(report)):
-        table.add_row(shortened(label, _LABEL_WIDTH), *(_two_lines(column.cells[index]) for column in shown[1:]))
+        runtime = report.rows[index].runtime or "" if report.versions else ""
+        name = _two_lines(Cell(shortened(label, _LABEL_WIDTH), runtime))
+        table.add_row(name, *(_two_lines(column.cells[index]) for column in shown[1:]))
     parts: list[RenderableType] = [table]
     for sentences, style in ((findings(report), ""), (remarks(report), "dim"), (failures(report), "red")):
         parts += [Padding(Text(sentence, style=style), (0, 0, 0, 2)) for sentence in sentences]

@@ -13,6 +13,7 @@ from tests.commands import PROGRAM, edgekit, environment
 
 COMMANDS = (
     "benchmark",
+    "compare",
     "completion",
     "convert",
     "diagnose",

@@ -19,7 +19,7 @@ LAYERS = (
     {"bridge"},
     {"publish"},
     {"convert", "exporting", "assess", "pruning"},
-    {"recipe", "pipeline", "progress", "diagnosing"},
+    {"recipe", "pipeline", "progress", "diagnosing", "comparing"},
     {"options", "console"},
     {"commands"},
     {"cli", "__main__"},

@@ -1,0 +1,79 @@
+"""What a pruned checkpoint kept of each layer, and how important its heads were: read from `pruning_plan.json`."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgekit.errors import CheckpointError
+
+PLAN_NAME = "pruning_plan.json"
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """A version's plan; each outer tuple has one entry for each layer of the unpruned model, empty or 0 where it went whole.
+
+    `importance` are the scores of all its heads by `method`, `heads` the numbers of those it kept. `ffn` counts the FFN
+    units kept and `ffn_before` those there were, over all FFNs of the layer.
+    """
+
+    version: str
+    method: str
+    importance: tuple[tuple[float, ...], ...]
+    heads: tuple[tuple[int, ...], ...]
+    ffn: tuple[int, ...]
+    ffn_before: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        layers = len(self.importance)
+        if not layers or any(len(part) != layers for part in (self.heads, self.ffn, self.ffn_before)):
+            raise ValueError("importance, heads and ffn do not have one entry for each layer")
+        for scores, kept in zip(self.importance, self.heads, strict=True):
+            if any(not 0 <= head < len(scores) for head in kept):
+                raise ValueError(f"it keeps head {max(kept)} of a layer with {len(scores)}")
+
+
+def read_plan(folder: Path, version: str) -> Pruned | None:
+    """The plan beside a checkpoint, None where there is none. Raises `CheckpointError` if it is not as edgekit writes it."""
+    file = folder / PLAN_NAME
+    if not file.is_file():
+        return None
+    try:
+        return _from_plan(json.loads(file.read_text(encoding="utf-8")), version)
+    except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{file}: not a pruning plan ({error!r}); prune again, or remove it to compare without it") from None
+
+
+def from_record(record: Any) -> Pruned:
+    """From the JSON form of its fields. Raises `ValueError`."""
+    try:
+        return Pruned(
+            str(record["version"]),
+            str(record["method"]),
+            _rows(record["importance"], float),
+            _rows(record["heads"], int),
+            tuple(int(count) for count in record["ffn"]),
+            tuple(int(count) for count in record["ffn_before"]),
+        )
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"pruned: {error!r}") from None
+
+
+def _from_plan(plan: Mapping[str, Any], version: str) -> Pruned:
+    importance = plan["importance"]
+    kept = {int(layer["layer"]): layer for layer in plan["layers"]}
+    numbers = range(len(importance["heads"]))
+    return Pruned(
+        version,
+        str(importance["method"]),
+        _rows(importance["heads"], float),
+        _rows([kept[number]["heads"] if number in kept else [] for number in numbers], int),
+        tuple(sum(len(units) for units in kept[number]["ffn"]) if number in kept else 0 for number in numbers),
+        tuple(sum(len(scores) for scores in importance["ffn"][number]) for number in numbers),
+    )
+
+
+def _rows(rows: Sequence[Sequence[Any]], kind: Any) -> tuple[tuple[Any, ...], ...]:
+    return tuple(tuple(kind(value) for value in row) for row in rows)
