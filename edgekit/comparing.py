@@ -79,6 +79,7 @@ def compare(
     called = _names(references, paths, names)
     base = _chosen(reference, references, called)
     versions = [_version(name, path, data) for name, path in zip(called, paths, strict=True)]
+    plans = [read_plan(version.path, version.name) for version in versions]
     rows = rows_of(data, config.seed)
     lengths = _lengths(versions, max_length)
     with tempfile.TemporaryDirectory(prefix="edgekit-compare-") as room:
@@ -92,7 +93,6 @@ def compare(
             described={version.path: version.known for version in versions},
             on_progress=on_progress,
         )
-    plans = (read_plan(version.path, version.name) for version in versions)
     return Report(
         title="edgekit compare",
         model="",

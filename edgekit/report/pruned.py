@@ -1,14 +1,12 @@
-"""What a pruned checkpoint kept of each layer, and how important its heads were: read from `pruning_plan.json`."""
+"""What a pruned checkpoint kept of each layer, and how important its heads were: from its pruning plan."""
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgekit.errors import CheckpointError
-
-PLAN_NAME = "pruning_plan.json"
+from edgekit.errors import CheckpointError, ConfigError
+from edgekit.prune.plan import FILE_NAME, read
 
 
 @dataclass(frozen=True)
@@ -37,13 +35,23 @@ class Pruned:
 
 def read_plan(folder: Path, version: str) -> Pruned | None:
     """The plan beside a checkpoint, None where there is none. Raises `CheckpointError` if it is not as edgekit writes it."""
-    file = folder / PLAN_NAME
+    file = folder / FILE_NAME
     if not file.is_file():
         return None
     try:
-        return _from_plan(json.loads(file.read_text(encoding="utf-8")), version)
-    except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{file}: not a pruning plan ({error!r}); prune again, or remove it to compare without it") from None
+        plan = read(file)
+        kept = {layer.layer: layer for layer in plan.layers}
+        numbers = range(len(plan.importance.heads))
+        return Pruned(
+            version,
+            plan.importance.method,
+            plan.importance.heads,
+            tuple(kept[number].heads if number in kept else () for number in numbers),
+            tuple(sum(map(len, kept[number].ffn)) if number in kept else 0 for number in numbers),
+            tuple(sum(map(len, layer)) for layer in plan.importance.ffn),
+        )
+    except (ConfigError, ValueError) as error:
+        raise CheckpointError(f"{file}: no plan to draw ({error}); prune again, or remove it to compare without it") from None
 
 
 def from_record(record: Any) -> Pruned:
@@ -59,20 +67,6 @@ def from_record(record: Any) -> Pruned:
         )
     except (KeyError, TypeError) as error:
         raise ValueError(f"pruned: {error!r}") from None
-
-
-def _from_plan(plan: Mapping[str, Any], version: str) -> Pruned:
-    importance = plan["importance"]
-    kept = {int(layer["layer"]): layer for layer in plan["layers"]}
-    numbers = range(len(importance["heads"]))
-    return Pruned(
-        version,
-        str(importance["method"]),
-        _rows(importance["heads"], float),
-        _rows([kept[number]["heads"] if number in kept else [] for number in numbers], int),
-        tuple(sum(len(units) for units in kept[number]["ffn"]) if number in kept else 0 for number in numbers),
-        tuple(sum(len(scores) for scores in importance["ffn"][number]) for number in numbers),
-    )
 
 
 def _rows(rows: Sequence[Sequence[Any]], kind: Any) -> tuple[tuple[Any, ...], ...]:

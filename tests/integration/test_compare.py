@@ -120,6 +120,8 @@ def test_checkpoint_and_torchscript_beside_onnx(tiny_bert: Path, tiny_tsv: Path,
     pruned = tmp_path / "pruned"
     shutil.copytree(tiny_bert, pruned)
     plan = {
+        "checkpoint_sha256": "",
+        "tokens": None,
         "importance": {"method": "gradient", "heads": [[0.1, 0.2, 0.3, 0.4]] * 2, "ffn": [[[0.5] * 128]] * 2},
         "layers": [{"layer": 1, "heads": [0, 2], "ffn": [list(range(64))]}],
     }
@@ -152,6 +154,9 @@ def test_wrong_input_is_one_line_and_nothing_is_written(
     shutil.copy(tiny_bert / "config.json", empty / "config.json")
     broken = tmp_path / "broken.ort"
     broken.write_bytes(b"no graph")
+    planless = tmp_path / "planless"
+    shutil.copytree(tiny_bert, planless)
+    (planless / "pruning_plan.json").write_text("{}")
     third = tmp_path / "three.tsv"
     third.write_text("sentence\tlabel\ngood film\t2\nbad film\t0\n")
     before = contents(tmp_path)
@@ -159,6 +164,7 @@ def test_wrong_input_is_one_line_and_nothing_is_written(
         ((sound, tmp_path / "gone.onnx"), tiny_tsv, "gone.onnx: no such file"),
         ((sound, empty), tiny_tsv, "holds no weights"),
         ((sound, broken), tiny_tsv, "broken.ort: ONNX Runtime cannot load it"),
+        ((planless,), tiny_tsv, "no plan to draw"),
         ((sound,), third, "labels outside the head"),
     ):
         said = edgekit("compare", *versions, "--dataset", dataset, "--out", tmp_path / "report.html", "--quiet")
