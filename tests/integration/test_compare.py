@@ -101,7 +101,7 @@ def test_names_and_reference_have_to_fit(folder: Path, tiny_tsv: Path) -> None:
         ({"reference": "third"}, "none of the versions"),
     ):
         with pytest.raises(ConfigError, match=message):
-            compare(paths, Data(str(tiny_tsv)), QUICK, **wrong)  # type: ignore[arg-type]
+            compare(paths, Data(str(tiny_tsv)), QUICK, **wrong)
     with pytest.raises(ConfigError, match="given twice"):
         compare([paths[0], paths[0]], Data(str(tiny_tsv)), QUICK)
 
