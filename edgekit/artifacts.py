@@ -69,6 +69,11 @@ def describe(
     )
 
 
+def write_manifest(folder: Path, artifact: Artifact) -> None:
+    """Into a folder that is not published yet."""
+    (folder / MANIFEST).write_text(to_json(artifact) + "\n", encoding="utf-8")
+
+
 def sha256(path: Path) -> str:
     """Hex digest of a file, or of a folder's relative names and contents in sorted order (hidden ones left out)."""
     if path.is_file():

@@ -128,7 +128,7 @@ def export_checkpoint(
                 measured={"parity": exported.parity, "mask": exported.mask, "data": dataset or "random ids", **exported.judged},
             )
             if kind in _CHECKPOINTS:
-                (partial / artifacts.MANIFEST).write_text(artifacts.to_json(described) + "\n", encoding="utf-8")
+                artifacts.write_manifest(partial, described)
         if kind not in _CHECKPOINTS:
             artifacts.write_text(manifest, artifacts.to_json(described))
         if kind not in _FOLDERS:

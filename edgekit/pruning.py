@@ -140,7 +140,7 @@ def run(
                     tools=TOOLS,
                     measured=found,
                 )
-                (partial / artifacts.MANIFEST).write_text(artifacts.to_json(described) + "\n", encoding="utf-8")
+                artifacts.write_manifest(partial, described)
         except BaseException:
             # Only training is worth going on from.
             if not any(room.glob(f"*{_RECOVERED}*")):

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgekit import options
-from edgekit.console import print_json
+from edgekit.artifacts import to_jsonable
+from edgekit.console import print_json, show_report
 from edgekit.errors import ConfigError
 from edgekit.options import DATASET
 
@@ -20,7 +21,7 @@ _USED = "used"
 @options.command()
 @click.argument("checkpoint", metavar="CHECKPOINT")
 @click.option("--dataset", help=f"Rows for importance, tokens and recovery: {DATASET}.")
-@click.option("--evaluation-data", help="Rows to judge recovery on; left out, a tenth of the data set is held out.")
+@click.option("--evaluation-data", help="Rows to judge on, before and after; left out, recovery holds out a tenth of the data set.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the new checkpoint.")
 @click.option("--heads", type=float, default=0.0, help="Share of the attention heads to remove, such as 0.5.")
 @click.option("--ffn", type=float, default=0.0, help="Share of the FFN units to remove.")
@@ -72,11 +73,35 @@ def prune(checkpoint: str, out: Path, overwrite: bool, as_json: bool, quiet: boo
         worker = Worker(on_progress=tell)
         folder = resolve(checkpoint)
         found, lines = (_structured if structured else _sparse)(folder, out, settings, overwrite, worker)
+        report = _compared(folder, out, settings, tell)
     if as_json:
-        print_json(found)
+        print_json({**to_jsonable(found), "comparison": report})
+        return
+    for line in lines:
+        click.echo(f"{out}: {line}")
+    if report is not None:
+        show_report(report, as_json=False)
     else:
-        for line in lines:
-            click.echo(f"{out}: {line}")
+        click.echo(f"size, accuracy and latency: edgekit compare {checkpoint} {out} --dataset D")
+
+
+def _compared(folder: Path, out: Path, settings: dict[str, Any], tell: Any) -> Any:
+    """Before and after in one table, where there are rows to judge on."""
+    if settings["evaluation_data"] is None:
+        return None
+    from edgekit.comparing import compare
+    from edgekit.measure.benchmark import BenchmarkConfig
+
+    data = options.data(
+        dataset=settings["evaluation_data"],
+        text_columns=settings["text_columns"],
+        label_column=settings["label_column"],
+        mean=None,
+        std=None,
+    )
+    names, config = (folder.resolve().name, out.resolve().name), BenchmarkConfig(seed=settings["seed"])
+    names = names if names[0] != names[1] else ("before", "after")
+    return compare([str(folder), str(out)], data, config, names=names, max_length=settings["max_length"], on_progress=tell)
 
 
 def _structured(folder: Path, out: Path, settings: dict[str, Any], overwrite: bool, worker: Any) -> tuple[Any, list[str]]:

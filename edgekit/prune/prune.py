@@ -26,6 +26,7 @@ from edgekit.worker import Worker
 TOOLS = ("torch", "transformers", "tokenizers")
 _TOKENIZER_FILES = (vocabulary.TOKENIZER, vocabulary.PIECES, "tokenizer_config.json", "special_tokens_map.json")
 _CHECKED_TEXTS = 2000
+_STORED = ("float16", "bfloat16", "float32")
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def prune(
             tools=TOOLS,
             measured=result,
         )
-        (partial / artifacts.MANIFEST).write_text(artifacts.to_json(described) + "\n", encoding="utf-8")
+        artifacts.write_manifest(partial, described)
     return result
 
 
@@ -204,7 +205,7 @@ def _cut(checkpoint: Path, kept: tuple[Kept, ...], tokens: tuple[int, ...] | Non
         except CheckpointError as error:
             raise CheckpointError(f"{checkpoint}: {error.message}") from None
     after = architectures.layers(model)
-    model.save_pretrained(folder)
+    save(model, checkpoint, folder)
     return PruneResult(
         layers=tuple(part.layer for part in kept),
         heads=tuple(layer.heads.count for layer in after),
@@ -218,6 +219,15 @@ def _cut(checkpoint: Path, kept: tuple[Kept, ...], tokens: tuple[int, ...] | Non
         tokens=model.config.vocab_size,
         tokens_before=counts[2],
     )
+
+
+def save(model: Any, checkpoint: Path, folder: Path) -> None:
+    """In the dtype that `checkpoint` is stored in: what was cut is no finer than what it was cut from."""
+    import torch
+
+    stored = read_config(checkpoint)
+    name = str(stored.get("dtype") or stored.get("torch_dtype"))
+    model.to(getattr(torch, name) if name in _STORED else torch.float32).save_pretrained(folder)
 
 
 def _check_fits(kept: tuple[Kept, ...], layers: tuple[architectures.Layer, ...]) -> None:

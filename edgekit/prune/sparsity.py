@@ -13,7 +13,7 @@ from edgekit.checkpoint import load_classifier, read_config, tokenizer_folder
 from edgekit.errors import ConfigError
 from edgekit.linear8 import refuse_quantized
 from edgekit.prune.config import check_share
-from edgekit.prune.prune import TOOLS, write_tokenizer
+from edgekit.prune.prune import TOOLS, save, write_tokenizer
 from edgekit.worker import Worker
 
 
@@ -81,7 +81,7 @@ def sparsify(
             tools=TOOLS,
             measured=result,
         )
-        (partial / artifacts.MANIFEST).write_text(artifacts.to_json(described) + "\n", encoding="utf-8")
+        artifacts.write_manifest(partial, described)
     return result
 
 
@@ -103,7 +103,7 @@ def _zero(checkpoint: Path, config: SparsityConfig, folder: Path) -> SparsityRes
         else:
             prune.custom_from_mask(module, "weight", module.weight.detach().abs() >= config.threshold)
         prune.remove(module, "weight")
-    model.save_pretrained(folder)
+    save(model, checkpoint, folder)
     return SparsityResult(
         len(modules),
         sum(module.weight.numel() for module in modules),

@@ -85,7 +85,7 @@ def run_training(
                 manifest = artifacts.describe(
                     partial, "checkpoint", name=out.name, parents=parents, config=config, tools=_TOOLS, measured=result
                 )
-                (partial / MANIFEST).write_text(artifacts.to_json(manifest) + "\n", encoding="utf-8")
+                artifacts.write_manifest(partial, manifest)
         except BaseException:
             if not any(room.glob(f"{loop.STATE}*")):
                 shutil.rmtree(room, ignore_errors=True)
