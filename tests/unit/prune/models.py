@@ -73,6 +73,8 @@ def build(form: str, **settings: Any) -> Any:
     from transformers import AutoConfig, AutoModelForSequenceClassification
 
     model_type, own = FORMS[form]
+    # On a busy machine the threads of such small products wait for each other ten times longer than they work.
+    torch.set_num_threads(1)
     torch.manual_seed(0)
     config = AutoConfig.for_model(model_type, **{**_COMMON, **own, **settings})
     model = AutoModelForSequenceClassification.from_config(config).eval()

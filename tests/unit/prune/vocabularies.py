@@ -279,6 +279,9 @@ class Cut:
 
 def cut_all(room: Path) -> dict[str, Cut | str]:
     """In a child: each kind, cut to what `TEXTS` use."""
+    import torch
+
+    torch.set_num_threads(1)
     found: dict[str, Cut | str] = {}
     for name, build in KINDS.items():
         try:
