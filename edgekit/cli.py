@@ -24,6 +24,7 @@ COMMANDS = (
     "export",
     "finetune",
     "inspect",
+    "predict",
     "prune",
     "report",
     "run",

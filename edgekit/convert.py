@@ -2,19 +2,19 @@
 
 import contextlib
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from edgekit import artifacts, bridge, checkpoint
+from edgekit import artifacts, bridge, checkpoint, packaging
 from edgekit.bridge import Bridge, FloatModel, Kind, Source, Step
 from edgekit.data import sources
 from edgekit.data.encode import Encoding, encode
 from edgekit.data.representative import COUNT, MINIMUM, RepresentativeDataset, draw
-from edgekit.data.samples import random_samples
+from edgekit.data.samples import Samples, random_samples
 from edgekit.data.sources import Columns, Rows, TextRows
 from edgekit.data.text import check_room
 from edgekit.errors import CalibrationError, ConfigError, EdgekitError
@@ -24,6 +24,7 @@ from edgekit.publish import Data, Publisher, final_path, read_plan
 from edgekit.quantize import schemes
 from edgekit.quantize.calibrate import calibrate, check_method
 from edgekit.quantize.masks import soften_masks
+from edgekit.quantize.mediapipe import SEGMENTS
 from edgekit.quantize.plan import IntegerSettings, QuantizationPlan, quantize
 from edgekit.quantize.preflight import preflight
 from edgekit.quantize.schemes import MINMAX, SEARCH_SECONDS, Scheme
@@ -45,7 +46,8 @@ class ConvertConfig:
     held-out rows before it is refused, or without labels the share of rows with another decision; None judges nothing.
     `inputs` and `outputs` are the dtypes of an int8 file's float inputs and outputs, `integer_only` leaves no float op in it.
     Its plan is searched for in `search_seconds`, or taken from `plan`, a manifest that edgekit wrote for the same source.
-    `calibration` is one of `schemes.CALIBRATIONS`.
+    `calibration` is one of `schemes.CALIBRATIONS`. `mediapipe` gives classifiers the inputs and outputs of MediaPipe Tasks;
+    `labels` is a text file with an image classifier's labels, `score_threshold` the least probability worth telling.
     """
 
     schemes: tuple[str, ...] = ("float32", "float16", "dynamic")
@@ -59,6 +61,9 @@ class ConvertConfig:
     inputs: str = "float32"
     outputs: str = "float32"
     integer_only: bool = False
+    mediapipe: bool = False
+    labels: Path | None = None
+    score_threshold: float | None = None
     search_seconds: float = SEARCH_SECONDS
     plan: Path | None = None
     calibration: str = MINMAX
@@ -86,6 +91,10 @@ class ConvertConfig:
             raise ConfigError(f"max_drop is {self.max_drop:g}; give a proportion between 0 and 1, such as 0.01")
         if not 0 <= self.search_seconds < float("inf"):
             raise ConfigError(f"search_seconds is {self.search_seconds:g}; give 0 for no search, or a number of seconds")
+        if self.score_threshold is not None and not 0 <= self.score_threshold <= 1:
+            raise ConfigError(f"score_threshold is {self.score_threshold:g}; give a probability between 0 and 1, such as 0.5")
+        if self.mediapipe and self.outputs == "int8":
+            raise ConfigError("outputs is int8; MediaPipe takes float32 or uint8 scores")
         for given, what in (
             ((self.inputs, self.outputs) != ("float32", "float32"), "inputs and outputs"),
             (self.integer_only, "integer_only"),
@@ -108,7 +117,7 @@ class Converted:
 
 @dataclass(frozen=True)
 class Conversion:
-    """All results of one run; `data` says what they were judged on, `steps` what each child cost."""
+    """All results of one run; `data` says what they were judged on, `steps` what each child cost, `notes` what users must know."""
 
     source: Source
     results: tuple[Converted, ...]
@@ -116,6 +125,7 @@ class Conversion:
     float_model: FloatModel
     steps: tuple[Step, ...]
     data: str
+    notes: tuple[str, ...] = ()
 
     @property
     def refusals(self) -> tuple[str, ...]:
@@ -152,6 +162,7 @@ def convert(
         work = Path(room)
         tell("to float32 .tflite")
         float_model, data = _float_model(source, config, rows, judged, work, worker)
+        package = packaging.of_source(source, float_model.path, judged or rows, config)
         tell("calibrate")
         rows_to_see = data.calibration if any(scheme.needs_data for scheme in wanted) else None
         calibrated = _Calibrated()
@@ -183,27 +194,30 @@ def convert(
                 maker.make(scheme)
         made, failed = maker.made, maker.failed
         tell("measure")
-        measured = _measure(float_model.path, made, data, config)
+        packed = {name: _packed(package, file, name, work) for name, (file, _) in made.items()}
+        reference = packed.get("float32") or _packed(package, float_model.path, "float32", work)
+        measured = _measure(reference, packed, data.held_out, config, work)
         tell("publish")
-        publisher = Publisher(out, source, parents, config, float_model, data, overwrite)
+        notes = package.notes if package is not None else ()
+        publisher = Publisher(out, source, parents, config, float_model, data, overwrite, notes)
         results = []
         for scheme in wanted:
             if scheme.name in failed:
                 results.append(Converted(scheme.name, None, refused=failed[scheme.name]))
                 continue
             file, plan = made[scheme.name]
-            measurement = measured[file]
+            measurement = measured[packed[scheme.name]]
             reason = judge(measurement, config.max_drop if data.real else None)
             if reason is None:
-                measurement = publisher.publish(scheme, file, plan, measurement)
+                measurement = publisher.publish(scheme, packed[scheme.name], plan, measurement)
             elif measurement.failure is None:
-                reason = publisher.reject(scheme, file, plan, measurement, reason)
+                reason = publisher.reject(scheme, packed[scheme.name], plan, measurement, reason, bare=file)
             results.append(Converted(scheme.name, None if reason else final_path(out, source, scheme), measurement, plan, reason))
         journal.unlink(missing_ok=True)
         if source.kind is Kind.CHECKPOINT and any(result.path for result in results):
             checkpoint.publish_tokenizer(source.path, out)
         return Conversion(
-            source, tuple(results), measured[float_model.path], float_model, tuple(float_model.steps), data.description
+            source, tuple(results), measured[reference], float_model, tuple(float_model.steps), data.description, notes
         )
 
 
@@ -364,10 +378,31 @@ def _save(
     return Data(calibration, held_out, f"{_UNTAUGHT_ROWS} random rows (no data given)", real=False)
 
 
+def _packed(package: packaging.Package | packaging.Carried | None, file: Path, scheme: str, work: Path) -> Path:
+    """The file as it will be published, which is what is measured."""
+    if package is None:
+        return file
+    target = work / "packed" / f"{scheme}.tflite"
+    target.parent.mkdir(exist_ok=True)
+    package.write(file, target, scheme)
+    return target
+
+
 def _measure(
-    reference: Path, made: Mapping[str, tuple[Path, QuantizationPlan]], data: Data, config: ConvertConfig
+    reference: Path, packed: Mapping[str, Path], held_out: Path, config: ConvertConfig, work: Path
 ) -> dict[Path, Measurement]:
-    names = {reference: "float32"} | {file: scheme for scheme, (file, _) in made.items()}
+    names = {reference: "float32"} | {file: scheme for scheme, file in packed.items()}
     quick = replace(_QUICK, threads=config.threads, seed=config.seed)
-    found = benchmark(list(names), data.held_out, quick, reference=reference, schemes=names)
+    rows = _with_segments(held_out, flatbuffer.read(reference).entry().inputs, work)
+    found = benchmark(list(names), rows, quick, reference=reference, schemes=names)
     return dict(zip(names, found, strict=True))
+
+
+def _with_segments(held_out: Path, names: Iterable[str], work: Path) -> Path:
+    """The saved rows with zeros for the segments that MediaPipe feeds, where a file takes them and the rows have none."""
+    samples = Samples.load(held_out)
+    if SEGMENTS not in names or SEGMENTS in samples.inputs:
+        return held_out
+    zeros = np.zeros_like(samples.inputs["input_ids"])
+    Samples({**samples.inputs, SEGMENTS: zeros}, samples.labels).save(work / "held_out_with_segments")
+    return work / "held_out_with_segments"

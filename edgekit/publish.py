@@ -47,6 +47,7 @@ class Publisher:
     float_model: FloatModel
     data: Data
     overwrite: bool
+    notes: tuple[str, ...] = ()
 
     def publish(self, scheme: Scheme, file: Path, plan: QuantizationPlan, measurement: Measurement) -> Measurement:
         """Put `file` under its final name, with its manifest; returns the measurement under that name."""
@@ -58,10 +59,15 @@ class Publisher:
             stale.unlink(missing_ok=True)
         return measurement
 
-    def reject(self, scheme: Scheme, file: Path, plan: QuantizationPlan, measurement: Measurement, reason: str) -> str:
-        """Keep `file` as `<name>.rejected`, with a diagnosis in its manifest; returns the reason with what was found."""
+    def reject(
+        self, scheme: Scheme, file: Path, plan: QuantizationPlan, measurement: Measurement, reason: str, *, bare: Path | None = None
+    ) -> str:
+        """Keep `file` as `<name>.rejected`, with a diagnosis in its manifest; returns the reason with what was found.
+
+        `bare` is the file as it was before it was packed, with the float32 file's inputs and outputs.
+        """
         rejected = _rejected(final_path(self.out, self.source, scheme))
-        found = self._diagnosis(file)
+        found = self._diagnosis(bare or file)
         if found:
             # The files that were compared are temporary.
             found = replace(found, file=str(rejected), against=str(self.source.path))
@@ -102,6 +108,7 @@ class Publisher:
                     "parity": made.parity,
                     "mask": made.mask,
                     "steps": made.steps,
+                    "notes": list(self.notes),
                     "labels": checkpoint.label_ids(self.source.path) if self.source.kind is Kind.CHECKPOINT else {},
                 },
             )

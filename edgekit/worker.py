@@ -244,7 +244,8 @@ def _log_tail(job: Path) -> str:
     return (job / "log").read_bytes()[-_LOG_TAIL:].decode(errors="replace")
 
 
-def _die_with_parent(parent: int) -> None:
+def die_with_parent(parent: int) -> None:
+    """Have the system kill this process when `parent` ends."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # 1 is PR_SET_PDEATHSIG, prctl(2)
         if os.getppid() != parent:
@@ -272,7 +273,7 @@ def _typed(raised: Exception, name: str) -> EdgekitError:
 
 
 def _main(job: str, parent: str, name: str) -> None:
-    _die_with_parent(int(parent))
+    die_with_parent(int(parent))
     gc.set_threshold(_GC_THRESHOLD)
     try:
         with (Path(job) / "call").open("rb") as call:

@@ -28,6 +28,9 @@ _MODEL = "a checkpoint folder, hub id, package:NAME, .onnx, SavedModel folder, K
 @click.option("--inputs", type=click.Choice(["float32", "int8", "uint8"]), default="float32", show_default=True)
 @click.option("--outputs", type=click.Choice(["float32", "int8", "uint8"]), default="float32", show_default=True)
 @click.option("--integer-only", is_flag=True, help="int8 without a float op, for accelerators; token ids stay integers.")
+@click.option("--mediapipe", is_flag=True, help="Inputs and scores as MediaPipe's TextClassifier and ImageClassifier take them.")
+@click.option("--labels", type=click.Path(path_type=Path), help="Labels of an image classifier, one a line; left out, the data's.")
+@click.option("--score-threshold", type=float, help="Least probability worth telling, for the file's metadata.")
 @click.option(
     "--search-seconds", type=float, default=SEARCH_SECONDS, show_default=True, help="Time for the search of an int8 plan."
 )
@@ -80,6 +83,7 @@ def convert(
         print_json({"published": [result for result in found.results if result.path], "refused": found.refusals})
     elif measured:
         notes = [f"{result.scheme}: {result.plan.reason}" for result in found.results if result.path and result.plan]
+        notes += found.notes
         show_report(assess.of_conversion(measured, found.reference, found.source.name, found.data, notes), as_json=False)
         for result in found.results:
             if result.path:

@@ -58,7 +58,7 @@ def encode_images(
     except OSError as error:
         raise OutputError(f"{folder}: cannot be written ({error.strerror}); choose another folder") from None
     for index, path in enumerate(rows.files):
-        array[index] = (_pixels(path, height, width, channels, crop=preprocessing.crop) - mean) / std
+        array[index] = (read_image(path, height, width, channels, crop=preprocessing.crop) - mean) / std
     array.flush()
     return Samples({input_name: np.load(file, mmap_mode="r")}, labels)
 
@@ -95,8 +95,8 @@ def _statistics(preprocessing: Preprocessing, channels: int) -> tuple[Array, Arr
     return np.asarray(preprocessing.mean, np.float32), np.asarray(preprocessing.std, np.float32)
 
 
-def _pixels(path: Path, height: int, width: int, channels: int, *, crop: bool) -> Array:
-    """float32 (height, width, channels), 0 to 255."""
+def read_image(path: Path, height: int, width: int, channels: int, *, crop: bool) -> Array:
+    """float32 (height, width, channels), 0 to 255: RGB or grey, resized bilinearly. Raises `DatasetError` if it is none."""
     from PIL import Image
 
     try:
@@ -105,7 +105,7 @@ def _pixels(path: Path, height: int, width: int, channels: int, *, crop: bool) -
             box = _centre(image.width, image.height, height, width) if crop else None
             image = image.resize((width, height), Image.Resampling.BILINEAR, box=box)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DatasetError(f"{path}: not a readable image ({error}); replace it or take it out of labels.tsv") from None
+        raise DatasetError(f"{path}: not a readable image ({error}); replace it or leave it out") from None
     return np.asarray(image, np.float32).reshape(height, width, channels)
 
 

@@ -34,7 +34,7 @@ def encode_text(
             f"{rows.origin}: text cannot fill the model's input {unknown[0]!r}, only {', '.join(_FIELDS)}; give an .npz file"
         )
     labels = class_numbers(rows, label_ids)
-    encoder = _open(tokenizer, max_length, pair=rows.pairs is not None)
+    encoder = open_tokenizer(tokenizer, max_length, pair=rows.pairs is not None)
     arrays = {name: np.empty((len(rows), max_length), np.int32) for name in input_names}
     for start in range(0, len(rows), _BATCH):
         stop = start + _BATCH
@@ -53,7 +53,7 @@ def check_room(tokenizer: Path, max_length: int) -> None:
     A folder without one is judged when texts are encoded, since that takes a framework.
     """
     if (tokenizer / "tokenizer.json").is_file():
-        _open(tokenizer, max_length, pair=False)
+        open_tokenizer(tokenizer, max_length, pair=False)
 
 
 def class_numbers(rows: TextRows, label_ids: Mapping[str, int]) -> Array | None:
@@ -88,7 +88,11 @@ def class_numbers(rows: TextRows, label_ids: Mapping[str, int]) -> Array | None:
     return labels
 
 
-def _open(checkpoint: Path, max_length: int, *, pair: bool) -> Any:
+def open_tokenizer(checkpoint: Path, max_length: int, *, pair: bool) -> Any:
+    """The tokenizer of a checkpoint's folder (or tokenizer.json) that cuts and pads to `max_length` as its settings say.
+
+    Raises `CheckpointError` for an unusable one, `ConfigError` if `max_length` leaves no room for text.
+    """
     from tokenizers import Tokenizer
 
     folder = checkpoint if checkpoint.is_dir() else checkpoint.parent

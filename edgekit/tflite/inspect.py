@@ -72,8 +72,8 @@ class Summary:
     `signature` is the one that is run by default (`serving_default`, else the first, else the first subgraph by its
     tensors' names); `signatures` are those that the file has. `data_bytes` counts constant data, each buffer once.
     `integer_only` means: there are ops, and all that the ops of any subgraph read or write are integers, booleans and
-    variables' handles, so no float tensor takes part anywhere.
-    `probe_failure` says why `delegation` is None, `metadata_failure` why `model_metadata` is.
+    variables' handles, so no float tensor takes part anywhere. `associated_files` are those behind the model, with their bytes.
+    `probe_failure` says why `delegation` is None, `metadata_failure` why `model_metadata` is or what it names in vain.
     """
 
     path: str
@@ -97,7 +97,7 @@ class Summary:
     metadata: Mapping[str, int]
     model_metadata: ModelMetadata | None
     metadata_failure: str | None
-    associated_files: tuple[str, ...]
+    associated_files: Mapping[str, int]
     external_files: tuple[str, ...]
     delegation: Delegation | None
     probe_failure: str | None
@@ -111,6 +111,9 @@ def inspect(path: Path, *, probe: bool = True) -> Summary:
     file = flatbuffer.read(path)
     delegation, probe_failure = _probe(path) if probe else (None, None)
     model_metadata, metadata_failure = _model_metadata(file)
+    files = metadata.associated_files(path)
+    if model_metadata is not None and (missing := [item.name for item in model_metadata.all_files if item.name not in files]):
+        metadata_failure = f"it names {', '.join(missing)}, which is not behind the model"
     groups = Counter(_group(graph, operator) for graph in file.subgraphs for operator in graph.operators)
     constants = _constants(file)
     quantized = [tensor for graph in file.subgraphs for tensor in graph.tensors if tensor.scales or tensor.blockwise]
@@ -140,7 +143,7 @@ def inspect(path: Path, *, probe: bool = True) -> Summary:
         metadata=dict(file.metadata),
         model_metadata=model_metadata,
         metadata_failure=metadata_failure,
-        associated_files=metadata.associated_files(path),
+        associated_files=files,
         external_files=file.external_files,
         delegation=delegation,
         probe_failure=probe_failure,
@@ -186,12 +189,26 @@ def describe(summary: Summary) -> str:
     lines += [f"custom ops: {', '.join(summary.custom_ops)}"] if summary.custom_ops else []
     lines += [f"metadata: {', '.join(summary.metadata)}"] if summary.metadata else []
     lines += [f"metadata: {summary.metadata_failure}"] if summary.metadata_failure else []
-    for item in summary.model_metadata.inputs if summary.model_metadata else ():
-        if item.mean or item.std:
-            lines.append(f"  input {item.name}: mean {', '.join(map(str, item.mean))}, std {', '.join(map(str, item.std))}")
-    lines += [f"associated files: {', '.join(summary.associated_files)}"] if summary.associated_files else []
+    lines += _metadata_lines(summary.model_metadata) if summary.model_metadata else []
+    if summary.associated_files:
+        sizes = [f"{name} ({size:,} bytes)" for name, size in summary.associated_files.items()]
+        lines.append(f"associated files: {', '.join(sizes)}")
     lines += [f"constant data in other files: {', '.join(summary.external_files)}"] if summary.external_files else []
     return "\n".join(lines)
+
+
+def _metadata_lines(found: ModelMetadata) -> list[str]:
+    facts = {"name": found.name, "description": found.description, "version": found.version, "author": found.author}
+    facts |= {"licence": found.license, "vocabulary": found.vocabulary.name if found.vocabulary else ""}
+    lines = [f"  {name}: {' '.join(text.split())}" for name, text in facts.items() if text]
+    for kind, tensors in (("input", found.inputs), ("output", found.outputs)):
+        for item in tensors:
+            said = [f"mean {', '.join(map(str, item.mean))}, std {', '.join(map(str, item.std))}"] if item.mean or item.std else []
+            said += [f"scores from {item.score_threshold:g}"] if item.score_threshold is not None else []
+            said += [f"labels in {file.name}" for file in item.files if file.kind == metadata.AXIS_LABELS]
+            said += [] if said else [" ".join(item.description.split())]
+            lines.append(f"  {kind} {item.name}: {'; '.join(said)}".rstrip(": "))
+    return lines
 
 
 def _line(spec: TensorSpec) -> str:

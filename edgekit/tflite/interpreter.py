@@ -23,8 +23,12 @@ class Model:
     load files of unknown origin in a worker.
     """
 
-    def __init__(self, path: Path, *, threads: int = 2, signature_key: str | None = None, keep_tensors: bool = False) -> None:
+    def __init__(
+        self, path: Path, *, threads: int = 2, signature_key: str | None = None, keep_tensors: bool = False, mapped: bool = False
+    ) -> None:
         """Load `path` and allocate its tensors; with `keep_tensors` what each op computes stays readable by `tensor`.
+
+        `mapped` leaves the file on disk, which saves time and a copy of it in memory; the runtime then checks it less.
 
         Raises `ModelFormatError` if it is no .tflite file, has no such signature or cannot be prepared, and
         `UnsupportedOpError` with the names of Flex or custom ops that the interpreter lacks.
@@ -44,9 +48,8 @@ class Model:
         self.ops = len(self._file.subgraphs[0].operators)
         started = time.perf_counter()
         try:
-            self._interpreter = Interpreter(
-                model_content=path.read_bytes(), num_threads=threads, experimental_preserve_all_tensors=keep_tensors
-            )
+            content = {"model_path": str(path)} if mapped else {"model_content": path.read_bytes()}
+            self._interpreter = Interpreter(**content, num_threads=threads, experimental_preserve_all_tensors=keep_tensors)
             self._runtime: Any = self._interpreter._interpreter
             self._runtime.AllocateTensors(self._subgraph)
         except (ValueError, RuntimeError) as error:
@@ -88,6 +91,11 @@ class Model:
                     pending.extend(int(item) for item in runtime.NodeInputs(producers[tensor]))
                 seen.add(tensor)
         return inside
+
+    @property
+    def metadata(self) -> bytes:
+        """Content of its TFLITE_METADATA, empty without one."""
+        return self._file.model_metadata
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """One inference: arrays by input name in, arrays by output name out.

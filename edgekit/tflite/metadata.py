@@ -1,53 +1,87 @@
-"""TFLITE_METADATA: what a file says about its inputs, and the files packed behind it.
+"""TFLITE_METADATA: what a file says about its inputs and outputs, and the files packed behind it.
 
 The format: https://github.com/tensorflow/tflite-support/blob/master/tensorflow_lite_support/metadata/metadata_schema.fbs
 """
 
 import struct
 import zipfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from edgekit.errors import ModelFormatError
 
-_IDENTIFIER = b"M001"
+IDENTIFIER = b"M001"
+# Kinds of process units and of associated files, and colour spaces, as the schema numbers them.
+NORMALIZATION, SCORE_THRESHOLD, BERT_TOKENIZER = 1, 3, 4
+PLAIN_FILE, AXIS_LABELS, VOCABULARY = 0, 2, 5
+RGB, GREY = 1, 2
 # Far more inputs and process units than any file has; a hostile file could nest lists without end.
 _LONGEST_LIST = 256
-_NORMALIZATION = 1
+_IMAGE_PROPERTIES = 2
 
 
 class _Slot:
     """Places of the fields that are read, in bytes into a table's vtable."""
 
     NAME, DESCRIPTION, VERSION = 4, 6, 8
-    SUBGRAPHS, AUTHOR, LICENSE = 10, 12, 14
-    INPUTS = 8
-    PROCESS_UNITS = 12
+    SUBGRAPHS, AUTHOR, LICENSE, MODEL_FILES, PARSER = 10, 12, 14, 16, 18
+    INPUTS, OUTPUTS, INPUT_UNITS = 8, 10, 14
+    CONTENT, PROCESS_UNITS, TENSOR_FILES = 10, 12, 16
     OPTIONS_TYPE, OPTIONS = 4, 6
     MEAN, STD = 4, 6
+    THRESHOLD, VOCABULARY_FILES, FILE_TYPE, COLOR_SPACE = 4, 4, 8, 4
 
 
 @dataclass(frozen=True)
-class InputMetadata:
-    """One input in the file's order; real = (pixel - mean) / std per channel, both empty where it says nothing."""
+class AssociatedFile:
+    """A file packed behind the model, and what it is for: `AXIS_LABELS`, `VOCABULARY` or another number of the schema."""
 
     name: str
-    description: str
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    description: str = ""
+    kind: int = PLAIN_FILE
+
+
+@dataclass(frozen=True)
+class TensorMetadata:
+    """One input or output in the file's order; real = (pixel - mean) / std per channel, both empty where it says nothing.
+
+    `color_space` is set for images; `score_threshold` is the least score that is worth telling.
+    """
+
+    name: str
+    description: str = ""
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    files: tuple[AssociatedFile, ...] = ()
+    color_space: int | None = None
+    score_threshold: float | None = None
 
 
 @dataclass(frozen=True)
 class ModelMetadata:
-    """What the author says of the model; `inputs` are those of its first subgraph."""
+    """What the author says of the model; `inputs` and `outputs` are those of its first subgraph.
+
+    `vocabulary` is the word list of the BERT tokenizer that the inputs are made with.
+    """
 
     name: str
-    description: str
-    version: str
-    author: str
-    license: str
-    inputs: tuple[InputMetadata, ...]
+    description: str = ""
+    version: str = ""
+    author: str = ""
+    license: str = ""
+    inputs: tuple[TensorMetadata, ...] = ()
+    outputs: tuple[TensorMetadata, ...] = ()
+    vocabulary: AssociatedFile | None = None
+    files: tuple[AssociatedFile, ...] = ()
+    min_parser_version: str = ""
+
+    @property
+    def all_files(self) -> tuple[AssociatedFile, ...]:
+        """The files that it names anywhere."""
+        of_tensors = (file for tensor in (*self.inputs, *self.outputs) for file in tensor.files)
+        return tuple(dict.fromkeys((*self.files, *of_tensors, *([self.vocabulary] if self.vocabulary else []))))
 
 
 def normalization(content: bytes) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
@@ -60,7 +94,7 @@ def parse(content: bytes) -> ModelMetadata:
     """Read the buffer of the TFLITE_METADATA entry. Raises `ModelFormatError` if it is damaged."""
     from flatbuffers.table import Table
 
-    if content[4:8] != _IDENTIFIER:
+    if content[4:8] != IDENTIFIER:
         raise ModelFormatError("its TFLITE_METADATA entry is not in the metadata format")
     try:
         root = Table(memoryview(content), struct.unpack_from("<I", content)[0])
@@ -71,31 +105,83 @@ def parse(content: bytes) -> ModelMetadata:
             version=_text(root, _Slot.VERSION),
             author=_text(root, _Slot.AUTHOR),
             license=_text(root, _Slot.LICENSE),
-            inputs=tuple(_input(item) for item in _tables(graphs[0], _Slot.INPUTS)) if graphs else (),
+            inputs=tuple(_tensor(item) for item in _tables(graphs[0], _Slot.INPUTS)) if graphs else (),
+            outputs=tuple(_tensor(item) for item in _tables(graphs[0], _Slot.OUTPUTS)) if graphs else (),
+            vocabulary=_vocabulary(graphs[0]) if graphs else None,
+            files=_files(root, _Slot.MODEL_FILES),
+            min_parser_version=_text(root, _Slot.PARSER),
         )
     except (struct.error, IndexError, TypeError, ValueError, OverflowError):
         raise ModelFormatError("its TFLITE_METADATA entry is damaged") from None
 
 
-def associated_files(path: Path) -> tuple[str, ...]:
-    """Names of the files (vocab.txt, labels.txt) in the zip archive that may follow the model; empty without a readable one."""
+def associated_files(path: Path) -> dict[str, int]:
+    """Name and bytes of each file (vocab.txt, labels.txt) in the zip archive that may follow the model; empty without one."""
     try:
         with zipfile.ZipFile(path) as archive:
-            return tuple(archive.namelist())
+            return {item.filename: item.file_size for item in archive.infolist()}
     except (zipfile.BadZipFile, OSError, struct.error, ValueError, NotImplementedError, OverflowError):
-        return ()
+        return {}
 
 
-def _input(table: Any) -> InputMetadata:
+def _tensor(table: Any) -> TensorMetadata:
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
-    for unit in _tables(table, _Slot.PROCESS_UNITS):
-        kind = unit.Offset(_Slot.OPTIONS_TYPE)
-        options = unit.Offset(_Slot.OPTIONS)
-        if kind and options and unit.Bytes[unit.Pos + kind] == _NORMALIZATION:
-            normalization = _follow(unit, unit.Pos + options)
-            mean, std = _floats(normalization, _Slot.MEAN), _floats(normalization, _Slot.STD)
-    return InputMetadata(_text(table, _Slot.NAME), _text(table, _Slot.DESCRIPTION), mean, std)
+    threshold = None
+    for kind, options in _units(table, _Slot.PROCESS_UNITS):
+        if kind == NORMALIZATION:
+            mean, std = _floats(options, _Slot.MEAN), _floats(options, _Slot.STD)
+        elif kind == SCORE_THRESHOLD:
+            threshold = _number(options, _Slot.THRESHOLD, "<f")
+    return TensorMetadata(
+        _text(table, _Slot.NAME),
+        _text(table, _Slot.DESCRIPTION),
+        mean,
+        std,
+        _files(table, _Slot.TENSOR_FILES),
+        _color_space(table),
+        threshold,
+    )
+
+
+def _color_space(table: Any) -> int | None:
+    content = _child(table, _Slot.CONTENT)
+    if content is None or _number(content, _Slot.OPTIONS_TYPE, "<B") != _IMAGE_PROPERTIES:
+        return None
+    properties = _child(content, _Slot.OPTIONS)
+    return None if properties is None else int(_number(properties, _Slot.COLOR_SPACE, "<b"))
+
+
+def _vocabulary(graph: Any) -> AssociatedFile | None:
+    for kind, options in _units(graph, _Slot.INPUT_UNITS):
+        if kind == BERT_TOKENIZER:
+            return next(iter(_files(options, _Slot.VOCABULARY_FILES)), None)
+    return None
+
+
+def _files(table: Any, slot: int) -> tuple[AssociatedFile, ...]:
+    return tuple(
+        AssociatedFile(_text(item, _Slot.NAME), _text(item, _Slot.DESCRIPTION), int(_number(item, _Slot.FILE_TYPE, "<b")))
+        for item in _tables(table, slot)
+    )
+
+
+def _units(table: Any, slot: int) -> Iterator[tuple[int, Any]]:
+    """Kind and options of each process unit that has any."""
+    for unit in _tables(table, slot):
+        options = _child(unit, _Slot.OPTIONS)
+        if options is not None:
+            yield int(_number(unit, _Slot.OPTIONS_TYPE, "<B")), options
+
+
+def _number(table: Any, slot: int, form: str) -> float:
+    offset = table.Offset(slot)
+    return float(struct.unpack_from(form, table.Bytes, table.Pos + offset)[0]) if offset else 0.0
+
+
+def _child(table: Any, slot: int) -> Any | None:
+    offset = table.Offset(slot)
+    return _follow(table, table.Pos + offset) if offset else None
 
 
 def _follow(table: Any, position: int) -> Any:

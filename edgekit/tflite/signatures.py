@@ -1,6 +1,6 @@
-"""Give a .tflite file in memory the signature it should have, without touching the rest of it.
+"""Give a .tflite file in memory the signature or the metadata it should have, without touching the rest of it.
 
-A new front with the new root table and signatures is put before the old bytes, whose offsets are relative and stay true.
+A new front with the new root table and what is new is put before the old bytes, whose offsets are relative and stay true.
 So a file of any size costs one copy, and weights keep the alignment that the runtime maps them with.
 """
 
@@ -15,6 +15,9 @@ from edgekit.tflite.flatbuffer import DEFAULT_KEY, FIRST_EXTERNAL_OFFSET, Entry
 
 # Weights are aligned to at most this many bytes; the front is padded to it.
 _ALIGNMENT = 64
+_BUFFER_ALIGNMENT = 16
+# Places in the root's vtable.
+_BUFFERS, _METADATA, _SIGNATURES = 12, 16, 18
 # Fields of the root table in the schema, `version` to `external_buffers`.
 _KNOWN_FIELDS = 10
 _PREFIX = re.compile(r"^serving_default_")
@@ -75,51 +78,94 @@ def add_signature(model: bytes, *, origin: str = "model") -> bytes:
     return _with_signatures(model, [Entry(DEFAULT_KEY, entry.subgraph, inputs, outputs)], origin)
 
 
+def set_metadata(model: bytes, name: str, content: bytes, *, origin: str = "model") -> bytes:
+    """Set the metadata entry `name`, such as TFLITE_METADATA, to `content`; one of that name that is there gives way."""
+    flatbuffer.parse(model, origin)
+    return _with_front(model, origin, metadata=(name, content))
+
+
 def _sanitised(name: str) -> str:
     return re.sub(r"\W", "_", _PREFIX.sub("", name).removesuffix(":0"), flags=re.ASCII)
 
 
 def _with_signatures(model: bytes, entries: Sequence[Entry], origin: str) -> bytes:
+    return _with_front(model, origin, entries=entries)
+
+
+def _with_front(
+    model: bytes, origin: str, *, entries: Sequence[Entry] | None = None, metadata: tuple[str, bytes] | None = None
+) -> bytes:
+    """`model` behind a new root table with new signatures, or with one more buffer for a metadata entry."""
     import flatbuffers
     from ai_edge_litert import schema_py_generated as schema
 
     old = schema.Model.GetRootAs(model, 0)
-    # Fields of the root that are offsets, by their place in the vtable; the version is a number, the signatures are new.
-    kept: dict[int, Callable[[Any, int], None]] = {
+    # Fields of the root that are offsets, by their place in the vtable; the version is a number.
+    fields: dict[int, Callable[[Any, int], None]] = {
         6: schema.ModelAddOperatorCodes,
         8: schema.ModelAddSubgraphs,
         10: schema.ModelAddDescription,
-        12: schema.ModelAddBuffers,
+        _BUFFERS: schema.ModelAddBuffers,
         14: schema.ModelAddMetadataBuffer,
-        16: schema.ModelAddMetadata,
+        _METADATA: schema.ModelAddMetadata,
+        _SIGNATURES: schema.ModelAddSignatureDefs,
         20: schema.ModelAddExternalBufferGroups,
         22: schema.ModelAddExternalBuffers,
     }
     if _fields(old) > _KNOWN_FIELDS:
-        raise ModelFormatError(f"{origin}: written with a newer schema than this version knows; its signature cannot be changed")
-    targets = {slot: _target(old, slot) for slot in kept if old._tab.Offset(slot)}
+        raise ModelFormatError(f"{origin}: written with a newer schema than this version knows; it cannot be changed")
 
     builder = flatbuffers.Builder(1024)
     placeholder = builder.CreateString("")
-    signatures = [_pack(builder, schema, entry) for entry in entries]
-    schema.ModelStartSignatureDefsVector(builder, len(signatures))
-    for signature in reversed(signatures):
-        builder.PrependUOffsetTRelative(signature)
-    vector = builder.EndVector()
+    new: dict[int, int] = {}
+    # What the first elements of a new vector stand for: tables of the old body, by their position there.
+    kept: dict[int, list[int]] = {}
+    if entries is not None:
+        new[_SIGNATURES] = _vector(builder, [_pack(builder, schema, entry) for entry in entries])
+    if metadata is not None:
+        name, content = metadata
+        items = (old.Metadata(index) for index in range(old.MetadataLength()))
+        kept[_METADATA] = [item._tab.Pos for item in items if item.Name() != name.encode()]
+        kept[_BUFFERS] = [old.Buffers(index)._tab.Pos for index in range(old.BuffersLength())]
+        buffer = _pack_buffer(builder, schema, content)
+        item = schema.MetadataT(name=name, buffer=len(kept[_BUFFERS])).Pack(builder)
+        new[_BUFFERS] = _vector(builder, [*[placeholder] * len(kept[_BUFFERS]), buffer])
+        new[_METADATA] = _vector(builder, [*[placeholder] * len(kept[_METADATA]), item])
+    targets = {slot: _target(old, slot) for slot in fields if slot not in new and old._tab.Offset(slot)}
     schema.ModelStart(builder)
     schema.ModelAddVersion(builder, old.Version())
-    for slot in targets:
-        kept[slot](builder, placeholder)
-    schema.ModelAddSignatureDefs(builder, vector)
+    for slot, vector in {**dict.fromkeys(targets, placeholder), **new}.items():
+        fields[slot](builder, vector)
     builder.Finish(schema.ModelEnd(builder), file_identifier=flatbuffer.IDENTIFIER)
 
     front = bytearray(builder.Output())
     front.extend(bytes(-len(front) % _ALIGNMENT))
-    new = schema.Model.GetRootAs(front, 0)
-    for slot, target in targets.items():
-        place = new._tab.Pos + new._tab.Offset(slot)
+    root = schema.Model.GetRootAs(front, 0)._tab
+    places = {root.Pos + root.Offset(slot): target for slot, target in targets.items()}
+    for slot, positions in kept.items():
+        first = root.Vector(root.Offset(slot))
+        places |= {first + 4 * index: position for index, position in enumerate(positions)}
+    for place, target in places.items():
         struct.pack_into("<I", front, place, len(front) + target - place)
     return _shift_external(model, old, len(front), front)
+
+
+def _vector(builder: Any, items: Sequence[int]) -> int:
+    builder.StartVector(4, len(items), 4)
+    for item in reversed(items):
+        builder.PrependUOffsetTRelative(item)
+    return int(builder.EndVector())
+
+
+def _pack_buffer(builder: Any, schema: Any, content: bytes) -> int:
+    """Aligned as the schema wants it, which flatbuffers' Python builder does not read."""
+    builder.StartVector(1, len(content), _BUFFER_ALIGNMENT)
+    builder.head -= len(content)
+    builder.Bytes[builder.head : builder.head + len(content)] = content
+    data = builder.EndVector()
+    schema.BufferStart(builder)
+    schema.BufferAddData(builder, data)
+    return int(schema.BufferEnd(builder))
 
 
 def _fields(model: Any) -> int:

@@ -100,7 +100,7 @@ def test_metadata_and_files_behind_the_model(builder, write):
     summary = inspect(path, probe=False)
     assert summary.min_runtime_version == "2.3.0"
     assert summary.metadata == {"min_runtime_version": 8, "TFLITE_METADATA": 11}
-    assert summary.associated_files == ("vocab.txt",)
+    assert summary.associated_files == {"vocab.txt": 4}
     assert summary.model_metadata is None
     assert summary.metadata_failure == "its TFLITE_METADATA entry is damaged"
 
@@ -174,7 +174,7 @@ def test_shared_metadata(shared):
     assert summary.model_metadata is not None
     assert summary.model_metadata.inputs[0].mean == (127.5,)
     assert summary.model_metadata.inputs[0].std == (127.5,)
-    assert summary.associated_files == ("imagenet_labels.txt",)
+    assert list(summary.associated_files) == ["imagenet_labels.txt"]
 
 
 @pytest.mark.parametrize(

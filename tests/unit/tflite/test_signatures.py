@@ -72,7 +72,7 @@ def test_files_behind_the_model_stay_readable(dense, write):
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr("labels.txt", "no\nyes\n")
     path.write_bytes(signatures.rename(path.read_bytes(), {"args_0": "x"}))
-    assert inspect(path, probe=False).associated_files == ("labels.txt",)
+    assert inspect(path, probe=False).associated_files == {"labels.txt": 7}
     with zipfile.ZipFile(path) as archive:
         assert archive.read("labels.txt") == b"no\nyes\n"
 

@@ -1,0 +1,165 @@
+"""Labels and scores of texts and images from a .tflite alone: its tokenizer, labels and settings travel inside it."""
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgekit.errors import CheckpointError, DatasetError, ModelFormatError
+from edgekit.tflite import flatbuffer, metadata, package
+from edgekit.tflite.interpreter import Model
+from edgekit.tflite.package import LABELS, SETTINGS, TOKENIZER
+
+# Input name -> attribute of a tokenizers Encoding.
+_FIELDS = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The likeliest label and every label's score: a probability, or the value itself where the model gives one value.
+
+    `milliseconds` counts tokenizing or decoding and one inference. `remark` says what happened to an input that was empty
+    or too long.
+    """
+
+    label: str
+    scores: Mapping[str, float]
+    milliseconds: float
+    remark: str = ""
+
+
+class Predictor:
+    """A loaded classifier. A malformed file can crash the process: load files of unknown origin in a child of your own."""
+
+    def __init__(self, path: Path, *, threads: int = 2) -> None:
+        """Load `path`, with what it needs from inside it, or for older files from the tokenizer and manifest beside it.
+
+        Raises `ModelFormatError` for a file that is damaged or no classifier, `CheckpointError` for an unusable tokenizer,
+        and `UnsupportedOpError`.
+        """
+        self.path = path
+        self._model = Model(path, threads=threads, mapped=True)
+        if described := self._model.metadata:
+            try:
+                metadata.parse(described)
+            except ModelFormatError as error:
+                raise ModelFormatError(f"{path}: {error}; convert or download it again") from None
+        files = package.read_files(path, (SETTINGS, TOKENIZER, LABELS))
+        signature = self._model.signature
+        shape = signature.outputs[0].shape if signature.outputs else ()
+        if len(shape) != 2 or shape[0] not in (1, -1) or not signature.inputs:
+            raise ModelFormatError(f"{path}: is no classifier (its first output has shape {list(shape)}); give one")
+        self._settings = self._read_settings(files)
+        self.is_text = all(len(spec.shape) == 2 for spec in signature.inputs)
+        if not self.is_text and (len(signature.inputs) != 1 or len(signature.inputs[0].shape) != 4):
+            listed = ", ".join(f"{spec.name} {list(spec.shape)}" for spec in signature.inputs)
+            raise ModelFormatError(f"{path}: takes {listed}, neither text nor an image; use edgekit evaluate with an .npz file")
+        self.labels = self._read_labels(files, shape[1])
+        self._tokenizer = self._read_tokenizer(files.get(TOKENIZER)) if self.is_text else None
+
+    @property
+    def pairs(self) -> bool:
+        """Whether it judges pairs of texts."""
+        return bool(self._settings.get("pairs", False))
+
+    def text(self, text: str, pair: str | None = None) -> Prediction:
+        """Judge one text, or a text and its second half. Raises `DatasetError` if the model takes the other kind."""
+        if self._tokenizer is None:
+            raise DatasetError(f"{self.path}: takes images; give image files")
+        if (pair is not None) != self.pairs:
+            wanted = (
+                "pairs of texts; give the second after a tab or with --pair" if self.pairs else "single texts; leave --pair out"
+            )
+            raise DatasetError(f"{self.path}: takes {wanted}")
+        started = time.perf_counter()
+        encoding = self._tokenizer.encode(text, pair)
+        row = {spec.name: np.array([getattr(encoding, _FIELDS[spec.name])], np.int32) for spec in self._model.signature.inputs}
+        remark = "" if text.strip() else "the text is empty"
+        if encoding.overflowing:
+            remark = f"the text is too long: cut to the {len(encoding.ids)} tokens that the model takes, as in training"
+        return self._run(row, started, remark)
+
+    def image(self, path: Path) -> Prediction:
+        """Judge one image file. Raises `DatasetError` if it cannot be read."""
+        if self._tokenizer is not None:
+            raise DatasetError(f"{self.path}: takes texts, not images")
+        from edgekit.data.images import Preprocessing, read_image
+
+        spec = self._model.signature.inputs[0]
+        usual = Preprocessing()
+        started = time.perf_counter()
+        _, height, width, channels = spec.shape
+        pixels = read_image(path, height, width, channels, crop=bool(self._settings.get("crop", usual.crop)))
+        mean, std = (np.asarray(self._settings.get(name, getattr(usual, name)), np.float32) for name in ("mean", "std"))
+        return self._run({spec.name: ((pixels - mean) / std)[np.newaxis]}, started, "")
+
+    def _run(self, row: Mapping[str, np.ndarray], started: float, remark: str) -> Prediction:
+        values = next(iter(self._model.run(row).values()))[0].astype(np.float64)
+        activation = self._settings.get("activation", "softmax")
+        if activation == "softmax":
+            values = np.exp(values - values.max())
+            values /= values.sum()
+        elif activation == "sigmoid":
+            values = 1 / (1 + np.exp(-values))
+        milliseconds = (time.perf_counter() - started) * 1e3
+        scores = dict(zip(self.labels, values.tolist(), strict=True))
+        return Prediction(self.labels[int(values.argmax())], scores, milliseconds, remark)
+
+    def _read_settings(self, files: Mapping[str, bytes]) -> dict[str, Any]:
+        try:
+            found = json.loads(files.get(SETTINGS, b"{}"))
+        except ValueError as error:
+            raise ModelFormatError(f"{self.path}: its {SETTINGS} is damaged ({error}); convert or download it again") from None
+        if SETTINGS in files:
+            return dict(found) if isinstance(found, dict) else {}
+        told = metadata.normalization(self._model.metadata)
+        settings = {name: value for name, value in zip(("mean", "std"), told, strict=True) if value}
+        from edgekit.assess import manifest_of
+        from edgekit.quantize.mediapipe import gives_probabilities
+
+        manifest = manifest_of(self.path)
+        settings |= {name: value for name in ("mean", "std") if (value := manifest.get("config", {}).get(name))}
+        pairs = "token_type_ids" in self._model.signature.input_names
+        labels = manifest.get("measured", {}).get("labels", {})
+        activation = "none" if gives_probabilities(flatbuffer.read(self.path)) else "softmax"
+        return {**settings, "pairs": pairs, "labels": list(labels), "activation": activation}
+
+    def _read_labels(self, files: Mapping[str, bytes], classes: int) -> list[str]:
+        """The settings' own, else those of a labels file, else the classes' numbers."""
+        labels = [str(label) for label in self._settings.get("labels", ())]
+        if not labels and LABELS in files:
+            labels = files[LABELS].decode(errors="replace").splitlines()
+        if not labels:
+            return [str(number) for number in range(classes)]
+        if len(labels) != classes:
+            raise ModelFormatError(
+                f"{self.path}: names {len(labels)} labels but gives {classes} scores; convert it again with the right labels"
+            )
+        if len(set(labels)) < len(labels):
+            return [f"{number} {label}" if labels.count(label) > 1 else label for number, label in enumerate(labels)]
+        return labels
+
+    def _read_tokenizer(self, content: bytes | None) -> Any:
+        if unknown := [name for name in self._model.signature.input_names if name not in _FIELDS]:
+            raise ModelFormatError(f"{self.path}: text cannot fill its input {unknown[0]}; use edgekit evaluate with an .npz file")
+        if content is not None:
+            from tokenizers import Tokenizer
+
+            try:
+                return Tokenizer.from_buffer(content)
+            except Exception as error:  # the package raises bare exceptions
+                raise ModelFormatError(
+                    f"{self.path}: its {TOKENIZER} is damaged ({str(error)[:200]}); convert or download it again"
+                ) from None
+        from edgekit.data.text import open_tokenizer
+
+        beside = self.path.parent / "tokenizer.json"
+        if not beside.is_file():
+            raise CheckpointError(
+                f"{self.path}: holds no tokenizer, and there is no tokenizer.json beside it; convert the checkpoint again"
+            )
+        return open_tokenizer(self.path.parent, self._model.signature.inputs[0].shape[1], pair=self.pairs)

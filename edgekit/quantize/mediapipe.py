@@ -1,0 +1,98 @@
+"""Bring a .tflite to the inputs and outputs that MediaPipe Tasks takes, without changing what it computes."""
+
+import copy
+from typing import Any
+
+from edgekit.errors import ConfigError, UnsupportedOpError
+from edgekit.quantize import tree
+from edgekit.quantize.tree import listed
+from edgekit.tflite import flatbuffer
+from edgekit.tflite.flatbuffer import Entry, ModelFile
+
+SEGMENTS, SCORES = "token_type_ids", "probabilities"
+# What makes probabilities of logits: the op, and the class of its options where it has any.
+ACTIVATIONS = {"softmax": "SOFTMAX", "sigmoid": "LOGISTIC"}
+# Ops between an activation and the output that leave the order of the values as it is.
+_PASSING = ("QUANTIZE", "DEQUANTIZE", "RESHAPE")
+
+
+def gives_probabilities(file: ModelFile) -> bool:
+    """Whether the first output comes from a SOFTMAX or LOGISTIC already."""
+    entry = file.entry()
+    makers = {index: operator for operator in file.subgraphs[entry.subgraph].operators for index in operator.outputs}
+    index = next(iter(entry.outputs.values()))
+    while (maker := makers.get(index)) is not None and maker.name in _PASSING:
+        index = maker.inputs[0]
+    return maker is not None and maker.name in ACTIVATIONS.values()
+
+
+def adapt(model: bytes, *, origin: str, segments: bool, activation: str | None) -> bytes:
+    """`model` with an input for segment ids where it has none, and with probabilities in place of its logits.
+
+    The segments are read by no op: MediaPipe's TextClassifier feeds three inputs and fills the segments with zeros, which is
+    what a model of single texts holds as a constant. `activation` is a key of `ACTIVATIONS`, or None to leave the output.
+    Raises `ConfigError` for an output that is not float32, and `UnsupportedOpError` for a file above 2 GB.
+    """
+    file = flatbuffer.parse(model, origin)
+    entry = file.entry()
+    add_segments = segments and SEGMENTS not in entry.inputs
+    if not add_segments and activation is None:
+        return model
+    root = tree.load(model)
+    if root is None:
+        raise UnsupportedOpError(f"{origin}: is above 2 GB; leave --mediapipe out")
+    if add_segments:
+        _add_segments(root, entry)
+    if activation is not None:
+        output = next(iter(file.signature(entry).outputs))
+        if output.dtype != "float32":
+            raise ConfigError(
+                f"{origin}: MediaPipe takes float32 scores, output {output.name} is {output.dtype}; leave --outputs out"
+            )
+        _add_activation(root, entry, activation)
+    return tree.pack(root)
+
+
+def _add_segments(root: Any, entry: Entry) -> None:
+    graph = root.subgraphs[entry.subgraph]
+    tensor = copy.deepcopy(graph.tensors[next(iter(entry.inputs.values()))])
+    tensor.name = f"serving_default_{SEGMENTS}:0".encode()
+    index = _append(graph, tensor)
+    graph.inputs = [*listed(graph.inputs), index]
+    for signature in _signatures(root, entry):
+        signature.inputs = [*listed(signature.inputs), _named(SEGMENTS, index)]
+
+
+def _add_activation(root: Any, entry: Entry, activation: str) -> None:
+    from ai_edge_litert import schema_py_generated as schema
+
+    graph = root.subgraphs[entry.subgraph]
+    logits = next(iter(entry.outputs.values()))
+    tensor = copy.deepcopy(graph.tensors[logits])
+    tensor.name = SCORES.encode()
+    index = _append(graph, tensor)
+    name = ACTIVATIONS[activation]
+    operator = schema.OperatorT(opcodeIndex=tree.opcode(root, name), inputs=[logits], outputs=[index])
+    if name == "SOFTMAX":
+        operator.builtinOptionsType = schema.BuiltinOptions.SoftmaxOptions
+        operator.builtinOptions = schema.SoftmaxOptionsT(beta=1.0)
+    graph.operators = [*listed(graph.operators), operator]
+    graph.outputs = [index if output == logits else output for output in listed(graph.outputs)]
+    for signature in _signatures(root, entry):
+        others = [output for output in listed(signature.outputs) if output.tensorIndex != logits]
+        signature.outputs = [_named(SCORES, index), *others]
+
+
+def _append(graph: Any, tensor: Any) -> int:
+    graph.tensors = [*graph.tensors, tensor]
+    return len(graph.tensors) - 1
+
+
+def _signatures(root: Any, entry: Entry) -> list[Any]:
+    return [signature for signature in listed(root.signatureDefs) if signature.subgraphIndex == entry.subgraph]
+
+
+def _named(name: str, index: int) -> Any:
+    from ai_edge_litert import schema_py_generated as schema
+
+    return schema.TensorMapT(name.encode(), index)

@@ -1,0 +1,162 @@
+"""Write TFLite Model Metadata into a model in memory, and pack and read the files that travel behind it."""
+
+import io
+import struct
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from edgekit.errors import ModelFormatError
+from edgekit.tflite import flatbuffer, metadata, signatures
+from edgekit.tflite.metadata import AssociatedFile, ModelMetadata, TensorMetadata
+
+# Names of the files that edgekit packs, beside those of the metadata format.
+LABELS, VOCABULARY, TOKENIZER, SETTINGS = "labels.txt", "vocab.txt", "tokenizer.json", "edgekit.json"
+# Versions of the metadata parser that first knew what a file uses: the schema itself, and a BERT tokenizer's units.
+_FIRST_PARSER, _TOKENIZER_PARSER = "1.0.0", "1.1.0"
+_FEATURE, _IMAGE = 1, 2
+_ZIP_MEMBER = b"PK\x03\x04"
+# A fixed time, so that the same model always makes the same bytes.
+_WRITTEN = (1980, 1, 1, 0, 0, 0)
+# No vocabulary or tokenizer comes near it; a hostile archive may say anything.
+_LARGEST_FILE = 256 * 2**20
+
+
+def attach(model: bytes, described: bytes, files: Mapping[str, bytes], *, origin: str = "model") -> bytes:
+    """`model` with `described` as its TFLITE_METADATA and `files` behind it, in place of any that it had.
+
+    The archive is uncompressed, as the metadata format wants it. Raises `ModelFormatError` for what is no model.
+    """
+    changed = signatures.set_metadata(strip(model), flatbuffer.MODEL_METADATA, described, origin=origin)
+    target = io.BytesIO()
+    target.write(changed)
+    with zipfile.ZipFile(target, "a", zipfile.ZIP_STORED) as archive:
+        for name, content in files.items():
+            archive.writestr(zipfile.ZipInfo(name, _WRITTEN), content)
+    return target.getvalue()
+
+
+def strip(model: bytes) -> bytes:
+    """`model` without the archive behind it."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(model)) as archive:
+            start = min((item.header_offset for item in archive.infolist()), default=len(model))
+    except (zipfile.BadZipFile, struct.error, ValueError, NotImplementedError, OverflowError):
+        return model
+    return model[:start] if model[start : start + 4] == _ZIP_MEMBER else model
+
+
+def read_files(path: Path, names: Sequence[str] | None = None) -> dict[str, bytes]:
+    """Content of the files behind the model at `path`, or of those in `names` that are there; empty without an archive.
+
+    Raises `ModelFormatError` for an archive that is there and damaged.
+    """
+    found: dict[str, bytes] = {}
+    try:
+        if not zipfile.is_zipfile(path):
+            return found
+        with zipfile.ZipFile(path) as archive:
+            for item in archive.infolist():
+                if names is not None and item.filename not in names:
+                    continue
+                if item.file_size > _LARGEST_FILE:
+                    raise ModelFormatError(f"{path}: {item.filename} behind the model is said to have {item.file_size} bytes")
+                found[item.filename] = archive.read(item)
+    except (zipfile.BadZipFile, OSError, struct.error, ValueError, NotImplementedError, OverflowError, EOFError) as error:
+        raise ModelFormatError(f"{path}: the files behind the model are damaged ({error}); convert or download it again") from None
+    return found
+
+
+def build(described: ModelMetadata) -> bytes:
+    """The content of TFLITE_METADATA; `min_parser_version` is worked out here. `metadata.parse` reads it back."""
+    import flatbuffers
+
+    writer = _Writer(flatbuffers.Builder(1024))
+    units = [writer.tokenizer(described.vocabulary)] if described.vocabulary else []
+    graph = writer.table(
+        (2, writer.vector([writer.tensor(tensor) for tensor in described.inputs])),
+        (3, writer.vector([writer.tensor(tensor) for tensor in described.outputs])),
+        (5, writer.vector(units)),
+    )
+    root = writer.table(
+        (0, writer.text(described.name)),
+        (1, writer.text(described.description)),
+        (2, writer.text(described.version)),
+        (3, writer.vector([graph])),
+        (4, writer.text(described.author)),
+        (5, writer.text(described.license)),
+        (6, writer.files(described.files)),
+        (7, writer.text(_TOKENIZER_PARSER if described.vocabulary else _FIRST_PARSER)),
+    )
+    writer.builder.Finish(root, file_identifier=metadata.IDENTIFIER)
+    return bytes(writer.builder.Output())
+
+
+class _Writer:
+    """Tables of the metadata schema by the places of their fields; what is empty is left out."""
+
+    def __init__(self, builder: Any) -> None:
+        self.builder = builder
+
+    def table(self, *offsets: tuple[int, int | None], numbers: Sequence[tuple[int, str, float]] = ()) -> int:
+        """A table of (place, offset) and of (place, flatbuffers' name of the type, number)."""
+        places = [*(place for place, _ in offsets), *(place for place, _, _ in numbers)]
+        self.builder.StartObject(max(places, default=-1) + 1)
+        for place, offset in offsets:
+            if offset is not None:
+                self.builder.PrependUOffsetTRelativeSlot(place, offset, 0)
+        for place, kind, number in numbers:
+            getattr(self.builder, f"Prepend{kind}Slot")(place, number, 0)
+        return int(self.builder.EndObject())
+
+    def text(self, text: str) -> int | None:
+        return int(self.builder.CreateString(text)) if text else None
+
+    def vector(self, items: Sequence[int]) -> int | None:
+        if not items:
+            return None
+        self.builder.StartVector(4, len(items), 4)
+        for item in reversed(items):
+            self.builder.PrependUOffsetTRelative(item)
+        return int(self.builder.EndVector())
+
+    def floats(self, values: Sequence[float]) -> int:
+        self.builder.StartVector(4, len(values), 4)
+        for value in reversed(values):
+            self.builder.PrependFloat32(value)
+        return int(self.builder.EndVector())
+
+    def files(self, files: Sequence[AssociatedFile]) -> int | None:
+        return self.vector(
+            [
+                self.table((0, self.text(file.name)), (1, self.text(file.description)), numbers=[(2, "Int8", file.kind)])
+                for file in files
+            ]
+        )
+
+    def unit(self, kind: int, options: int) -> int:
+        return self.table((1, options), numbers=[(0, "Uint8", kind)])
+
+    def tokenizer(self, vocabulary: AssociatedFile) -> int:
+        return self.unit(metadata.BERT_TOKENIZER, self.table((0, self.files([vocabulary]))))
+
+    def tensor(self, tensor: TensorMetadata) -> int:
+        units = []
+        if tensor.mean and tensor.std:
+            options = self.table((0, self.floats(tensor.mean)), (1, self.floats(tensor.std)))
+            units.append(self.unit(metadata.NORMALIZATION, options))
+        if tensor.score_threshold is not None:
+            options = self.table(numbers=[(0, "Float32", tensor.score_threshold)])
+            units.append(self.unit(metadata.SCORE_THRESHOLD, options))
+        if tensor.color_space is None:
+            kind, properties = _FEATURE, self.table()
+        else:
+            kind, properties = _IMAGE, self.table(numbers=[(0, "Int8", tensor.color_space)])
+        return self.table(
+            (0, self.text(tensor.name)),
+            (1, self.text(tensor.description)),
+            (3, self.table((1, properties), numbers=[(0, "Uint8", kind)])),
+            (4, self.vector(units)),
+            (6, self.files(tensor.files)),
+        )
