@@ -21,7 +21,7 @@ from edgekit.measure.measurement import Measurement
 from edgekit.quantize.schemes import SCHEMES
 from edgekit.report.content import LearningCurve, Report
 from edgekit.spec import shown
-from edgekit.tflite import flatbuffer, metadata
+from edgekit.tflite import flatbuffer, metadata, package
 from edgekit.worker import Progress
 
 
@@ -76,6 +76,10 @@ def encoding_of(file: Path, data: Data) -> Encoding:
     if data.tokenizer is not None and not data.tokenizer.is_file():
         tokenizer = checkpoint.tokenizer_folder(data.tokenizer)
     labels = manifest.get("measured", {}).get("labels", {})
+    if tokenizer is None:
+        tokenizer = _unpack_tokenizer(file, folder / "tokenizer")
+    if tokenizer is not None and not labels:
+        labels = {label: number for number, label in enumerate(package.settings(file).get("labels", []))}
     shape = signature.outputs[0].shape if signature.outputs else ()
     mean, std = data.mean, data.std
     if mean is None and std is None:
@@ -85,6 +89,16 @@ def encoding_of(file: Path, data: Data) -> Encoding:
         mean, std = metadata.normalization(content.model_metadata)
     classes = shape[-1] if shape and shape[-1] > 0 else None
     return Encoding(tokenizer, labels, classes, mean=mean, std=std)
+
+
+def _unpack_tokenizer(file: Path, target: Path) -> Path | None:
+    """The folder of the tokenizer that travels in `file`, where it has one."""
+    content = package.read_files(file, (package.TOKENIZER,)).get(package.TOKENIZER)
+    if content is None:
+        return None
+    target.mkdir(parents=True, exist_ok=True)
+    (target / package.TOKENIZER).write_bytes(content)
+    return target
 
 
 def assess(

@@ -18,7 +18,7 @@ from edgekit.network import hub_in_reach
 
 PACKAGE = "package:"
 _SAFE, _PICKLED = "model*.safetensors", "pytorch_model*.bin"
-_HUB_FILES = ("*.json", "*.txt", "*.model", _SAFE)
+_HUB_FILES = ("*.json", "*.txt", "*.model", "README.md", _SAFE)
 _TOKENIZER_FILES = (
     "tokenizer.json",
     "vocab.txt",

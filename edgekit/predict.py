@@ -1,6 +1,5 @@
 """Labels and scores of texts and images from a .tflite alone: its tokenizer, labels and settings travel inside it."""
 
-import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ import numpy as np
 from edgekit.errors import CheckpointError, DatasetError, ModelFormatError
 from edgekit.tflite import flatbuffer, metadata, package
 from edgekit.tflite.interpreter import Model
-from edgekit.tflite.package import LABELS, SETTINGS, TOKENIZER
+from edgekit.tflite.package import LABELS, TOKENIZER
 
 # Input name -> attribute of a tokenizers Encoding.
 _FIELDS = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
@@ -48,18 +47,18 @@ class Predictor:
                 metadata.parse(described)
             except ModelFormatError as error:
                 raise ModelFormatError(f"{path}: {error}; convert or download it again") from None
-        files = package.read_files(path, (SETTINGS, TOKENIZER, LABELS))
+        files = package.read_files(path, (TOKENIZER, LABELS))
         signature = self._model.signature
         shape = signature.outputs[0].shape if signature.outputs else ()
         if len(shape) != 2 or shape[0] not in (1, -1) or not signature.inputs:
             raise ModelFormatError(f"{path}: is no classifier (its first output has shape {list(shape)}); give one")
-        self._settings = self._read_settings(files)
+        self._settings = self._read_settings()
         self.is_text = all(len(spec.shape) == 2 for spec in signature.inputs)
         if not self.is_text and (len(signature.inputs) != 1 or len(signature.inputs[0].shape) != 4):
             listed = ", ".join(f"{spec.name} {list(spec.shape)}" for spec in signature.inputs)
             raise ModelFormatError(f"{path}: takes {listed}, neither text nor an image; use edgekit evaluate with an .npz file")
         self.labels = self._read_labels(files, shape[1])
-        self._tokenizer = self._read_tokenizer(files.get(TOKENIZER)) if self.is_text else None
+        self.tokenizer = self._read_tokenizer(files.get(TOKENIZER)) if self.is_text else None
 
     @property
     def pairs(self) -> bool:
@@ -68,7 +67,7 @@ class Predictor:
 
     def text(self, text: str, pair: str | None = None) -> Prediction:
         """Judge one text, or a text and its second half. Raises `DatasetError` if the model takes the other kind."""
-        if self._tokenizer is None:
+        if self.tokenizer is None:
             raise DatasetError(f"{self.path}: takes images; give image files")
         if (pair is not None) != self.pairs:
             wanted = (
@@ -76,7 +75,7 @@ class Predictor:
             )
             raise DatasetError(f"{self.path}: takes {wanted}")
         started = time.perf_counter()
-        encoding = self._tokenizer.encode(text, pair)
+        encoding = self.tokenizer.encode(text, pair)
         row = {spec.name: np.array([getattr(encoding, _FIELDS[spec.name])], np.int32) for spec in self._model.signature.inputs}
         remark = "" if text.strip() else "the text is empty"
         if encoding.overflowing:
@@ -85,7 +84,7 @@ class Predictor:
 
     def image(self, path: Path) -> Prediction:
         """Judge one image file. Raises `DatasetError` if it cannot be read."""
-        if self._tokenizer is not None:
+        if self.tokenizer is not None:
             raise DatasetError(f"{self.path}: takes texts, not images")
         from edgekit.data.images import Preprocessing, read_image
 
@@ -109,13 +108,9 @@ class Predictor:
         scores = dict(zip(self.labels, values.tolist(), strict=True))
         return Prediction(self.labels[int(values.argmax())], scores, milliseconds, remark)
 
-    def _read_settings(self, files: Mapping[str, bytes]) -> dict[str, Any]:
-        try:
-            found = json.loads(files.get(SETTINGS, b"{}"))
-        except ValueError as error:
-            raise ModelFormatError(f"{self.path}: its {SETTINGS} is damaged ({error}); convert or download it again") from None
-        if SETTINGS in files:
-            return dict(found) if isinstance(found, dict) else {}
+    def _read_settings(self) -> dict[str, Any]:
+        if found := package.settings(self.path):
+            return found
         told = metadata.normalization(self._model.metadata)
         settings = {name: value for name, value in zip(("mean", "std"), told, strict=True) if value}
         from edgekit.assess import manifest_of

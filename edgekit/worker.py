@@ -5,7 +5,6 @@ on failure, and the kernel kills without a word.
 """
 
 import contextlib
-import ctypes
 import gc
 import json
 import os
@@ -27,6 +26,7 @@ from typing import Generic, ParamSpec, TypeVar
 
 import psutil
 
+from edgekit.child import die_with_parent
 from edgekit.errors import DISK_FULL, EdgekitError, OutputError, WorkerCrashed, WorkerOutOfMemory, WorkerTimeout
 
 P = ParamSpec("P")
@@ -242,14 +242,6 @@ def _resident(pid: int) -> int:
 
 def _log_tail(job: Path) -> str:
     return (job / "log").read_bytes()[-_LOG_TAIL:].decode(errors="replace")
-
-
-def die_with_parent(parent: int) -> None:
-    """Have the system kill this process when `parent` ends."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # 1 is PR_SET_PDEATHSIG, prctl(2)
-        if os.getppid() != parent:
-            os._exit(1)
 
 
 def _signal_name(number: int) -> str:

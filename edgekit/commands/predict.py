@@ -20,7 +20,7 @@ _STREAM = "-"
 @click.argument("file", metavar="FILE.tflite", type=click.Path(path_type=Path))
 @click.argument("inputs", metavar="TEXT|IMAGE|-...", nargs=-1, required=True)
 @click.option("--pair", help="Second text of a pair; several pairs have a tab between their texts.")
-@options.threads_option
+@click.option("--threads", type=click.IntRange(1, 256), default=2, show_default=True, help="Interpreter threads.")
 @options.common
 def predict(file: Path, inputs: tuple[str, ...], pair: str | None, threads: int, as_json: bool, quiet: bool, seed: int) -> None:
     """Label and scores of each text or image, from the file alone; - reads a line at a time from stdin."""
@@ -29,11 +29,10 @@ def predict(file: Path, inputs: tuple[str, ...], pair: str | None, threads: int,
     _in_child(file)
     # One inference at a time does no linear algebra, and threads that wait for some take time to start.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    from edgekit.measure.benchmark import check_threads
     from edgekit.predict import Predictor
 
-    check_threads(threads)
-    predictor = Predictor(file, threads=threads)
+    with _quiet():
+        predictor = Predictor(file, threads=threads)
     for number, given in enumerate(_each(inputs), 1):
         if predictor.is_text:
             text, second = _halves(given, pair, pairs=predictor.pairs)
@@ -48,6 +47,20 @@ def predict(file: Path, inputs: tuple[str, ...], pair: str | None, threads: int,
         else:
             click.echo(f"{found.label}\t{found.scores[found.label]:.4f}\t{found.milliseconds:.2f} ms\t{' '.join(given.split())}")
     sys.stdout.flush()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The runtime says on stderr that it has made its delegate, and cannot be told not to."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _each(inputs: tuple[str, ...]) -> Iterator[str]:
@@ -78,7 +91,7 @@ def _in_child(file: Path) -> None:
     sys.stdout.flush()
     child = os.fork()
     if child == 0:
-        from edgekit.worker import die_with_parent
+        from edgekit.child import die_with_parent
 
         die_with_parent(parent)
         return

@@ -1,6 +1,7 @@
 """Write TFLite Model Metadata into a model in memory, and pack and read the files that travel behind it."""
 
 import io
+import json
 import struct
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -66,6 +67,16 @@ def read_files(path: Path, names: Sequence[str] | None = None) -> dict[str, byte
     except (zipfile.BadZipFile, OSError, struct.error, ValueError, NotImplementedError, OverflowError, EOFError) as error:
         raise ModelFormatError(f"{path}: the files behind the model are damaged ({error}); convert or download it again") from None
     return found
+
+
+def settings(path: Path) -> dict[str, Any]:
+    """What `SETTINGS` behind the model says; empty without one. Raises `ModelFormatError` if it is damaged."""
+    content = read_files(path, (SETTINGS,)).get(SETTINGS)
+    try:
+        found = json.loads(content or b"{}")
+    except ValueError as error:
+        raise ModelFormatError(f"{path}: its {SETTINGS} is damaged ({error}); convert or download it again") from None
+    return found if isinstance(found, dict) else {}
 
 
 def build(described: ModelMetadata) -> bytes:

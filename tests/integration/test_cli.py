@@ -1,7 +1,9 @@
 """Every command does its work, prints what it should where it should, and is quick where it loads nothing."""
 
 import json
+import shutil
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import numpy as np
 import pytest
 
 from edgekit import cli
+from edgekit.tflite import package
 from tests.commands import PROGRAM, edgekit, environment
 
 COMMANDS = (
@@ -219,3 +222,85 @@ def test_inspect_of_a_megabyte_takes_a_second(float32: Path, tmp_path: Path) -> 
     file = tmp_path / "large.tflite"
     file.write_bytes(float32.read_bytes() + bytes(2**20 - float32.stat().st_size))
     assert _best("inspect", "predict", file) <= 1.0
+
+
+@pytest.fixture
+def alone(dynamic: Path, tmp_path: Path) -> Path:
+    """The dynamic file in a folder of its own: no tokenizer and no manifest beside it."""
+    return Path(shutil.copy(dynamic, tmp_path / "alone.tflite"))
+
+
+def test_predict_needs_the_file_alone(alone: Path, dynamic: Path, tiny_tsv: Path) -> None:
+    rows = [line.split("\t") for line in tiny_tsv.read_text().splitlines()[1:]]
+    done = subprocess.run(
+        [*PROGRAM, "predict", str(alone), "--json", "-"],
+        input="".join(f"{text}\n" for text, _ in rows),
+        capture_output=True,
+        text=True,
+        env=environment(),
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    assert all(set(line) == {"label", "scores", "milliseconds"} for line in found)
+    assert all(list(line["scores"]) == ["negative", "positive"] for line in found)
+    right = sum(["negative", "positive"].index(line["label"]) == int(label) for line, (_, label) in zip(found, rows, strict=True))
+    manifest = json.loads(dynamic.with_suffix(".json").read_text())
+    assert right == manifest["measured"]["measurement"]["accuracy"]["count"]
+
+
+def test_predict_prints_a_line_for_each_text_and_tells_what_it_cut(alone: Path) -> None:
+    said = edgekit("predict", alone, "a lovely film", "", "film " * 40)
+    assert said.code == 0
+    assert [len(line.split("\t")) for line in said.out.splitlines()] == [4, 4, 4]
+    assert said.err == [
+        "edgekit: note: input 2: the text is empty",
+        "edgekit: note: input 3: the text is too long: cut to the 16 tokens that the model takes, as in training",
+    ]
+
+
+def test_predict_tells_what_is_wrong_in_one_line(alone: Path, tmp_path: Path) -> None:
+    bare = tmp_path / "elsewhere" / "bare.tflite"
+    bare.parent.mkdir()
+    bare.write_bytes(package.strip(alone.read_bytes()))
+    for arguments, code, line in (
+        ((bare, "a"), 3, "holds no tokenizer, and there is no tokenizer.json beside it"),
+        ((tmp_path / "absent.tflite", "a"), 3, "no such file"),
+        ((alone, "a", "--pair", "b"), 3, "takes single texts"),
+        ((alone, "a", "b", "--pair", "c"), 2, "--pair goes with one text"),
+    ):
+        said = edgekit("predict", *arguments)
+        assert (said.code, said.out) == (code, "")
+        assert len(said.err) == 1
+        assert line in said.err[0]
+
+
+def test_predict_survives_what_crashes_the_interpreter(alone: Path) -> None:
+    crash = "import os, edgekit.predict as p; p.Predictor = lambda *a, **k: os.abort(); from edgekit.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", crash, "predict", str(alone), "a"], capture_output=True, text=True, env=environment(), check=False
+    )
+    assert done.returncode == 5
+    assert done.stderr.splitlines() == [
+        f"edgekit: error: {alone}: the interpreter crashed with SIGABRT; convert or download the file again"
+    ]
+
+
+def test_evaluate_takes_tokenizer_and_labels_from_the_file(alone: Path, dynamic: Path, tiny_tsv: Path) -> None:
+    inside = json.loads(edgekit("evaluate", alone, "--dataset", tiny_tsv, "--json").out)
+    beside = json.loads(edgekit("evaluate", dynamic, "--dataset", tiny_tsv, "--json").out)
+    assert inside["accuracy"] == beside["accuracy"]
+
+
+def test_predict_loads_no_framework(alone: Path) -> None:
+    script = (
+        "import json, os, sys; os.fork = lambda: 0; import edgekit.child; edgekit.child.die_with_parent = lambda parent: None\n"
+        "import atexit; atexit.register(lambda: print(json.dumps(sorted(sys.modules)), file=sys.stderr))\n"
+        "from edgekit.cli import main; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, "predict", str(alone), "a"], capture_output=True, text=True, env=environment(), check=False
+    )
+    loaded = {name.split(".")[0] for name in json.loads(done.stderr)}
+    assert not loaded & {"torch", "tensorflow", "transformers", "matplotlib", "PIL", "psutil"}
+    assert {"tokenizers", "ai_edge_litert"} <= loaded

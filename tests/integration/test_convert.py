@@ -18,6 +18,7 @@ from edgekit.data.samples import Samples
 from edgekit.errors import CalibrationError, ConfigError, DatasetError, EdgekitError, ModelFormatError, OutputError
 from edgekit.quantize import quantizer
 from edgekit.quantize.schemes import SCHEMES
+from edgekit.tflite.inspect import inspect
 from edgekit.tflite.interpreter import Model
 from edgekit.worker import Worker
 from tests import tiny
@@ -299,3 +300,22 @@ def test_two_runs_on_one_output_do_not_mix(network, tmp_path):
 
     with artifacts.claimed(tmp_path / "out"), pytest.raises(EdgekitError, match="another edgekit run is writing here"):
         convert(str(network), tmp_path / "out", ConvertConfig(schemes=("float32",)))
+
+
+def test_images_for_mediapipe_are_measured_as_they_are_published(network, tmp_path):
+    (tmp_path / "labels.txt").write_text("".join(f"class {number}\n" for number in range(10)))
+    data = images(tmp_path / "images.npz")
+    config = ConvertConfig(
+        ("float32", "dynamic"), representative_data=data, max_drop=1.0, mediapipe=True, labels=tmp_path / "labels.txt"
+    )
+    found = convert(str(network), tmp_path / "out", config)
+    for result in found.results:
+        summary = inspect(published(result), probe=False)
+        assert summary.metadata_failure is None
+        assert summary.associated_files["labels.txt"] == 80
+        assert [spec.name for spec in summary.signature.outputs] == ["probabilities"]
+        assert result.measurement is not None
+        assert result.measurement.size_bytes == published(result).stat().st_size == facts(result)["size_bytes"]
+        assert summary.sha256 == facts(result)["sha256"]
+    agreement = facts(found.results[1])["measured"]["measurement"]["agreement"]
+    assert agreement["value"] > 0.9

@@ -1,0 +1,14 @@
+"""What a child process owes its parent."""
+
+import ctypes
+import os
+import signal
+import sys
+
+
+def die_with_parent(parent: int) -> None:
+    """Have the system kill this process when `parent` ends."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # 1 is PR_SET_PDEATHSIG, prctl(2)
+        if os.getppid() != parent:
+            os._exit(1)
