@@ -15,7 +15,7 @@ from edgekit.bridge import TOKEN_INPUTS, Kind, Source
 from edgekit.data.images import Preprocessing
 from edgekit.data.sources import ImageRows, Rows
 from edgekit.data.text import open_tokenizer
-from edgekit.errors import ConfigError, DatasetError
+from edgekit.errors import ConfigError, DatasetError, ModelFormatError
 from edgekit.quantize import mediapipe
 from edgekit.spec import TensorSpec
 from edgekit.tflite import flatbuffer, metadata, package
@@ -144,15 +144,15 @@ def of_source(source: Source, float_model: Path, rows: Rows | None, config: Any)
             raise ConfigError(f"{source.name}: has its labels in config.json; leave --labels out")
         return _of_checkpoint(source, config, [spec.name for spec in specs.inputs])
     image = len(specs.inputs) == 1 and len(specs.inputs[0].shape) == 4 and specs.inputs[0].shape[3] in (1, 3)
-    if source.kind is Kind.TFLITE and not config.mediapipe and config.labels is None:
-        found = flatbuffer.read(source.path).model_metadata
-        return Carried(found, package.read_files(source.path)) if found else None
     classes = specs.outputs[0].shape[-1] if specs.outputs and len(specs.outputs[0].shape) == 2 else 0
     told = config.mediapipe or config.labels is not None or config.score_threshold is not None
+    if source.kind is Kind.TFLITE and not told:
+        return _carried(source.path)
     if not image or classes < 1:
         if told:
             raise ConfigError(
-                f"{source.name}: classifies no images; --mediapipe, --labels and --score-threshold are for images and texts"
+                f"{source.name}: is no image classifier; leave --mediapipe, --labels and --score-threshold out, "
+                "or give the checkpoint of a text classifier"
             )
         return None
     names = rows.class_names if isinstance(rows, ImageRows) else None
@@ -183,6 +183,17 @@ def of_source(source: Source, float_model: Path, rows: Rows | None, config: Any)
         limits=limits,
         notes=limits,
     )
+
+
+def _carried(path: Path) -> Carried | None:
+    """Nothing where it is damaged: the model is sound all the same, and `inspect` tells of it."""
+    try:
+        if not (found := flatbuffer.read(path).model_metadata):
+            return None
+        metadata.parse(found)
+        return Carried(found, package.read_files(path))
+    except ModelFormatError:
+        return None
 
 
 def _of_checkpoint(source: Source, config: Any, inputs: Sequence[str]) -> Package:

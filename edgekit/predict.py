@@ -75,6 +75,10 @@ class Predictor:
             )
             raise DatasetError(f"{self.path}: takes {wanted}")
         started = time.perf_counter()
+        try:
+            (text + (pair or "")).encode()
+        except UnicodeEncodeError:
+            raise DatasetError(f"{self.path}: a text is not UTF-8; convert it, for example with iconv") from None
         encoding = self.tokenizer.encode(text, pair)
         row = {spec.name: np.array([getattr(encoding, _FIELDS[spec.name])], np.int32) for spec in self._model.signature.inputs}
         remark = "" if text.strip() else "the text is empty"

@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from edgekit import options
-from edgekit.errors import ConfigError, DatasetError, WorkerCrashed
+from edgekit.errors import ConfigError, WorkerCrashed
 
 _STREAM = "-"
 
@@ -68,10 +68,8 @@ def _each(inputs: tuple[str, ...]) -> Iterator[str]:
         if given != _STREAM:
             yield given
             continue
-        try:
-            yield from (line.rstrip("\r\n") for line in sys.stdin)
-        except UnicodeDecodeError as error:
-            raise DatasetError(f"stdin: not UTF-8 at byte {error.start} of a block; convert it to UTF-8") from None
+        sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")  # type: ignore[union-attr]
+        yield from (line.rstrip("\r\n") for line in sys.stdin)
 
 
 def _halves(given: str, pair: str | None, *, pairs: bool) -> tuple[str, str | None]:

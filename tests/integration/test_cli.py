@@ -267,6 +267,7 @@ def test_predict_tells_what_is_wrong_in_one_line(alone: Path, tmp_path: Path) ->
         ((bare, "a"), 3, "holds no tokenizer, and there is no tokenizer.json beside it"),
         ((tmp_path / "absent.tflite", "a"), 3, "no such file"),
         ((alone, "a", "--pair", "b"), 3, "takes single texts"),
+        ((alone, "caf\udce9"), 3, "a text is not UTF-8"),
         ((alone, "a", "b", "--pair", "c"), 2, "--pair goes with one text"),
     ):
         said = edgekit("predict", *arguments)

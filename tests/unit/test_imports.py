@@ -11,7 +11,7 @@ import pytest
 
 # From the ground up. A unit may import what lies in a lower layer and itself; `AMONG_THEMSELVES` says where neighbours may as well.
 LAYERS = (
-    {"errors", "spec", "artifacts", "worker", "architectures", "checkpoint", "linear8", "masks", "network", "parity"},
+    {"errors", "spec", "artifacts", "worker", "child", "architectures", "checkpoint", "linear8", "masks", "network", "parity"},
     {"data", "tflite"},
     {"train", "prune", "export", "quantize"},
     {"measure"},
@@ -26,7 +26,7 @@ LAYERS = (
     {"cli", "__main__"},
 )
 AMONG_THEMSELVES = (
-    {"errors", "spec", "artifacts", "worker", "architectures", "checkpoint", "linear8", "masks", "network", "parity"},
+    {"errors", "spec", "artifacts", "worker", "child", "architectures", "checkpoint", "linear8", "masks", "network", "parity"},
     {"recipe", "pipeline"},
     {"cli", "__main__"},
 )

@@ -164,7 +164,7 @@ def test_what_a_model_cannot_have_is_refused(image_model, model, tiny_bert, tmp_
         of_images(image_model, replace(CONFIG, labels=tmp_path / "labels.txt"))
     with pytest.raises(DatasetError, match=r"cannot be read as labels"):
         of_images(image_model, replace(CONFIG, labels=tmp_path / "absent.txt"))
-    with pytest.raises(ConfigError, match=r"net: classifies no images"):
+    with pytest.raises(ConfigError, match=r"net: is no image classifier"):
         of_images(model, replace(CONFIG, mediapipe=True))
     with pytest.raises(ConfigError, match=r"leave --labels out"):
         of_folder(tiny_bert, model, replace(CONFIG, labels=tmp_path / "labels.txt"))
@@ -180,3 +180,10 @@ def test_a_tflite_source_hands_on_what_it_carries(tiny_bert, model, tmp_path):
     carried.write(model, second, "dynamic")
     assert package.read_files(second) == package.read_files(first)
     assert packaging.of_source(Source(Kind.TFLITE, model, "model"), model, None, CONFIG) is None
+
+
+def test_damaged_metadata_of_a_tflite_source_is_not_handed_on(tiny_bert, model, tmp_path):
+    source = tmp_path / "source.tflite"
+    of_folder(tiny_bert, model).write(model, source, "float32")
+    source.write_bytes(source.read_bytes().replace(b"M001", b"M000"))
+    assert packaging.of_source(Source(Kind.TFLITE, source, "source"), source, None, CONFIG) is None
