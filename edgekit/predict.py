@@ -90,15 +90,17 @@ class Predictor:
         """Judge one image file. Raises `DatasetError` if it cannot be read."""
         if self.tokenizer is not None:
             raise DatasetError(f"{self.path}: takes texts, not images")
-        from edgekit.data.images import Preprocessing, read_image
+        from edgekit.data.images import Preprocessing, for_input, read_image
 
         spec = self._model.signature.inputs[0]
         usual = Preprocessing()
         started = time.perf_counter()
         _, height, width, channels = spec.shape
-        pixels = read_image(path, height, width, channels, crop=bool(self._settings.get("crop", usual.crop)))
-        mean, std = (np.asarray(self._settings.get(name, getattr(usual, name)), np.float32) for name in ("mean", "std"))
-        return self._run({spec.name: ((pixels - mean) / std)[np.newaxis]}, started, "")
+        mean, std = (tuple(self._settings.get(name, getattr(usual, name))) for name in ("mean", "std"))
+        how = for_input(spec, Preprocessing(mean, std, bool(self._settings.get("crop", usual.crop))))
+        pixels = read_image(path, height, width, channels, crop=how.crop)
+        real = (pixels - np.asarray(how.mean, np.float32)) / np.asarray(how.std, np.float32)
+        return self._run({spec.name: real[np.newaxis]}, started, "")
 
     def _run(self, row: Mapping[str, np.ndarray], started: float, remark: str) -> Prediction:
         values = next(iter(self._model.run(row).values()))[0].astype(np.float64)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from edgekit.data.arrays import fit_arrays, normalize
-from edgekit.data.images import Preprocessing, encode_images
+from edgekit.data.images import Preprocessing, encode_images, for_input
 from edgekit.data.samples import Samples
 from edgekit.data.sources import ArrayRows, Rows, TextRows
 from edgekit.data.text import encode_text
@@ -56,7 +56,8 @@ def encode(rows: Rows, inputs: Sequence[TensorSpec], encoding: Encoding, folder:
         raise DatasetError(f"{rows.origin}: the model takes {_listed(inputs)}, which images cannot fill; give an .npz file")
     _, height, width, channels = inputs[0].shape
     usual = Preprocessing()
-    preprocessing = Preprocessing(encoding.mean or usual.mean, encoding.std or usual.std, usual.crop)
+    told = Preprocessing(encoding.mean or usual.mean, encoding.std or usual.std, usual.crop)
+    preprocessing = for_input(inputs[0], told)
     return encode_images(rows, height, width, preprocessing, folder, inputs[0].name, encoding.classes, channels)
 
 

@@ -11,6 +11,9 @@ import numpy as np
 from edgekit.data.samples import Array, Samples
 from edgekit.data.sources import ImageRows
 from edgekit.errors import ConfigError, DatasetError, OutputError
+from edgekit.spec import TensorSpec
+
+_BRIGHTEST = 255.0
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,20 @@ class Preprocessing:
     mean: tuple[float, ...] = (127.5,)
     std: tuple[float, ...] = (127.5,)
     crop: bool = True
+
+
+def for_input(spec: TensorSpec, preprocessing: Preprocessing) -> Preprocessing:
+    """`preprocessing`, or for a uint8 input that means the same to within one level, pixels as they are.
+
+    That is what apps feed such an input; between mean 127.5 and a whole zero point lies half a level, which rounds either way.
+    """
+    if spec.dtype != "uint8" or not spec.scale:
+        return preprocessing
+    pixels = np.array([[0.0], [_BRIGHTEST]])
+    levels = (pixels - preprocessing.mean) / preprocessing.std / spec.scale + (spec.zero_point or 0)
+    if np.abs(levels - pixels).max() > 1:
+        return preprocessing
+    return Preprocessing((float(spec.zero_point or 0),), (1 / spec.scale,), preprocessing.crop)
 
 
 def encode_images(

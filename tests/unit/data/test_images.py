@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgekit.data.images import Preprocessing, encode_images, head_labels
+from edgekit.data.images import Preprocessing, encode_images, for_input, head_labels
 from edgekit.data.sources import ImageRows
 from edgekit.errors import ConfigError, DatasetError, OutputError
+from edgekit.spec import TensorSpec
+from edgekit.tflite.interpreter import quantize
 
 MOBILENET = Preprocessing(mean=(127.5,), std=(127.5,), crop=True)
 STRETCH = Preprocessing(mean=(0.0,), std=(1.0,), crop=False)
@@ -108,3 +110,14 @@ def test_labels_alone_never_move() -> None:
 def test_labels_outside_the_head(rows: ImageRows) -> None:
     with pytest.raises(DatasetError, match=r"outside the head: bands.png has 1"):
         head_labels(rows, 1)
+
+
+@pytest.mark.parametrize(("zero_point", "same"), [(127, True), (128, True), (126, False)])
+def test_a_uint8_input_that_means_pixels_is_fed_pixels(zero_point, same):
+    spec = TensorSpec("image", (1, 4, 4, 3), "uint8", 2 / 255, zero_point)
+    found = for_input(spec, Preprocessing())
+    pixels = np.arange(256, dtype=np.float32)
+    real = (pixels - np.asarray(found.mean, np.float32)) / np.asarray(found.std, np.float32)
+    assert (quantize(real, spec) == pixels).all() == same
+    assert (found == Preprocessing()) != same
+    assert for_input(TensorSpec("image", (1, 4, 4, 3), "float32"), Preprocessing()) == Preprocessing()
