@@ -35,7 +35,7 @@ def predict(file: Path, inputs: tuple[str, ...], pair: str | None, threads: int,
         predictor = Predictor(file, threads=threads)
     for number, given in enumerate(_each(inputs), 1):
         if predictor.is_text:
-            text, second = _halves(given, pair, pairs=predictor.pairs)
+            text, second = halves(given, pair, pairs=predictor.pairs)
             found = predictor.text(text, second)
         else:
             found = predictor.image(Path(given))
@@ -72,7 +72,7 @@ def _each(inputs: tuple[str, ...]) -> Iterator[str]:
         yield from (line.rstrip("\r\n") for line in sys.stdin)
 
 
-def _halves(given: str, pair: str | None, *, pairs: bool) -> tuple[str, str | None]:
+def halves(given: str, pair: str | None, *, pairs: bool) -> tuple[str, str | None]:
     """A tab divides a pair, and is white space in a single text."""
     if pair is not None:
         return given, pair

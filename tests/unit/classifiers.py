@@ -12,18 +12,26 @@ from tests.unit.tflite.conftest import Builder
 LENGTH = 16
 
 
-def text_classifier(length: int = LENGTH, classes: int = 2) -> bytes:
-    """Inputs input_ids and attention_mask (1, length); the logits are a random product of both."""
+def text_classifier(length: int = LENGTH, classes: int = 2, *, pairs: bool = False) -> bytes:
+    """Inputs input_ids and attention_mask (1, length); the logits are a random product of both.
+
+    With `pairs` there are token_type_ids too, which are added to the ids.
+    """
     draw = np.random.default_rng(0)
     build = Builder()
     ids, mask = build.tensor("ids", [1, length], "int32"), build.tensor("mask", [1, length], "int32")
     product, real = build.tensor("product", [1, length], "int32"), build.tensor("real", [1, length])
     weights = build.tensor("weights", [classes, length], data=(0.01 * draw.standard_normal((classes, length))).astype(np.float32))
     logits = build.tensor("logits", [1, classes])
-    build.op("MUL", [ids, mask], [product], schema.MulOptionsT())
+    inputs, summed = {"input_ids": ids, "attention_mask": mask}, ids
+    if pairs:
+        inputs["token_type_ids"] = build.tensor("segments", [1, length], "int32")
+        summed = build.tensor("summed", [1, length], "int32")
+        build.op("ADD", [ids, inputs["token_type_ids"]], [summed], schema.AddOptionsT())
+    build.op("MUL", [summed, mask], [product], schema.MulOptionsT())
     build.op("CAST", [product], [real], schema.CastOptionsT())
     build.op("FULLY_CONNECTED", [real, weights, -1], [logits], schema.FullyConnectedOptionsT())
-    build.ends({"input_ids": ids, "attention_mask": mask}, {"logits": logits}, "serving_default")
+    build.ends(inputs, {"logits": logits}, "serving_default")
     return build.pack()
 
 

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,8 +11,10 @@ from PIL import Image
 
 from edgekit import packaging
 from edgekit.bridge import Kind, Source
+from edgekit.commands.predict import halves
 from edgekit.convert import ConvertConfig
-from edgekit.data.sources import ImageRows
+from edgekit.data.sources import ImageRows, TextRows
+from edgekit.data.text import encode_text
 from edgekit.errors import CheckpointError, DatasetError, EdgekitError, ModelFormatError
 from edgekit.predict import Predictor
 from edgekit.tflite import flatbuffer, package
@@ -23,10 +26,10 @@ from tests.unit.tflite.conftest import Builder
 CONFIG = ConvertConfig(schemes=("float32",), max_length=LENGTH)
 
 
-def packed(folder: Path, room: Path, length: int = LENGTH, **settings) -> Path:
+def packed(folder: Path, room: Path, length: int = LENGTH, *, pairs: bool = False, **settings: Any) -> Path:
     room.mkdir(exist_ok=True)
     bare, target = room / "bare.tflite", room / "packed.tflite"
-    bare.write_bytes(text_classifier(length))
+    bare.write_bytes(text_classifier(length, pairs=pairs))
     config = replace(CONFIG, max_length=length, **settings)
     found = packaging.of_source(Source(Kind.CHECKPOINT, folder, "bert"), bare, None, config)
     assert found is not None
@@ -139,6 +142,23 @@ def test_a_damaged_metadata_block(alone, tmp_path):
 def test_single_texts_take_no_second_half(alone):
     with pytest.raises(DatasetError, match="takes single texts"):
         Predictor(alone).text("a", "b")
+
+
+def test_pairs_are_encoded_as_in_training(tiny_bert, tmp_path):
+    predictor = Predictor(packed(tiny_bert, tmp_path / "pairs", pairs=True))
+    texts, others = ("a lovely film", "the plot is dull"), ("grim scene", "very " * 20)
+    rows = TextRows(texts, others, None, "pairs")
+    names = ("input_ids", "attention_mask", "token_type_ids")
+    encoded = encode_text(rows, tiny_bert, LENGTH, names, {})
+    for index, (text, other) in enumerate(zip(texts, others, strict=True)):
+        logits = Model(predictor.path).run({name: encoded.inputs[name][index : index + 1] for name in names})["logits"][0]
+        expected = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
+        assert list(predictor.text(text, other).scores.values()) == pytest.approx(expected.tolist(), rel=1e-4)
+    with pytest.raises(DatasetError, match="takes pairs of texts; give the second after a tab or with --pair"):
+        predictor.text("a film")
+    assert halves("a\tb", None, pairs=True) == ("a", "b")
+    assert halves("a\tb", None, pairs=False) == ("a\tb", None)
+    assert halves("a\tb", "c", pairs=True) == ("a\tb", "c")
 
 
 def test_images(tmp_path):
