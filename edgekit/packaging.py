@@ -85,10 +85,14 @@ class Package:
         graph = file.subgraphs[entry.subgraph]
         names = {index: name for name, index in entry.inputs.items()}
         inputs = [graph.tensors[index].spec(names.get(index, "")) for index in graph.inputs]
-        scores = "Probability" if settings["activation"] == "none" else "Logit"
+        name, scores = "logits", "Logit of each class."
+        if mediapipe.gives_probabilities(file):
+            name, scores = "probability", "Probability of each class."
+        elif settings["activation"] == "none":
+            name, scores = "value", "The value that the model estimates."
         output = TensorMetadata(
-            "probability" if settings["activation"] == "none" else "logits",
-            f"{scores} of each class.",
+            name,
+            scores,
             files=(_FILES[LABELS],) if LABELS in files else (),
             score_threshold=self.score_threshold,
         )
@@ -125,7 +129,6 @@ class Carried:
 
     described: bytes
     files: Mapping[str, bytes]
-    limits: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
     def write(self, model: Path, target: Path, scheme: str) -> None:
@@ -171,7 +174,10 @@ def of_source(source: Source, float_model: Path, rows: Rows | None, config: Any)
         "crop": usual.crop,
     }
     per_channel = len(set(mean)) > 1 or len(set(std)) > 1
-    limits = ("MediaPipe normalizes all channels alike; this model's differ",) if per_channel else ()
+    notes = []
+    if config.mediapipe:
+        notes.append("MediaPipe stretches an image to the model's size, edgekit evaluate and predict crop its centre.")
+        notes += ["MediaPipe normalizes all channels alike, this model's differ: give it --inputs uint8."] if per_channel else []
     files = {LABELS: _lines(labels)} if labels else {}
     return Package(
         IMAGE,
@@ -180,8 +186,7 @@ def of_source(source: Source, float_model: Path, rows: Rows | None, config: Any)
         files,
         for_mediapipe=config.mediapipe,
         score_threshold=config.score_threshold,
-        limits=limits,
-        notes=limits,
+        notes=tuple(notes),
     )
 
 

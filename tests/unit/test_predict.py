@@ -1,6 +1,7 @@
 """Labels and scores from a file alone, the ids of Hugging Face, and what is wrong with files that cannot give any."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from edgekit.data.sources import ImageRows, TextRows
 from edgekit.data.text import encode_text
 from edgekit.errors import CheckpointError, DatasetError, EdgekitError, ModelFormatError
 from edgekit.predict import Predictor
-from edgekit.tflite import flatbuffer, package
+from edgekit.tflite import flatbuffer, metadata, package
 from edgekit.tflite.interpreter import Model
 from edgekit.worker import Worker
 from tests.unit.classifiers import LENGTH, hard_strings, hugging_face_ids, image_classifier, text_classifier
@@ -189,3 +190,29 @@ def test_what_is_no_classifier(tmp_path):
     (tmp_path / "abs.tflite").write_bytes(build.pack())
     with pytest.raises(ModelFormatError, match=r"is no classifier \(its first output has shape \[1, 3, 2\]\)"):
         Predictor(tmp_path / "abs.tflite")
+
+
+@pytest.mark.parametrize(
+    ("config", "classes", "name"),
+    [
+        ({"problem_type": "regression", "id2label": {"0": "stars"}}, 1, "value"),
+        ({"problem_type": "multi_label_classification"}, 2, "logits"),
+    ],
+)
+def test_scores_of_other_kinds_of_heads(tiny_bert, tmp_path, config, classes, name):
+    folder, bare, target = tmp_path / "head", tmp_path / "bare.tflite", tmp_path / "packed.tflite"
+    shutil.copytree(tiny_bert, folder)
+    file = folder / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **config}))
+    bare.write_bytes(text_classifier(classes=classes))
+    found = packaging.of_source(Source(Kind.CHECKPOINT, folder, "head"), bare, None, CONFIG)
+    assert found is not None
+    found.write(bare, target, "float32")
+    assert metadata.parse(flatbuffer.read(target).model_metadata).outputs[0].name == name
+    predictor = Predictor(target)
+    assert predictor.tokenizer is not None
+    encoding = predictor.tokenizer.encode("a film")
+    row = {"input_ids": np.array([encoding.ids], np.int32), "attention_mask": np.array([encoding.attention_mask], np.int32)}
+    values = Model(target).run(row)["logits"][0]
+    expected = values if name == "value" else 1 / (1 + np.exp(-values))
+    assert list(predictor.text("a film").scores.values()) == pytest.approx(expected.tolist(), rel=1e-4)
