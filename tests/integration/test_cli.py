@@ -140,9 +140,9 @@ def test_report_of_a_converted_folder(converted: Path, tmp_path: Path, suffix: s
 
 
 def test_inspect_as_text_and_as_json(float32: Path) -> None:
-    said = edgekit("inspect", "predict", float32)
+    said = edgekit("inspect", float32)
     assert "input_ids" in said.out
-    summary = json.loads(edgekit("inspect", "predict", float32, "--json").out)
+    summary = json.loads(edgekit("inspect", float32, "--json").out)
     assert {tensor["name"] for tensor in next(iter(summary["signatures"].values()))["inputs"]} == {"input_ids", "attention_mask"}
 
 
@@ -187,7 +187,7 @@ def test_bash_completes_commands_options_and_schemes() -> None:
 
 
 def test_a_reader_that_stops_early_is_no_failure(float32: Path) -> None:
-    for arguments in (("inspect", "predict", str(float32), "--json"), ("benchmark", str(float32), "--runs", "3", "--rounds", "1")):
+    for arguments in (("inspect", str(float32), "--json"), ("benchmark", str(float32), "--runs", "3", "--rounds", "1")):
         with subprocess.Popen([*PROGRAM, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment()) as process:
             assert process.stdout is not None
             assert process.stderr is not None
@@ -221,7 +221,7 @@ def test_inspect_of_a_megabyte_takes_a_second(float32: Path, tmp_path: Path) -> 
     # What follows the model is not part of it; the file is read and hashed in full all the same.
     file = tmp_path / "large.tflite"
     file.write_bytes(float32.read_bytes() + bytes(2**20 - float32.stat().st_size))
-    assert _best("inspect", "predict", file) <= 1.0
+    assert _best("inspect", file) <= 1.0
 
 
 @pytest.fixture
