@@ -1,6 +1,7 @@
 """What the scripts run in workers: a child can only find functions of modules, not of a script."""
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -85,3 +86,21 @@ def write_encoder(kind: str, folder: Path, tokenizer: Path) -> int:
     for part in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copyfile(tokenizer / part, folder / part)
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+def probabilities(folder: Path, texts: Sequence[str], length: int) -> np.ndarray:
+    """Probabilities (N, classes) of a checkpoint itself."""
+    import torch
+    from transformers import AutoTokenizer
+
+    from edgekit.checkpoint import load_classifier
+
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), load_classifier(folder)
+    found = []
+    with torch.inference_mode():
+        for start in range(0, len(texts), 32):
+            batch = tokenizer(
+                list(texts[start : start + 32]), truncation=True, max_length=length, padding="max_length", return_tensors="pt"
+            )
+            found.append(torch.softmax(model(**batch).logits, -1).numpy())
+    return np.concatenate(found)

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from checks import Checks, edgekit
+from children import probabilities
 from PIL import Image
 
 from edgekit.assess import Data, encode_for
@@ -63,24 +64,6 @@ def in_mediapipe(python: Path, kind: str, file: Path, items: Sequence[str], room
     return np.array(json.loads(done.stdout.splitlines()[-1]))
 
 
-def in_torch(folder: Path, texts: Sequence[str], length: int) -> Array:
-    """Probabilities (N, classes) of the checkpoint itself; in a child."""
-    import torch
-    from transformers import AutoTokenizer
-
-    from edgekit.checkpoint import load_classifier
-
-    tokenizer, model = AutoTokenizer.from_pretrained(folder), load_classifier(folder)
-    found = []
-    with torch.inference_mode():
-        for start in range(0, len(texts), 32):
-            batch = tokenizer(
-                list(texts[start : start + 32]), truncation=True, max_length=length, padding="max_length", return_tensors="pt"
-            )
-            found.append(torch.softmax(model(**batch).logits, -1).numpy())
-    return np.concatenate(found)
-
-
 def compared(checks: Checks, what: str, first: Array, second: Array, limit: float | None = None) -> str:
     """Checks the labels, and the scores where there is a limit; returns a line of the table."""
     share = float((first.argmax(-1) == second.argmax(-1)).mean())
@@ -102,7 +85,7 @@ def texts(checks: Checks, shared: Path, python: Path, room: Path) -> list[str]:
         command += [part for scheme in SCHEMES for part in ("--scheme", scheme)]
         edgekit([*command, "--representative-data", data / "train.tsv", "--evaluation-data", data / "dev.tsv"])
     sentences = [line.split("\t")[0] for line in (data / "dev.tsv").read_text(encoding="utf-8").splitlines()[1:]]
-    reference = Worker().run(in_torch, model, sentences, LENGTH).value
+    reference = Worker().run(probabilities, model, sentences, LENGTH).value
     table = []
     for scheme, file in files.items():
         tasks = in_mediapipe(python, "text", file, sentences, room)
