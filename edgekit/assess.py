@@ -4,7 +4,7 @@ import contextlib
 import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +58,13 @@ def encode_for(file: Path, data: Data, seed: int, folder: Path) -> Samples:
     """The data set as samples for `file`; large arrays lie under `folder`. Raises `DatasetError` and `ModelFormatError`."""
     content = flatbuffer.read(file)
     signature = content.signature(content.entry())
-    return encode(rows_of(data, seed), signature.inputs, encoding_of(file, data), folder)
+    encoding = encoding_of(file, data)
+    if encoding.tokenizer is None:
+        encoding = replace(encoding, tokenizer=_unpack_tokenizer(file, folder / "tokenizer"))
+    if encoding.tokenizer is not None and not encoding.label_ids:
+        labels = package.settings(file).get("labels", ())
+        encoding = replace(encoding, label_ids={label: number for number, label in enumerate(labels)})
+    return encode(rows_of(data, seed), signature.inputs, encoding, folder)
 
 
 def rows_of(data: Data, seed: int) -> Rows:
@@ -76,10 +82,6 @@ def encoding_of(file: Path, data: Data) -> Encoding:
     if data.tokenizer is not None and not data.tokenizer.is_file():
         tokenizer = checkpoint.tokenizer_folder(data.tokenizer)
     labels = manifest.get("measured", {}).get("labels", {})
-    if tokenizer is None:
-        tokenizer = _unpack_tokenizer(file, folder / "tokenizer")
-    if tokenizer is not None and not labels:
-        labels = {label: number for number, label in enumerate(package.settings(file).get("labels", []))}
     shape = signature.outputs[0].shape if signature.outputs else ()
     mean, std = data.mean, data.std
     if mean is None and std is None:
