@@ -38,7 +38,8 @@ lint: $(STAMP)
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses 2 --dist loadfile -m "not timing"
+	$(BIN)/pytest -m timing
 
 wheel: $(STAMP)
 	rm -rf build

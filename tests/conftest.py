@@ -10,6 +10,10 @@ import pytest
 from edgekit.worker import Worker
 from tests import tiny
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Threads of torch that wait for each other on a busy machine take ten times as long as one thread.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 ROOT = Path(__file__).resolve().parent.parent
 
 

@@ -213,10 +213,12 @@ def _best(*arguments: str | Path) -> float:
     return min(seconds)
 
 
+@pytest.mark.timing
 def test_help_takes_a_fifth_of_a_second() -> None:
     assert _best("--help") <= 0.2
 
 
+@pytest.mark.timing
 def test_inspect_of_a_megabyte_takes_a_second(float32: Path, tmp_path: Path) -> None:
     # What follows the model is not part of it; the file is read and hashed in full all the same.
     file = tmp_path / "large.tflite"

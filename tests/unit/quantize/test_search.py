@@ -125,6 +125,7 @@ def test_next_to_no_time_gives_a_plan_all_the_same(encoder, tmp_path, made):
     assert found.considered == 19
 
 
+@pytest.mark.timing
 def test_a_search_that_gets_slow_stops_at_its_time(encoder, tmp_path, made, monkeypatch):
     quantized = quantizer.FloatFile.quantized
 

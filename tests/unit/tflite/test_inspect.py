@@ -130,6 +130,7 @@ def _dies(path: Path) -> Delegation:
     raise AssertionError
 
 
+@pytest.mark.timing
 def test_loads_no_framework_and_takes_less_than_a_second(builder, write):
     weights = builder.tensor("weights", [250_000], data=np.zeros(250_000, np.float32))
     x, y = builder.tensor("x", [1]), builder.tensor("y", [250_000])
