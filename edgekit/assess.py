@@ -4,7 +4,7 @@ import contextlib
 import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from edgekit.errors import ConfigError, DatasetError, ModelFormatError
 from edgekit.measure.benchmark import BenchmarkConfig, benchmark
 from edgekit.measure.machine import machine
 from edgekit.measure.measurement import Measurement
+from edgekit.measure.runtimes import Runtime, runtime_of
 from edgekit.quantize.schemes import SCHEMES
 from edgekit.report.content import LearningCurve, Report
 from edgekit.spec import shown
@@ -58,13 +59,7 @@ def encode_for(file: Path, data: Data, seed: int, folder: Path) -> Samples:
     """The data set as samples for `file`; large arrays lie under `folder`. Raises `DatasetError` and `ModelFormatError`."""
     content = flatbuffer.read(file)
     signature = content.signature(content.entry())
-    encoding = encoding_of(file, data)
-    if encoding.tokenizer is None:
-        encoding = replace(encoding, tokenizer=_unpack_tokenizer(file, folder / "tokenizer"))
-    if encoding.tokenizer is not None and not encoding.label_ids:
-        labels = package.settings(file).get("labels", ())
-        encoding = replace(encoding, label_ids={label: number for number, label in enumerate(labels)})
-    return encode(rows_of(data, seed), signature.inputs, encoding, folder)
+    return encode(rows_of(data, seed), signature.inputs, encoding_of(file, data, folder), folder)
 
 
 def rows_of(data: Data, seed: int) -> Rows:
@@ -73,15 +68,22 @@ def rows_of(data: Data, seed: int) -> Rows:
     return sources.take(rows, draw(rows, data.limit, seed)) if data.limit else rows
 
 
-def encoding_of(file: Path, data: Data) -> Encoding:
-    """What the rows of a .tflite file are encoded with: as told in `data`, else as the file and its manifest say."""
+def encoding_of(file: Path, data: Data, folder: Path) -> Encoding:
+    """What the rows of a .tflite file are encoded with: as told in `data`, else as the file and its manifest say.
+
+    A tokenizer that travels in the file is unpacked under `folder`; it goes before one that lies beside the file.
+    """
     content = flatbuffer.read(file)
     signature = content.signature(content.entry())
     manifest = manifest_of(file)
-    tokenizer = data.tokenizer or (file.parent if (file.parent / "tokenizer.json").is_file() else None)
-    if data.tokenizer is not None and not data.tokenizer.is_file():
-        tokenizer = checkpoint.tokenizer_folder(data.tokenizer)
-    labels = manifest.get("measured", {}).get("labels", {})
+    tokenizer = data.tokenizer
+    if tokenizer is None:
+        beside = file.parent if (file.parent / package.TOKENIZER).is_file() else None
+        tokenizer = _unpack_tokenizer(file, folder / "tokenizer") or beside
+    elif not tokenizer.is_file():
+        tokenizer = checkpoint.tokenizer_folder(tokenizer)
+    named = package.settings(file).get("labels", ()) if tokenizer is not None else ()
+    labels = manifest.get("measured", {}).get("labels") or {label: number for number, label in enumerate(named)}
     shape = signature.outputs[0].shape if signature.outputs else ()
     mean, std = data.mean, data.std
     if mean is None and std is None:
@@ -124,6 +126,8 @@ def assess(
         reference = next((file for file in files if schemes.get(file) == "float32"), None)
     with tempfile.TemporaryDirectory(prefix="edgekit-assess-") as room:
         samples = None
+        if data is not None and (others := [file for file in files if runtime_of(file) is not Runtime.LITERT]):
+            raise ConfigError(f"{others[0]}: is no .tflite file; compare it on a data set with edgekit compare")
         if data is not None and (readable := _same_inputs([*files, *([reference] if reference is not None else [])])):
             samples = encode_for(readable[0], data, config.seed, Path(room))
         rows = benchmark(files, samples, config, reference=reference, schemes=schemes, on_progress=on_progress)

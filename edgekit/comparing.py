@@ -78,12 +78,15 @@ def compare(
         raise ConfigError(f"{twice[0]}: given twice; give each version once")
     called = _names(references, paths, names)
     base = _chosen(reference, references, called)
-    versions = [_version(name, path, data) for name, path in zip(called, paths, strict=True)]
-    plans = [read_plan(version.path, version.name) for version in versions]
-    rows = rows_of(data, config.seed)
-    lengths = _lengths(versions, max_length)
-    with tempfile.TemporaryDirectory(prefix="edgekit-compare-") as room:
-        samples = _encoded(versions, rows, lengths, data, Path(room))
+    plans = [read_plan(path, name) for path, name in zip(paths, called, strict=True)]
+    with tempfile.TemporaryDirectory(prefix="edgekit-compare-") as place:
+        room = Path(place)
+        versions = [
+            _version(name, path, data, room / f"version_{number}")
+            for number, (name, path) in enumerate(zip(called, paths, strict=True))
+        ]
+        lengths = _lengths(versions, max_length)
+        samples = _encoded(versions, rows_of(data, config.seed), lengths, data, room)
         count = len(next(iter(samples.values())))
         measured = benchmark(
             paths,
@@ -136,11 +139,11 @@ def _chosen(reference: str | None, references: Sequence[str], called: Sequence[s
     raise ConfigError(f"--reference {reference}: is none of the versions; give one of {', '.join(called)}")
 
 
-def _version(name: str, path: Path, data: Data) -> _Version:
+def _version(name: str, path: Path, data: Data, room: Path) -> _Version:
     known = runtimes.describe(path)
     folder, length = path, None
     if known.runtime is Runtime.LITERT:
-        encoding = encoding_of(path, replace(data, tokenizer=None))
+        encoding = encoding_of(path, replace(data, tokenizer=None), room)
     else:
         source: Path | None = path
         if path.is_file():
