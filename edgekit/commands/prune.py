@@ -10,6 +10,8 @@ from edgekit.artifacts import to_jsonable
 from edgekit.console import print_json, show_report
 from edgekit.errors import ConfigError
 from edgekit.options import DATASET
+from edgekit.prune.config import Importance, PruneConfig, Scope
+from edgekit.prune.sparsity import Method, SparsityConfig, sparsify
 
 if TYPE_CHECKING:
     from edgekit.prune.prune import Vocabulary
@@ -28,13 +30,8 @@ _USED = "used"
 @click.option("--layers", type=int, default=0, help="How many whole layers to remove first.")
 @click.option("--vocab", metavar="used|FILE", help="Tokens to keep: those that the data set uses, or one a line in FILE.")
 @click.option("--keep-tokens", type=click.Path(path_type=Path), help="File of tokens to keep besides, one a line.")
-@click.option(
-    "--importance",
-    type=click.Choice(["gradient", "taylor", "activation", "magnitude", "random"]),
-    default="gradient",
-    show_default=True,
-)
-@click.option("--scope", type=click.Choice(["global", "layer"]), default="global", show_default=True, help="Who competes.")
+@click.option("--importance", type=click.Choice([*map(str, Importance)]), default=Importance.GRADIENT.value, show_default=True)
+@click.option("--scope", type=click.Choice([*map(str, Scope)]), default=Scope.GLOBAL.value, show_default=True, help="Who competes.")
 @click.option("--round-to", type=int, default=8, show_default=True, help="Widths stay multiples of this.")
 @click.option("--samples", type=int, default=2048, show_default=True, help="Rows that importance is measured on.")
 @click.option("--max-length", type=int, default=128, show_default=True, help="Tokens of a row.")
@@ -48,7 +45,7 @@ _USED = "used"
 @click.option("--learning-rate", type=float, default=1e-4, show_default=True, help="Of recovery.")
 @click.option("--bfloat16", is_flag=True, help="Recover in bfloat16: faster on CPUs with instructions for it.")
 @click.option("--sparsity", type=float, help="Unstructured: share of each linear layer's weights to make zero.")
-@click.option("--method", type=click.Choice(["l1", "random", "threshold"]), help="Which weights become zero.  [default: l1]")
+@click.option("--method", type=click.Choice([*map(str, Method)]), help="Which weights become zero.  [default: l1]")
 @click.option("--weights", default="*", show_default=True, help="Pattern of linear layers' names for --sparsity.")
 @click.option("--threshold", type=float, default=1e-3, show_default=True, help="Of --method threshold.")
 @options.columns
@@ -108,7 +105,6 @@ def _structured(folder: Path, out: Path, settings: dict[str, Any], overwrite: bo
     from edgekit import pipeline, pruning
     from edgekit.bridge import Bridge
     from edgekit.data.sources import Columns
-    from edgekit.prune.config import Importance, PruneConfig, Scope
 
     if settings["dataset"] is None:
         raise ConfigError("--dataset is missing: heads, units and tokens are chosen by what rows use")
@@ -176,8 +172,6 @@ def _recovery(settings: dict[str, Any], named: Any) -> "Recovery | None":
 
 
 def _sparse(folder: Path, out: Path, settings: dict[str, Any], overwrite: bool, worker: Any) -> tuple[Any, list[str]]:
-    from edgekit.prune.sparsity import Method, SparsityConfig, sparsify
-
     method = Method(settings["method"] or "l1")
     share = settings["sparsity"]
     if share is None and method is not Method.THRESHOLD:
