@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -81,6 +82,9 @@ class Probe:
 
     def value(self, unit: str) -> float:
         return {"x": self.p50_ms / self.unpruned_p50_ms, "ms": self.p50_ms, "MB": self.size_bytes / 1e6}[unit]
+
+    def told(self, unit: str) -> str:
+        return str(Target(float(f"{self.value(unit):.3g}"), unit))
 
 
 @dataclass(frozen=True)
@@ -216,11 +220,7 @@ def _search(
     road: Bridge,
     worker: Worker,
 ) -> tuple[PruneConfig, tuple[Probe, ...]]:
-    """The smallest share of heads and FFN units that meets `target`, and what was tried.
-
-    Size and latency are nearly straight lines over the share, so each probe lies where the line through the two nearest
-    ones meets the target. Importance is measured once.
-    """
+    """`config` with the shares of heads and FFN units that meet `target`, and what was tried; importance is measured once."""
     if config.heads or config.ffn:
         raise ConfigError(f"a target of {target} finds the shares of heads and FFN units itself; leave --heads and --ffn out")
     with tempfile.TemporaryDirectory(prefix="edgekit-target-") as place:
@@ -238,30 +238,43 @@ def _search(
                 raise RefusedError(f"{checkpoint}: with {share:.0%} of heads and FFN units gone the .tflite does not run")
             probes.append(Probe(share, file.stat().st_size, after.p50_ms, before.p50_ms))
             if worker.on_progress is not None:
-                note = f"{share:.0%} gone: {probes[-1].value(target.unit):.3g} {target.unit}"
+                note = f"{share:.0%} gone: {probes[-1].told(target.unit)}"
                 worker.on_progress(Progress("search", len(probes), _PROBES + 2, note))
             return probes[-1].value(target.unit)
 
-        low, high = 0.0, _MOST
-        above, below = probe(low), probe(high)
-        if above <= target.value:
-            raise ConfigError(f"{checkpoint}: meets {target} already ({above:.3g} {target.unit}); give a lower target")
-        if below > target.value:
+        share = smallest_share(probe, target.value)
+        if share == 0 and not (config.layers or vocabulary):
+            raise ConfigError(f"{checkpoint}: meets {target} already ({probes[0].told(target.unit)}); give a lower target")
+        if share is None:
             raise RefusedError(
-                f"{checkpoint}: {target} cannot be met: with {high:.0%} of heads and FFN units gone "
-                f"it is {below:.3g} {target.unit}; remove layers with --layers, tokens with --vocab, or give a higher target"
+                f"{checkpoint}: {target} cannot be met: with {_MOST:.0%} of heads and FFN units gone it is "
+                f"{probes[-1].told(target.unit)}; remove layers with --layers, tokens with --vocab, or give a higher target"
             )
-        for _ in range(_PROBES):
-            if below >= _CLOSE * target.value or high - low < _GRAIN:
-                break
-            # A little beyond where the line meets the target, since the target is a limit.
-            share = high - (high - low) * (target.value * (1 + _CLOSE) / 2 - below) / (above - below)
-            share = min(max(share, low + _GRAIN / 2), high - _GRAIN / 2)
-            if (found := probe(share)) <= target.value:
-                high, below = share, found
-            else:
-                low, above = share, found
-        return replace(config, heads=high, ffn=high), tuple(probes)
+        return replace(config, heads=share, ffn=share), tuple(probes)
+
+
+def smallest_share(measure: Callable[[float], float], limit: float) -> float | None:
+    """About the smallest share, 0 to 0.95, whose `measure` is within `limit`, in seven measurements at most; None if none is.
+
+    Size and latency are nearly straight lines over the share, so each measurement is taken where the line through the two
+    nearest ones meets the limit.
+    """
+    low, high = 0.0, _MOST
+    if (above := measure(low)) <= limit:
+        return low
+    if (below := measure(high)) > limit:
+        return None
+    for _ in range(_PROBES):
+        if below >= _CLOSE * limit or high - low < _GRAIN:
+            break
+        # A little beyond where the line meets it, since it is a limit.
+        share = high - (high - low) * (limit * (1 + _CLOSE) / 2 - below) / (above - below)
+        share = min(max(share, low + _GRAIN / 2), high - _GRAIN / 2)
+        if (found := measure(share)) <= limit:
+            high, below = share, found
+        else:
+            low, above = share, found
+    return high
 
 
 def _exported(checkpoint: Path, room: Path, config: PruneConfig, road: Bridge, worker: Worker) -> Path:

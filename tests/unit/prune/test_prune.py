@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -318,3 +319,23 @@ def test_targets_are_read(text: str, units: tuple[str, ...], value: tuple[float,
 def test_another_target_is_told(text: str) -> None:
     with pytest.raises(ConfigError, match="--target-latency .*: give a number with x or ms, such as 0.5x"):
         pruning.Target.parse("--target-latency", text, ("x", "ms"))
+
+
+@pytest.mark.parametrize(
+    "value", [lambda share: 10 - 8 * share, lambda share: 2 + 8 * (1 - share) ** 2, lambda share: 10 - 8 * share**3]
+)
+def test_a_search_ends_near_its_limit_within_seven_measurements(value: Callable[[float], float]) -> None:
+    tried: list[float] = []
+
+    def measure(share: float) -> float:
+        tried.append(share)
+        return value(share)
+
+    share = pruning.smallest_share(measure, 5.0)
+    assert share is not None and 4.5 <= value(share) <= 5.0
+    assert len(tried) <= 7
+
+
+def test_a_search_tells_what_is_met_already_and_what_cannot_be_met() -> None:
+    assert pruning.smallest_share(lambda share: 10 - 8 * share, 10.0) == 0
+    assert pruning.smallest_share(lambda share: 10 - 8 * share, 1.0) is None
