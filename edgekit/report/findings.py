@@ -80,7 +80,7 @@ def _accuracy(row: Measurement, reference: Measurement, close: list[Measurement]
         needed = drop.total * max(2.0, ((drop.high - drop.low) / 2 / drop.value) ** 2)
         return f"{points}, which may be chance: {drop.total} rows cannot tell, about {float(f'{needed:.1g}'):.0f} could."
     scheme = SCHEMES.get(row.scheme or "")
-    if scheme is None:
+    if scheme is None or scheme.weights == "float32":
         return f"{points}."
     if scheme.activations is None:
         return f"{points}: its weights do not stand this precision; take a scheme with wider weights."
