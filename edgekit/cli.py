@@ -15,6 +15,7 @@ from edgekit.options import EXIT_CODES, fail
 
 COMMANDS = (
     "benchmark",
+    "bundle",
     "compare",
     "completion",
     "convert",

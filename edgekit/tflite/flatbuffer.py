@@ -62,12 +62,16 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Operator:
-    """One op: the schema's name of a built-in or the file's own of a custom op; tensor indices, -1 where an input is left out."""
+    """One op: the schema's name of a built-in or the file's own of a custom op; tensor indices, -1 where an input is left out.
+
+    `version` is the op version that the file states, which a quantizer may have left too low.
+    """
 
     name: str
     custom: bool
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
+    version: int = 1
 
     @property
     def flex(self) -> bool:
@@ -290,24 +294,24 @@ class _Reader:
         vector = buffer.DataAsNumpy()
         return memoryview(b"") if isinstance(vector, int) else memoryview(vector)
 
-    def code(self, code: Any) -> tuple[str, bool]:
+    def code(self, code: Any) -> tuple[str, bool, int]:
         # Up to schema 3a a code was one byte; the higher of the two fields is the true one.
         number = max(code.DeprecatedBuiltinCode(), code.BuiltinCode())
         if number == self.schema.BuiltinOperator.CUSTOM:
-            return self.text(code.CustomCode()) or "unnamed custom op", True
-        return self.op_names.get(number, f"BUILTIN_{number}"), False
+            return self.text(code.CustomCode()) or "unnamed custom op", True, code.Version()
+        return self.op_names.get(number, f"BUILTIN_{number}"), False, code.Version()
 
-    def subgraph(self, graph: Any, codes: list[tuple[str, bool]], buffers: list[int], external: dict[int, int]) -> Subgraph:
+    def subgraph(self, graph: Any, codes: list[tuple[str, bool, int]], buffers: list[int], external: dict[int, int]) -> Subgraph:
         tensors = tuple(self.tensor(item, buffers, external) for item in self.tables(graph.TensorsLength(), graph.Tensors))
         count = len(tensors)
         operators = []
         for item in self.tables(graph.OperatorsLength(), graph.Operators):
-            name, custom = codes[self.index(item.OpcodeIndex(), len(codes), "an op refers to operator code")]
+            name, custom, version = codes[self.index(item.OpcodeIndex(), len(codes), "an op refers to operator code")]
             inputs, outputs = self.numbers(item.InputsAsNumpy()), self.numbers(item.OutputsAsNumpy())
             for index in (*inputs, *outputs):
                 if index != -1:
                     self.index(index, count, f"op {name} refers to tensor")
-            operators.append(Operator(name, custom, inputs, outputs))
+            operators.append(Operator(name, custom, inputs, outputs, version))
         inputs, outputs = self.numbers(graph.InputsAsNumpy()), self.numbers(graph.OutputsAsNumpy())
         for index in (*inputs, *outputs):
             self.index(index, count, "an input or output refers to tensor")

@@ -24,16 +24,25 @@ class Model:
     """
 
     def __init__(
-        self, path: Path, *, threads: int = 2, signature_key: str | None = None, keep_tensors: bool = False, mapped: bool = False
+        self,
+        path: Path,
+        *,
+        threads: int = 2,
+        signature_key: str | None = None,
+        keep_tensors: bool = False,
+        mapped: bool = False,
+        delegate: bool = True,
     ) -> None:
         """Load `path` and allocate its tensors; with `keep_tensors` what each op computes stays readable by `tensor`.
+
+        Without `delegate` every op runs on the runtime's own kernels.
 
         `mapped` leaves the file on disk, which saves time and a copy of it in memory; the runtime then checks it less.
 
         Raises `ModelFormatError` if it is no .tflite file, has no such signature or cannot be prepared, and
         `UnsupportedOpError` with the names of Flex or custom ops that the interpreter lacks.
         """
-        from ai_edge_litert.interpreter import Interpreter
+        from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
         self._file = flatbuffer.read(path)
         if names := self._file.flex_ops:
@@ -49,7 +58,12 @@ class Model:
         started = time.perf_counter()
         try:
             content = {"model_path": str(path)} if mapped else {"model_content": path.read_bytes()}
-            self._interpreter = Interpreter(**content, num_threads=threads, experimental_preserve_all_tensors=keep_tensors)
+            self._interpreter = Interpreter(
+                **content,
+                num_threads=threads,
+                experimental_preserve_all_tensors=keep_tensors,
+                experimental_op_resolver_type=OpResolverType.AUTO if delegate else OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+            )
             self._runtime: Any = self._interpreter._interpreter
             self._runtime.AllocateTensors(self._subgraph)
         except (ValueError, RuntimeError) as error:

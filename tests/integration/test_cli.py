@@ -16,6 +16,7 @@ from tests.commands import PROGRAM, edgekit, environment
 
 COMMANDS = (
     "benchmark",
+    "bundle",
     "compare",
     "completion",
     "convert",

@@ -20,7 +20,7 @@ LAYERS = (
     {"publish", "packaging"},
     {"convert", "exporting", "assess", "pruning"},
     {"predict"},
-    {"recipe", "pipeline", "progress", "diagnosing", "comparing"},
+    {"recipe", "pipeline", "progress", "diagnosing", "comparing", "bundle"},
     {"options", "console"},
     {"commands"},
     {"cli", "__main__"},

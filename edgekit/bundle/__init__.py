@@ -1,0 +1,1 @@
+"""What an Android engineer takes over with a .tflite: Kotlin for its signature, Gradle lines, and a test with expected outputs."""
