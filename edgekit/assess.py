@@ -4,7 +4,7 @@ import contextlib
 import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from edgekit.data.representative import draw
 from edgekit.data.samples import Samples
 from edgekit.data.sources import Columns, Rows
 from edgekit.errors import ConfigError, DatasetError, ModelFormatError
+from edgekit.measure import adb
 from edgekit.measure.benchmark import BenchmarkConfig, benchmark
 from edgekit.measure.machine import machine
 from edgekit.measure.measurement import Measurement
@@ -147,6 +148,34 @@ def assess(
         notes=tuple(notes),
         training=training,
         curves=tuple(curves),
+    )
+
+
+def on_device(
+    files: Sequence[Path], serial: str | None, config: adb.DeviceConfig, *, on_progress: Callable[[Progress], None] | None = None
+) -> Report:
+    """Time `files` on a phone with benchmark_model. Raises `InputError` without adb, a phone, or a binary that it can run."""
+    for file in files:
+        flatbuffer.read(file)
+    device = adb.find(serial)
+    rows = [
+        replace(row, scheme=manifest_of(file).get("config", {}).get("scheme"))
+        for row, file in zip(
+            adb.benchmark(files, device, config, on_progress),
+            (file for file in files for _ in range(len(config.threads) + config.gpu)),
+            strict=True,
+        )
+    ]
+    notes = () if adb.has_median(rows) else ("This benchmark_model prints no median, so p50 holds the mean.",)
+    return Report(
+        title="edgekit benchmark on a phone",
+        model=", ".join(sorted({_model_name(file, manifest_of(file).get("config", {}).get("scheme")) for file in files})),
+        data="random values that benchmark_model makes",
+        machine=f"{device.name}, {', '.join(device.abis)}, benchmark_model over adb",
+        settings={"threads": list(config.threads), "gpu": config.gpu, "runs": config.runs, "warm-up": config.warmup, "batch": 1},
+        rows=tuple(rows),
+        notes=notes if any(row.latency for row in rows) else (),
+        versions=adb.names(files, config),
     )
 
 

@@ -79,20 +79,22 @@ class Golden:
     cases: Sequence[Case] = field(default=())
 
 
-def golden(file: Path, digest: str, labels: Sequence[str], data: Data | None, seed: int) -> Golden:
+def golden(file: Path, digest: str, labels: Sequence[str], data: Data | None, seed: int, tokenizer: Path | None = None) -> Golden:
     """Run `file` in a child on rows of `data`, or without it on built-in sentences or random values.
+
+    `tokenizer` is the folder of one, where the file has none.
 
     Raises `DatasetError`, `ModelFormatError`, `UnsupportedOpError` and `WorkerError`.
     """
     content = flatbuffer.read(file)
     entry = content.entry()
     signature = content.signature(entry)
-    rows, source = _rows(file, data, seed)
+    rows, source = _rows(file, data, seed, tokenizer)
     with tempfile.TemporaryDirectory(prefix="edgekit-golden-") as room:
         if rows is None:
             stored = _random(signature.inputs, seed)
         else:
-            told = data or Data("")
+            told = data or Data("", tokenizer=tokenizer)
             samples = encode(rows, signature.inputs, assess.encoding_of(file, told, Path(room)), Path(room))
             stored = _stored(file, samples, signature.inputs)
         found = Worker(timeout_s=_SECONDS).run(_run, file, stored).value
@@ -123,7 +125,7 @@ def golden(file: Path, digest: str, labels: Sequence[str], data: Data | None, se
     return Golden(file.name, digest, entry.key, source, f"ai-edge-litert {version}, CPU", tolerance, difference, tuple(cases))
 
 
-def _rows(file: Path, data: Data | None, seed: int) -> tuple[Rows | None, str]:
+def _rows(file: Path, data: Data | None, seed: int, tokenizer: Path | None) -> tuple[Rows | None, str]:
     """What is fed and where it comes from; None for random values."""
     content = flatbuffer.read(file)
     specs = content.signature(content.entry()).inputs
@@ -133,7 +135,11 @@ def _rows(file: Path, data: Data | None, seed: int) -> tuple[Rows | None, str]:
         rows = take(rows, np.arange(min(len(rows), fit)))
         return rows, f"{len(rows)} row{'s' * (len(rows) != 1)} of {shown(data.dataset)}, drawn with seed {seed}"
     names = {spec.name for spec in specs}
-    knows = package.TOKENIZER in package.read_files(file, (package.TOKENIZER,)) or (file.parent / package.TOKENIZER).is_file()
+    knows = (
+        tokenizer is not None
+        or package.TOKENIZER in package.read_files(file, (package.TOKENIZER,))
+        or (file.parent / package.TOKENIZER).is_file()
+    )
     if "input_ids" in names and names <= {"input_ids", "attention_mask", "token_type_ids"} and knows:
         pairs = _SECOND_SENTENCES if package.settings(file).get("pairs") else None
         return TextRows(_SENTENCES, pairs, None, "built-in sentences"), f"{len(_SENTENCES)} built-in sentences"

@@ -49,11 +49,14 @@ class Bundle:
     requirements: Requirements
 
 
-def bundle(file: Path, out: Path, data: Data | None = None, *, seed: int = 0, overwrite: bool = False) -> Bundle:
+def bundle(
+    file: Path, out: Path, data: Data | None = None, *, tokenizer: Path | None = None, seed: int = 0, overwrite: bool = False
+) -> Bundle:
     """Write `out` with the model, Kotlin for its signature, Gradle lines, golden rows and checksums.
 
-    `file` is run in a child for the golden rows, which come from `data` where that is given. Raises `ModelFormatError`,
-    `UnsupportedOpError` for a file that the plain interpreter cannot run, `DatasetError` and `OutputError`.
+    `file` is run in a child for the golden rows, which come from `data` where that is given; `tokenizer` as in `golden`.
+    Raises `ModelFormatError`, `UnsupportedOpError` for a file that the plain interpreter cannot run, `DatasetError` and
+    `OutputError`.
     """
     artifacts.refuse_existing(out, overwrite=overwrite)
     content = flatbuffer.read(file)
@@ -71,7 +74,7 @@ def bundle(file: Path, out: Path, data: Data | None = None, *, seed: int = 0, ov
     labels = _labels(file, signature, settings)
     digest = artifacts.sha256(file)
     context = _context(file, content, signature, settings, labels)
-    context["golden"] = found = golden(file, digest, labels, data, seed)
+    context["golden"] = found = golden(file, digest, labels, data, seed, tokenizer)
     context["tolerance_note"] = _tolerance_note(found)
     context["description"] = _description(described, context)
     context |= _requirement(needs := requirements(content))

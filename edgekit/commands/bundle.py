@@ -19,13 +19,23 @@ from edgekit.options import DATASET
 @options.columns
 @options.overwrite_option
 @options.common
-def bundle(file: Path, out: Path, dataset: str | None, overwrite: bool, as_json: bool, quiet: bool, seed: int, **data: Any) -> None:
+def bundle(
+    file: Path,
+    out: Path,
+    dataset: str | None,
+    tokenizer: Path | None,
+    overwrite: bool,
+    as_json: bool,
+    quiet: bool,
+    seed: int,
+    **data: Any,
+) -> None:
     """Write what an Android app takes over: the file, Kotlin for it, Gradle lines, and a test with expected outputs."""
     from edgekit.bundle.golden import ROWS
     from edgekit.bundle.write import bundle as write
 
-    given = options.data(dataset=dataset, limit=ROWS, **data) if dataset else None
-    found = write(file, out, given, seed=seed, overwrite=overwrite)
+    given = options.data(dataset=dataset, limit=ROWS, tokenizer=tokenizer, **data) if dataset else None
+    found = write(file, out, given, tokenizer=tokenizer, seed=seed, overwrite=overwrite)
     if as_json:
         print_json(found)
         return

@@ -5,14 +5,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Latency:
-    """Milliseconds of one inference at batch 1 over `runs` runs after `warmup` uncounted ones."""
+    """Milliseconds of one inference at batch 1 over `runs` runs after `warmup` uncounted ones.
+
+    p90 and p99 are None where a phone's tool does not tell them.
+    """
 
     runs: int
     warmup: int
     mean_ms: float
     p50_ms: float
-    p90_ms: float
-    p99_ms: float
+    p90_ms: float | None
+    p99_ms: float | None
     min_ms: float
 
 

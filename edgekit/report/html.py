@@ -25,7 +25,9 @@ def page(report: Report) -> str:
     packed = ", and inside it what gzip makes of it" if any(row.gzip_bytes is not None for row in report.rows) else ""
     # matplotlib escapes the names that it writes into the SVG.
     scatter, latency, sizes = (Markup(draw(report)) for draw in (plots.scatter, plots.latency, plots.sizes))
-    drawn = (("Latency", "From the median to the 99th percentile.", latency), ("Size", f"The file as it is{packed}.", sizes))
+    spread = any(row.latency and row.latency.p99_ms is not None for row in report.rows)
+    span = "From the median to the 99th percentile." if spread else "The median."
+    drawn = (("Latency", span, latency), ("Size", f"The file as it is{packed}.", sizes))
     lessons = [(f"{curve.stage}: learning curve", _LEARNING, Markup(plots.learning(curve))) for curve in report.curves]
     kept = [
         (

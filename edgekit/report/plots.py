@@ -1,6 +1,7 @@
 """The report's figures as SVG text: accuracy against latency, latency percentiles, sizes, learning curves."""
 
 import io
+import math
 import re
 import warnings
 from collections.abc import Callable, Sequence
@@ -97,15 +98,18 @@ def latency(report: Report) -> str:
     timed = [(label, row.latency) for label, row in zip(ticks, rows, strict=True) if row.latency]
     if not timed:
         return ""
+    longest = [item.p99_ms or item.p50_ms for _, item in timed]
 
     def draw(figure: "Figure", axes: "Axes") -> None:
         places = range(len(timed))
-        axes.hlines(places, [item.p50_ms for _, item in timed], [item.p99_ms for _, item in timed], color=_PALE, linewidth=5)
+        axes.hlines(places, [item.p50_ms for _, item in timed], longest, color=_PALE, linewidth=5)
         for name, marker, colour, size in (("p99", "|", _ACCENT, 9), ("p90", "o", _PALE, 6), ("p50", "o", _ACCENT, 7)):
-            values = [getattr(item, f"{name}_ms") for _, item in timed]
+            values = [math.nan if (value := getattr(item, f"{name}_ms")) is None else value for _, item in timed]
+            if all(map(math.isnan, values)):
+                continue
             points = axes.plot(values, places, marker, color=colour, markersize=size, label=name, linestyle="none")
             points[0].set(markeredgecolor=_ACCENT, markeredgewidth=1.6)
-        _latency_axis(axes, [value for _, item in timed for value in (item.p50_ms, item.p99_ms)])
+        _latency_axis(axes, [value for _, item in timed for value in (item.p50_ms, item.p99_ms or item.p50_ms)])
         axes.set_xlabel("latency of one inference, ms")
         _one_row_each(axes, [label for label, _ in timed])
         handles, texts = axes.get_legend_handles_labels()
@@ -120,7 +124,9 @@ def latency(report: Report) -> str:
             handletextpad=0.2,
         )
 
-    told = [f"{label} {milliseconds(item.p50_ms)} to {milliseconds(item.p99_ms)} ms" for label, item in timed]
+    told = [
+        f"{label} {milliseconds(item.p50_ms)} to {milliseconds(end)} ms" for (label, item), end in zip(timed, longest, strict=True)
+    ]
     return _svg("latency", f"Latency from p50 to p99: {', '.join(told)}", _height(len(timed)) + 0.25, draw)
 
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from edgekit.data.sources import ImageRows
 from edgekit.errors import DatasetError, ModelFormatError, OutputError, UnsupportedOpError
 from edgekit.tflite import package
 from edgekit.tflite.interpreter import Model
+from tests.commands import edgekit
 from tests.unit.classifiers import LENGTH, image_classifier, text_classifier
 from tests.unit.tflite.conftest import Builder
 
@@ -45,7 +47,7 @@ def text_bundle(text_file, tmp_path_factory) -> Path:
     return out
 
 
-def fed(golden: dict, number: int, path: Path) -> dict[str, np.ndarray]:
+def fed(golden: dict[str, Any], number: int, path: Path) -> dict[str, np.ndarray]:
     """A golden row's inputs as the test on the phone makes them."""
     specs = {spec.name: spec for spec in Model(path).signature.inputs}
     row = golden["cases"][number]["inputs"]
@@ -206,6 +208,28 @@ def test_what_cannot_be_bundled(text_file, tiny_tsv, tmp_path, flex_file):
     with pytest.raises(OutputError, match="holds the file that is to be bundled"):
         bundle(inside, out, overwrite=True)
     assert inside.exists()
+
+
+def test_the_command(text_file, tmp_path):
+    said = edgekit("bundle", text_file, "--out", tmp_path / "out", "--json")
+    assert (said.code, said.err) == (0, [])
+    found = json.loads(said.out)
+    assert found["source"] == "6 built-in sentences"
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == found["files"]
+    said = edgekit("bundle", text_file, "--out", tmp_path / "out")
+    assert said.code == 6
+    assert "exists already" in said.err[0]
+    said = edgekit("bundle", text_file, "--out", tmp_path / "out", "--overwrite")
+    assert said.code == 0
+    assert "golden rows: 6 built-in sentences" in said.out
+
+
+def test_a_tokenizer_from_elsewhere(tiny_bert, tmp_path):
+    bare = tmp_path / "bare.tflite"
+    bare.write_bytes(text_classifier())
+    assert bundle(bare, tmp_path / "random").source.startswith("8 rows of random values")
+    assert bundle(bare, tmp_path / "texts", tokenizer=tiny_bert).source == "6 built-in sentences"
+    assert "The file holds no tokenizer" in (tmp_path / "texts" / "README.md").read_text()
 
 
 @pytest.fixture

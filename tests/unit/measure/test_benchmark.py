@@ -63,6 +63,8 @@ def test_a_corrupt_file_becomes_a_failure_and_the_others_go_on(folder: Path, sam
     assert same.latency is not None
     assert same.latency.runs == 8
     assert same.latency.warmup >= 2
+    assert same.latency.p90_ms is not None
+    assert same.latency.p99_ms is not None
     assert 0 < same.latency.min_ms <= same.latency.p50_ms <= same.latency.p90_ms <= same.latency.p99_ms
     assert same.load_ms is not None and same.load_ms > 0
     assert same.first_ms is not None and same.first_ms > 0
