@@ -285,9 +285,7 @@ def _requirement(needs: Requirements) -> dict[str, Any]:
         if enough
         else f"that may be newer than LiteRT {LITERT} of the Gradle lines"
     )
-    words = (
-        f"TensorFlow Lite {needs.minimum} or later (Play services' too); {said}. Op versions used, and the first release with each:"
-    )
+    words = f"TensorFlow Lite {needs.minimum} or later; {said}. Op versions used, and the first release with each:"
     return {"requirement": words, "releases": [(release, ", ".join(ops)) for release, ops in releases.items()], "remarks": remarks}
 
 
