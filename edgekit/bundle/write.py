@@ -65,6 +65,8 @@ def bundle(
         raise ModelFormatError(
             f"{file}: keeps constant data in {listed}, which an app's assets cannot follow; convert it to one file"
         )
+    if not file.name.isprintable():
+        raise ModelFormatError(f"{file.name!r}: an asset needs a name without control characters; rename the file")
     if out.is_dir() and out.resolve() in file.resolve().parents:
         raise OutputError(f"{out}: holds the file that is to be bundled; choose another --out")
     entry = content.entry()
@@ -220,7 +222,7 @@ def _numbers(values: Sequence[float]) -> str:
 
 def _labels(file: Path, signature: Signature, settings: Mapping[str, Any]) -> list[str]:
     """Labels that travel in the file, where its first output has a score for each. Raises `ModelFormatError` if it has not."""
-    labels = [str(label) for label in settings.get("labels", ())]
+    labels = [" ".join(str(label).split()) for label in settings.get("labels", ())]
     if not labels:
         content = package.read_files(file, (package.LABELS,)).get(package.LABELS, b"")
         labels = content.decode(errors="replace").splitlines()

@@ -110,12 +110,11 @@ def benchmark(
             size, packed = file.stat().st_size, gzip_size(file)
             for plan in plans:
                 if on_progress is not None:
-                    on_progress(Progress("benchmark", done, len(files) * len(plans), f"{file.name}, {plan.name}"))
+                    on_progress(Progress("benchmark", done, len(files) * len(plans), f"{file.name} on {plan.name}"))
                 flags = f"--num_threads={plan.threads} --num_runs={config.runs} --warmup_runs={config.warmup}"
                 flags += " --use_gpu=true" if plan.gpu else ""
                 said, problem = _run(device, f"{binary} --graph={model} {flags}", config.run_seconds)
-                runtime = "TFLite GPU" if plan.gpu else "TFLite CPU"
-                row = Measurement(f"{file} ({plan.name})", size, packed, threads=plan.threads, runtime=runtime)
+                row = Measurement(f"{file} ({plan.name})", size, packed, threads=plan.threads, runtime=plan.name)
                 found.append(parse(said, row, gpu=plan.gpu, problem=problem))
                 done += 1
     return found
@@ -125,7 +124,7 @@ def names(files: Sequence[Path], config: DeviceConfig) -> tuple[str, ...]:
     """What to call the rows of `benchmark`, in their order."""
     stems = [file.stem for file in files]
     called = [file.stem if stems.count(file.stem) == 1 else str(file.with_suffix("")) for file in files]
-    return tuple(f"{name}, {plan.name}" for name in called for plan in _plans(config))
+    return tuple(f"{name} {plan.mark}" for name in called for plan in _plans(config))
 
 
 def parse(said: str, row: Measurement, *, gpu: bool = False, problem: str = "") -> Measurement:
@@ -178,15 +177,18 @@ def _trouble(said: str) -> str:
 
 @dataclass(frozen=True)
 class _Plan:
+    """`name` says it in full, `mark` as short as a table's first column wants it."""
+
     name: str
+    mark: str
     threads: int
     gpu: bool = False
 
 
 def _plans(config: DeviceConfig) -> list[_Plan]:
     """What each file is run with. On the GPU the threads are those of what the GPU leaves to the CPU."""
-    on_cpu = [_Plan(f"{threads} thread{'s' * (threads != 1)}", threads) for threads in config.threads]
-    return [*on_cpu, *([_Plan("GPU", 1, gpu=True)] if config.gpu else [])]
+    on_cpu = [_Plan(f"CPU, {count} thread{'s' * (count != 1)}", f"×{count}", count) for count in config.threads]
+    return [*on_cpu, *([_Plan("GPU", "GPU", 1, gpu=True)] if config.gpu else [])]
 
 
 @contextlib.contextmanager

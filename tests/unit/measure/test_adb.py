@@ -162,8 +162,10 @@ def test_a_report_of_a_phone(phone, model, tmp_path):
     binary = program(tmp_path / "benchmark_model")
     report = on_device([model], None, DeviceConfig(binary, gpu=True, runs=50))
     assert report.machine == "Google Pixel 7, Android 14 (API 34), arm64-v8a, armeabi-v7a, benchmark_model over adb"
-    assert report.versions == ("my model, 1 thread", "my model, 2 threads", "my model, 4 threads", "my model, GPU")
+    assert report.versions == ("my model ×1", "my model ×2", "my model ×4", "my model GPU")
     assert [row.threads for row in report.rows] == [1, 2, 4, 1]
+    assert report.rows[1].path == f"{model} (CPU, 2 threads)"
+    assert report.rows[1].runtime == "CPU, 2 threads"
     assert all(row.latency and row.gzip_bytes for row in report.rows)
     assert report.notes == ()
     log = (phone / "log").read_text()
@@ -172,7 +174,7 @@ def test_a_report_of_a_phone(phone, model, tmp_path):
     assert "--use_gpu=true" in log
     assert list((phone / "phone/data/local/tmp").iterdir()) == []
     assert Report.from_json(report.json()) == report
-    assert "| my model, GPU |" in markdown(report)
+    assert "| my model GPU | GPU |" in markdown(report)
     assert "The median." in page(report)
 
 
