@@ -33,6 +33,7 @@ _MEDIAN = re.compile(rf"\bmedian={_NUMBER}")
 _MEMORY = re.compile(rf"Memory footprint delta from the start of the tool \(MB\): init={_NUMBER} overall={_NUMBER}")
 _REPLACED = re.compile(r"Replacing (\d+) out of (\d+) node\(s\) with delegate \((\w+)\) node, yielding (\d+) partitions")
 _UNUSED = re.compile(r"delegate is explicitly applied, the model graph will not be executed by the delegate", re.IGNORECASE)
+_LISTED = re.compile(r"(?!List of|\*)(\S+)\s+(no permissions|\S+)")
 _TROUBLE = re.compile(r"error|fail|cannot|not executable|denied|killed|abort|segmentation", re.IGNORECASE)
 
 
@@ -70,7 +71,7 @@ def serial_of(device: str) -> str | None:
 def find(serial: str | None) -> Device:
     """The phone with `serial`, or the only one. Raises `InputError` with what to install, plug in or choose."""
     listed = _adb("devices", "-l").splitlines()
-    states = dict(line.split()[:2] for line in listed if len(line.split()) >= 2 and not line.startswith(("List of", "*")))
+    states = dict(found.groups() for line in listed if (found := _LISTED.match(line)))
     if serial is None:
         ready = [name for name, state in states.items() if state == "device"]
         if len(ready) > 1:
@@ -82,7 +83,7 @@ def find(serial: str | None) -> Device:
         raise InputError(f"adb: no device {serial}; attached: {', '.join(states) or 'none'}")
     if states[serial] != "device":
         raise InputError(
-            f"adb: {serial} is {states[serial]}; unlock it, allow USB debugging from this computer, and plug it in again"
+            f"adb: {serial}: {states[serial]}; unlock it, allow USB debugging from this computer, and plug it in again"
         )
     told = [_adb("-s", serial, "shell", f"getprop {name}").strip() for name in _PROPERTIES]
     maker, model, release, level, abis = told

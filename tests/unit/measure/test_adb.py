@@ -190,7 +190,8 @@ def test_an_older_build_is_noted(phone, model, tmp_path):
         ("", None, "no device; plug in a phone"),
         ("P1\tdevice\nP2\tdevice\nP3\toffline\n", None, "several devices: P1, P2; choose one with --device adb:SERIAL"),
         ("P1\tdevice\nP2\tdevice\n", "P9", "no device P9; attached: P1, P2"),
-        ("P1\tunauthorized usb:1-1\n", None, "P1 is unauthorized; unlock it"),
+        ("P1\tunauthorized usb:1-1\n", None, "P1: unauthorized; unlock it"),
+        ("P1\tno permissions (missing udev rules?); see [http://developer.android.com]\n", None, "P1: no permissions; unlock it"),
     ],
 )
 def test_which_phone(phone, devices, serial, told):
