@@ -71,7 +71,7 @@ def serial_of(device: str) -> str | None:
 def find(serial: str | None) -> Device:
     """The phone with `serial`, or the only one. Raises `InputError` with what to install, plug in or choose."""
     listed = _adb("devices", "-l").splitlines()
-    states = dict(found.groups() for line in listed if (found := _LISTED.match(line)))
+    states = {found[1]: found[2] for line in listed if (found := _LISTED.match(line))}
     if serial is None:
         ready = [name for name, state in states.items() if state == "device"]
         if len(ready) > 1:
