@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from ai_edge_litert import schema_py_generated as schema
 
 from edgekit import packaging
 from edgekit.assess import Data
@@ -174,6 +175,18 @@ def test_quantized_tensors_repeat_a_short_list(tmp_path):
     assert "((outOut.get(it).toInt() and 0xff) - 131) * 0.5f" in code
     assert not (tmp_path / "out" / "QCompiled.kt").exists()
     assert "no uint8 in Kotlin" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_an_output_without_a_fixed_size_is_refused(tmp_path):
+    build = Builder()
+    taken, shape = build.tensor("x", [1, 4]), build.tensor("shape", [2], "int32", data=np.array([2, 2], np.int32))
+    given = build.tensor("y", [-1, -1])
+    build.op("RESHAPE", [taken, shape], [given], schema.ReshapeOptionsT(newShape=[2, 2]))
+    build.ends({"x": taken}, {"y": given}, "serving_default")
+    path = tmp_path / "free.tflite"
+    path.write_bytes(build.pack())
+    with pytest.raises(ModelFormatError, match="output y has a size that only a run tells"):
+        bundle(path, tmp_path / "out")
 
 
 def test_without_a_signature_tensors_go_by_place(tmp_path):
