@@ -103,7 +103,7 @@ def golden(file: Path, digest: str, labels: Sequence[str], data: Data | None, se
         size = int(np.prod(np.abs(spec.shape)))
         if not size or any(row[spec.name].size != size for row in found.delegated):
             raise ModelFormatError(
-                f"{file}: output {spec.name} has a size that only a run tells, which Kotlin cannot hold; convert it with fixed shapes"
+                f"{file}: output {spec.name} has a size that only a run tells, and Kotlin needs it; convert it to fixed shapes"
             )
         ours = np.stack([row[spec.name] for row in found.delegated])
         if not np.isfinite(ours).all():
