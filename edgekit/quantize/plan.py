@@ -15,6 +15,7 @@ from edgekit.quantize.rewrite import make_quantizable
 from edgekit.quantize.schemes import MINMAX, SEARCH_SECONDS, Scheme
 from edgekit.quantize.search import Found, Step, Work, search
 from edgekit.quantize.tree import read_graph
+from edgekit.quantize.versions import state_versions
 from edgekit.tflite import flatbuffer
 from edgekit.worker import Worker, together
 
@@ -98,6 +99,7 @@ def quantize(
         return _plan(target, "edgekit", "float16 weights", "each large constant stored in half precision, computed in float32")
     if scheme.name == "dynamic":
         worker.run(quantizer.write_dynamic, model, calibration, target)
+        state_versions(target)
         reason = "int8 weights in matrix products and tables; DEPTHWISE_CONV_2D stays float32, its dynamic form is not delegated"
         if calibration is not None:
             reason += "; biases corrected on the representative data"
@@ -108,7 +110,9 @@ def quantize(
     if samples is None or calibration is None:
         raise ConfigError(f"scheme {scheme.name} calibrates on real samples; give --representative-data")
     bits = 16 if scheme.activations == "int16" else 8
-    return _Integer(model, target, samples, calibration, settings or IntegerSettings(), worker).plan(bits)
+    plan = _Integer(model, target, samples, calibration, settings or IntegerSettings(), worker).plan(bits)
+    state_versions(target)
+    return plan
 
 
 class _Integer:

@@ -1,0 +1,23 @@
+"""Op versions that a quantized file states: ai-edge-quantizer changes tensors and leaves the versions as they were."""
+
+from pathlib import Path
+
+from edgekit.quantize.tree import load, opcodes, pack
+from edgekit.tflite import flatbuffer
+from edgekit.tflite.op_versions import requirements
+
+
+def state_versions(path: Path) -> None:
+    """Raise each op version in the file to what its tensors need, so that a runtime which would misread them refuses it.
+
+    A file that cannot be written again (above 2 GB) stays as it is.
+    """
+    content = path.read_bytes()
+    short = [op for op in requirements(flatbuffer.parse(content, str(path))).ops if op.needed > op.stated]
+    root = load(content) if short else None
+    if root is None:
+        return
+    codes = [(op, root.operatorCodes[index]) for op in short for index in opcodes(root, op.name)]
+    for op, code in [(op, code) for op, code in codes if code.version == op.stated]:
+        code.version = max(code.version, op.needed)
+    path.write_bytes(pack(root))
