@@ -6,12 +6,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgekit import options
-from edgekit.artifacts import to_jsonable
 from edgekit.console import print_json, show_report
 from edgekit.errors import ConfigError
 from edgekit.options import DATASET
-from edgekit.prune.config import Importance, PruneConfig, Scope
-from edgekit.prune.sparsity import Method, SparsityConfig, sparsify
+from edgekit.prune.config import Importance, Method, PruneConfig, Scope
 
 if TYPE_CHECKING:
     from edgekit.prune.prune import Vocabulary
@@ -72,6 +70,8 @@ def prune(checkpoint: str, out: Path, overwrite: bool, as_json: bool, quiet: boo
         found, lines = (_structured if structured else _sparse)(folder, out, settings, overwrite, worker)
         report = _compared(folder, out, settings, tell)
     if as_json:
+        from edgekit.artifacts import to_jsonable
+
         print_json({**to_jsonable(found), "comparison": report})
         return
     for line in lines:
@@ -172,6 +172,8 @@ def _recovery(settings: dict[str, Any], named: Any) -> "Recovery | None":
 
 
 def _sparse(folder: Path, out: Path, settings: dict[str, Any], overwrite: bool, worker: Any) -> tuple[Any, list[str]]:
+    from edgekit.prune.sparsity import SparsityConfig, sparsify
+
     method = Method(settings["method"] or "l1")
     share = settings["sparsity"]
     if share is None and method is not Method.THRESHOLD:

@@ -23,6 +23,14 @@ class Scope(enum.StrEnum):
     LAYER = "layer"
 
 
+class Method(enum.StrEnum):
+    """Which single weights become zero: the smallest, any, or all below a threshold."""
+
+    L1 = "l1"
+    RANDOM = "random"
+    THRESHOLD = "threshold"
+
+
 @dataclass(frozen=True)
 class PruneConfig:
     """Structured pruning. `heads` and `ffn` are the shares of attention heads and FFN units to remove, in [0, 1).

@@ -1,6 +1,5 @@
 """Unstructured pruning as a stage: single weights become zero for good; shapes, and so latency, stay as they are."""
 
-import enum
 import fnmatch
 import math
 from collections.abc import Iterator
@@ -12,17 +11,9 @@ from edgekit import artifacts
 from edgekit.checkpoint import load_classifier, read_config, tokenizer_folder
 from edgekit.errors import ConfigError
 from edgekit.linear8 import refuse_quantized
-from edgekit.prune.config import check_share
+from edgekit.prune.config import Method, check_share
 from edgekit.prune.prune import TOOLS, save, write_tokenizer
 from edgekit.worker import Worker
-
-
-class Method(enum.StrEnum):
-    """Which weights become zero: the smallest, any, or all below a threshold."""
-
-    L1 = "l1"
-    RANDOM = "random"
-    THRESHOLD = "threshold"
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from edgekit.errors import ConfigError
-from edgekit.prune.sparsity import Method, SparsityConfig, SparsityResult, sparsify
+from edgekit.prune.config import Method
+from edgekit.prune.sparsity import SparsityConfig, SparsityResult, sparsify
 from edgekit.worker import Worker
 from tests.unit.prune.models import Inline
 
