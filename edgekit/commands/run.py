@@ -15,7 +15,7 @@ from edgekit.options import fail
 @options.overwrite_option
 @options.common
 def run(recipe_file: Path, overwrite: bool, as_json: bool, quiet: bool, seed: int) -> None:
-    """Run a whole recipe: fine-tune, convert, measure, report."""
+    """Run a whole recipe: fine-tune, prune, distil, convert, measure, report."""
     from edgekit import pipeline, recipe
     from edgekit.progress import progress
 
