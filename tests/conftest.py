@@ -1,6 +1,7 @@
 """What several tests share. Nothing here loads torch or TensorFlow into the test process itself."""
 
 import os
+import signal
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,8 @@ import pytest
 from edgekit.worker import Worker
 from tests import tiny
 
+# A shell that starts the tests in the background has them ignore Ctrl-C, and their children with them.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Threads of torch that wait for each other on a busy machine take ten times as long as one thread.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
