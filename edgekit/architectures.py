@@ -4,14 +4,18 @@ An adapter is one entry in `ADAPTERS`. Models are `torch.nn.Module`s of transfor
 also writes into their config, so that `save_pretrained` keeps it and `shrink` builds the same shape again.
 """
 
+import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from edgekit.errors import CheckpointError, ConfigError
 
 # The key of config.json that says what is left of each layer.
 KEY = "edgekit_pruning"
+# Lies in a pruned checkpoint's folder, and tells of what is trained or compacted from it what it tells of that.
+PLAN = "pruning_plan.json"
 
 
 @dataclass(frozen=True)
@@ -58,27 +62,12 @@ ADAPTERS: Mapping[str, Adapter] = {
         head_size="attention_head_size",
         head_counts=("n_heads",),
     ),
-    "mobilebert": Adapter(
-        layers="encoder.layer",
-        attention="attention.self",
-        inputs=_BERT.inputs,
-        output=_BERT.output,
-        ffns=(("ffn.*.intermediate.dense", "ffn.*.output.dense"), *_BERT.ffns),
-        head_size="attention_head_size",
-        head_counts=("num_attention_heads",),
-        head_widths=("all_head_size",),
-    ),
-    "deberta-v2": Adapter(
-        layers="encoder.layer",
-        attention="attention.self",
+    "mobilebert": replace(_BERT, ffns=(("ffn.*.intermediate.dense", "ffn.*.output.dense"), *_BERT.ffns)),
+    "deberta-v2": replace(
+        _BERT,
         inputs=tuple(
             f"attention.self.{name}" for name in ("query_proj", "key_proj", "value_proj", "pos_key_proj", "pos_query_proj")
         ),
-        output=_BERT.output,
-        ffns=_BERT.ffns,
-        head_size="attention_head_size",
-        head_counts=("num_attention_heads",),
-        head_widths=("all_head_size",),
     ),
     "gpt2": Adapter(
         layers="h",
@@ -299,14 +288,28 @@ def _keep_layers(model: Any, names: Adapter, kept: Sequence[int]) -> None:
     config.num_hidden_layers = len(kept)
 
 
-def _is_transposed(projection: Any) -> bool:
+def linear_layers(model: Any, prefix: str = "") -> list[tuple[str, Any]]:
+    """All linear layers and Conv1Ds below `model` with their names, which begin with `prefix`."""
+    import torch
+
+    named = model.named_modules(prefix=prefix)
+    return [(name, module) for name, module in named if isinstance(module, torch.nn.Linear) or is_transposed(module)]
+
+
+def copy_plan(source: Path, target: Path) -> None:
+    """The pruning plan in `source`, if there is one, into the unpublished folder `target`."""
+    if (source / PLAN).is_file():
+        shutil.copyfile(source / PLAN, target / PLAN)
+
+
+def is_transposed(projection: Any) -> bool:
     """GPT-2's Conv1D keeps its weight as (inputs, outputs), a linear layer as (outputs, inputs)."""
     return type(projection).__name__ == "Conv1D"
 
 
 def inputs_first(projection: Any) -> Any:
     """The weight of a linear layer or a Conv1D as (inputs, outputs)."""
-    return projection.weight if _is_transposed(projection) else projection.weight.T
+    return projection.weight if is_transposed(projection) else projection.weight.T
 
 
 def _outputs(projection: Any) -> int:
@@ -322,12 +325,12 @@ def _cut(projection: Any, *, outputs: Sequence[int] | None = None, inputs: Seque
     import torch
 
     weight = projection.weight.detach()
-    axis = int((outputs is None) != _is_transposed(projection))
+    axis = int((outputs is None) != is_transposed(projection))
     index = torch.as_tensor(list(outputs if outputs is not None else inputs or ()))
     projection.weight = torch.nn.Parameter(weight.index_select(axis, index).clone())
     if outputs is not None and projection.bias is not None:
         projection.bias = torch.nn.Parameter(projection.bias.detach()[index].clone())
-    if _is_transposed(projection):
+    if is_transposed(projection):
         projection.nx, projection.nf = projection.weight.shape
     else:
         projection.out_features, projection.in_features = projection.weight.shape

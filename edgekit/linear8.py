@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from edgekit.architectures import is_transposed, linear_layers
 from edgekit.errors import CheckpointError, ConfigError
 
 KEY = "edgekit_quantization"
@@ -45,7 +46,7 @@ def quantize(model: Any, backend: str) -> dict[str, Any]:
     tensors = dict(model.state_dict())
     for name, layer in _linear_layers(model):
         weight = layer.weight.detach()
-        values, scale = _rounded(weight.T.contiguous() if _is_transposed(layer) else weight, backend)
+        values, scale = _rounded(weight.T.contiguous() if is_transposed(layer) else weight, backend)
         tensors[f"{name}.weight"], tensors[f"{name}.weight{SCALE}"] = values.contiguous(), scale.reshape(-1).to(torch.float32)
     return tensors
 
@@ -92,24 +93,15 @@ def refuse_quantized(path: Path, found: Mapping[str, Any], wanted: str) -> None:
     )
 
 
-def _linear_layers(model: Any) -> Iterator[tuple[str, Any]]:
-    import torch
-
-    for name, module in list(model.base_model.named_modules(prefix=model.base_model_prefix)):
-        if isinstance(module, torch.nn.Linear) or _is_transposed(module):
-            yield name, module
-
-
-def _is_transposed(layer: Any) -> bool:
-    """GPT-2's Conv1D is a linear layer whose weight is (inputs, outputs)."""
-    return type(layer).__name__ == "Conv1D"
+def _linear_layers(model: Any) -> list[tuple[str, Any]]:
+    return linear_layers(model.base_model, model.base_model_prefix)
 
 
 def _fits(layer: Any, weight: Any, scale: Any) -> bool:
     import torch
 
     shape = tuple(layer.weight.shape)
-    outputs, inputs = shape[::-1] if _is_transposed(layer) else shape
+    outputs, inputs = shape[::-1] if is_transposed(layer) else shape
     kinds = weight.dtype == torch.int8 and scale.dtype == torch.float32
     return kinds and tuple(weight.shape) == (outputs, inputs) and tuple(scale.shape) == (outputs,)
 

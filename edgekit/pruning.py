@@ -119,6 +119,7 @@ def run(
     """
     artifacts.refuse_existing(out, overwrite=overwrite)
     prune.check_architecture(checkpoint)
+    digest = artifacts.sha256(checkpoint)
     if use is not None and (config.heads or config.ffn or config.layers or vocabulary or target):
         raise ConfigError(f"{use}: a plan says itself what stays; leave --heads, --ffn, --layers, --vocab and targets out")
     probes: tuple[Probe, ...] = ()
@@ -127,7 +128,7 @@ def run(
     with artifacts.claimed(out.parent / f".{out.name}.prune") as room:
         listed = [use, *((vocabulary.tokens, vocabulary.extra) if vocabulary else ())]
         files = [artifacts.sha256(file) for file in listed if file is not None and file.exists()]
-        _clear_unless(room, _digest([artifacts.sha256(checkpoint), config, vocabulary, use, files, recovery, rows]))
+        _clear_unless(room, _digest([digest, config, vocabulary, use, files, recovery, rows]))
         try:
             folders, recovered = _steps(checkpoint, rows, room, config, vocabulary, use, recovery, worker)
             found = Pruned(config, tuple(prune.read_result(folder) for folder in folders), recovered, probes)
@@ -139,7 +140,7 @@ def run(
                     partial,
                     "checkpoint",
                     name=out.name,
-                    parents={checkpoint.resolve().name: artifacts.sha256(checkpoint)},
+                    parents={checkpoint.resolve().name: digest},
                     config={"prune": config, "recovery": recovery.config if recovery else None},
                     tools=TOOLS,
                     measured=found,

@@ -1,7 +1,6 @@
 """Checkpoint to a checkpoint in fewer bits: float16 weights, or linear layers in 8 bits."""
 
 import json
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,13 +8,11 @@ from typing import Any
 import numpy as np
 
 from edgekit import checkpoint, linear8
+from edgekit.architectures import copy_plan
 from edgekit.data.samples import Samples
 from edgekit.errors import RefusedError
 from edgekit.export import classifier
 from edgekit.parity import Parity, compare
-
-# What edgekit prune leaves in its checkpoints; the pictures of heads are drawn from it.
-_PLAN = "pruning_plan.json"
 
 
 @dataclass(frozen=True)
@@ -78,8 +75,7 @@ def _save(tensors: dict[str, Any], source: Path, target: Path, model: Any, chang
     config = {**checkpoint.read_config(source), "architectures": [type(model).__name__], "dtype": "float16", **changed}
     (target / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     checkpoint.copy_tokenizer(source, target)
-    if (source / _PLAN).is_file():
-        shutil.copyfile(source / _PLAN, target / _PLAN)
+    copy_plan(source, target)
 
 
 def _compared(source: Path, target: Path, samples_folder: Path) -> CompactExport:

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from edgekit import artifacts
-from edgekit.architectures import Kept
+from edgekit.architectures import PLAN, Kept
 from edgekit.errors import ConfigError
 from edgekit.prune.config import PruneConfig, Scope
 
-FILE_NAME = "pruning_plan.json"
+FILE_NAME = PLAN
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekit import artifacts
+from edgekit.architectures import linear_layers
 from edgekit.checkpoint import load_classifier, read_config, tokenizer_folder
 from edgekit.errors import ConfigError
 from edgekit.linear8 import refuse_quantized
@@ -104,18 +105,12 @@ def _zero(checkpoint: Path, config: SparsityConfig, folder: Path) -> SparsityRes
     )
 
 
-def _linear(model: Any) -> Iterator[tuple[str, Any]]:
-    for name, module in model.named_modules():
-        if type(module).__name__ in ("Linear", "Conv1D"):
-            yield name, module
-
-
 def _matching(model: Any, pattern: str) -> Iterator[Any]:
-    return (module for name, module in _linear(model) if fnmatch.fnmatchcase(name, pattern))
+    return (module for name, module in linear_layers(model) if fnmatch.fnmatchcase(name, pattern))
 
 
 def _some_names(model: Any) -> str:
-    names = [name for name, _ in _linear(model)]
+    names = [name for name, _ in linear_layers(model)]
     return ", ".join([*names[:3], "…"] if len(names) > 3 else names)
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from edgekit import artifacts
+from edgekit.architectures import copy_plan
 from edgekit.checkpoint import start_classifier
 from edgekit.errors import ConfigError, OutputError
 from edgekit.train.config import (
@@ -38,7 +39,6 @@ STATE = "state-"
 MODEL = "model"
 _CURVE_POINTS = 200
 _NOT_IN_BFLOAT16 = ("deberta",)  # of transformers 5: it masks scores with the smallest float32
-_PLAN = "pruning_plan.json"  # lies beside a pruned model, and tells of the trained one what it tells of that
 _EVALUATION_BATCH = 64
 _NOTE_SECONDS = 0.5
 
@@ -141,8 +141,7 @@ def run(job: Job, room: Path) -> FinetuneResult:
                 _save_state(room, job.key, model, optimizer, position)
             clock = time.perf_counter()
     _save_model(room / MODEL, model, tokenizer)
-    if (job.model / _PLAN).is_file():
-        shutil.copyfile(job.model / _PLAN, room / MODEL / _PLAN)
+    copy_plan(job.model, room / MODEL)
     last = position.epochs[-1]
     return FinetuneResult(
         loss=last.loss,
