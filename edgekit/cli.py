@@ -24,6 +24,7 @@ COMMANDS = (
     "evaluate",
     "export",
     "finetune",
+    "guide",
     "inspect",
     "predict",
     "prune",

@@ -82,6 +82,11 @@ def load(path: Path) -> GuideRun:
     return GuideRun.from_json(text, str(file))
 
 
+def read_model(text: str) -> GuideModel:
+    """One model from its JSON. Raises `ValueError` and `InputError` if it is anything else."""
+    return _model(json_format.loads(text))
+
+
 def cell(scheme: str, figure: str) -> str:
     """The name of a cell in `GuideModel.missing`; `figure` is one of `FIGURES`."""
     return f"{scheme} {figure}"

@@ -25,6 +25,7 @@ COMMANDS = (
     "evaluate",
     "export",
     "finetune",
+    "guide",
     "inspect",
     "predict",
     "prune",
