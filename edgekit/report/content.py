@@ -142,13 +142,13 @@ def measurement(figures: object) -> Measurement:
 
 def _report(content: object) -> Report:
     parts: dict[str, Callable[[Any], Any]] = {
-        "rows": lambda rows: tuple(_measurement(row) for row in _tuple(rows)),
-        "notes": _tuple,
-        "versions": _tuple,
-        "pruned": lambda plans: tuple(from_record(plan) for plan in _tuple(plans)),
-        "curves": lambda curves: tuple(_curve(curve) for curve in _tuple(curves)),
+        "rows": lambda rows: tuple(_measurement(row) for row in listed(rows)),
+        "notes": listed,
+        "versions": listed,
+        "pruned": lambda plans: tuple(from_record(plan) for plan in listed(plans)),
+        "curves": lambda curves: tuple(_curve(curve) for curve in listed(curves)),
     }
-    report: Report = _built(Report, content, parts)
+    report: Report = built(Report, content, parts)
     if not all(isinstance(text, str) for text in (*report.notes, *report.versions)):
         raise ValueError("notes or versions are not all text")
     if report.versions and len(report.versions) != len(report.rows):
@@ -157,25 +157,23 @@ def _report(content: object) -> Report:
 
 
 def _measurement(figures: object) -> Measurement:
-    found: Measurement = _built(Measurement, figures, {name: partial(_built, kind) for name, kind in _PARTS.items()})
+    found: Measurement = built(Measurement, figures, {name: partial(built, kind) for name, kind in _PARTS.items()})
     return found
 
 
 def _curve(content: object) -> LearningCurve:
-    curve: LearningCurve = _built(
-        LearningCurve, content, {"training": partial(_points, size=2), "epochs": partial(_points, size=3)}
-    )
+    curve: LearningCurve = built(LearningCurve, content, {"training": partial(_points, size=2), "epochs": partial(_points, size=3)})
     return curve
 
 
 def _points(value: object, size: int) -> tuple[tuple[float, ...], ...]:
-    points = tuple(_tuple(point) for point in _tuple(value))
+    points = tuple(listed(point) for point in listed(value))
     if not all(len(point) == size and all(_is_a(number, float) for number in point) for point in points):
         raise ValueError(f"a curve's points are not {size} numbers each")
     return points
 
 
-def _built(kind: type[Any], values: object, parts: Mapping[str, Callable[[Any], Any]] | None = None) -> Any:
+def built(kind: type[Any], values: object, parts: Mapping[str, Callable[[Any], Any]] | None = None) -> Any:
     """A dataclass from a JSON object, each value of the field's type; raises `ValueError`."""
     if not isinstance(values, Mapping):
         raise ValueError(f"{kind.__name__.lower()} is no JSON object")
@@ -193,7 +191,7 @@ def _built(kind: type[Any], values: object, parts: Mapping[str, Callable[[Any], 
     return kind(**made)
 
 
-def _tuple(value: object) -> tuple[Any, ...]:
+def listed(value: object) -> tuple[Any, ...]:
     if not isinstance(value, list):
         raise ValueError(f"{value!r} is no list")
     return tuple(value)
