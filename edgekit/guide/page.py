@@ -129,11 +129,8 @@ def _quality(run: GuideRun) -> Table:
                 share = row.accuracy if metric.name == _TOP_1 else None
                 if share is None:
                     return None
-                return (
-                    _percent(share.value * 100),
-                    f"{share.low * 100:.1f}–{share.high * 100:.1f}, {share.total} rows",
-                    *_agrees(row),
-                )
+                interval = f"{share.low * 100:.1f}–{share.high * 100:.1f}"
+                return _percent(share.value * 100), interval, f"{share.total} rows", *_agrees(row)
 
             name = f"{metric.name}, %" if metric.higher_is_better else f"{metric.name}, % (less is better)"
             _add(table, run, model, name, "accuracy", published, measured, otherwise=_agrees)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from edgekit.guide.results import GuideModel, GuideRun, columns
 from edgekit.measure.measurement import Measurement, Proportion
 from edgekit.report.content import megabytes, milliseconds
-from edgekit.report.drawing import ACCENT, INK, MUTED, PALE, label_points, latency_axis, rows_height, svg
+from edgekit.report.drawing import ACCENT, INK, MUTED, PALE, PAPER, label_points, latency_axis, rows_height, svg
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -127,7 +127,7 @@ def draw_pareto(model: GuideModel, found: Pareto) -> str:
             axes.vlines([point.ms], point.low, point.high, color=PALE, linewidth=3)
         best = found.front
         axes.step([p.ms for p in best], [p.value for p in best], where="post", color=ACCENT, linewidth=1, linestyle=(0, (4, 3)))
-        for group, fill in ((best, ACCENT), ([p for p in found.points if p not in best], "white")):
+        for group, fill in ((best, ACCENT), ([p for p in found.points if p not in best], PAPER)):
             dots = axes.plot([p.ms for p in group], [p.value for p in group], "o", color=fill, markersize=7)
             dots[0].set(markeredgecolor=ACCENT if fill == ACCENT else MUTED, markeredgewidth=1.4)
         latency_axis(axes, [p.ms for p in found.points], from_zero=False)
@@ -194,7 +194,7 @@ def draw_ratios(pairs: Sequence[Pair]) -> str:
                 axes.hlines([place], *sorted((pair.published, pair.measured)), color=PALE, linewidth=3)
         for label, fill, chosen in (
             ("measured", ACCENT, [pair.measured for pair in pairs]),
-            ("published", "white", [pair.published for pair in pairs]),
+            ("published", PAPER, [pair.published for pair in pairs]),
         ):
             shown = [(value, place) for value, place in zip(chosen, places, strict=True) if value]
             if shown:
@@ -202,7 +202,7 @@ def draw_ratios(pairs: Sequence[Pair]) -> str:
                 dots[0].set(markeredgecolor=ACCENT, markeredgewidth=1.4, linestyle="none")
         for place, pair in zip(places, pairs, strict=True):
             far = max(value for value in (pair.published, pair.measured) if value)
-            words = f"{pair.measured:.2f}" if pair.measured else "not measured"
+            words = f"{pair.measured:.2f}" if pair.measured else f"{pair.published:.2f} published"
             axes.annotate(words, (far, place), (8, 0), textcoords="offset points", va="center", fontsize=9)
         axes.set_xlabel("latency ÷ latency in float32")
         _legend(axes)

@@ -12,12 +12,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # Drawn in these colours, written as the page's own, so that a figure follows a light or a dark page.
-INK, MUTED, GRID = "#1b1e23", "#656c77", "#dfe2e7"
+INK, MUTED, GRID, PAPER = "#1b1e23", "#656c77", "#dfe2e7", "#ffffff"
 ACCENT, PALE = "#2f6db3", "#a9c5e6"
 _PAGE_COLOURS = {
     INK: "var(--ink)",
     MUTED: "var(--muted)",
     GRID: "var(--line)",
+    PAPER: "var(--page)",
     ACCENT: "var(--accent)",
     PALE: "var(--pale)",
 }
