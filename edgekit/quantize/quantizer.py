@@ -18,6 +18,7 @@ from edgekit.quantize.bias import correct
 from edgekit.quantize.float16 import to_float16
 from edgekit.quantize.forms import Form
 from edgekit.quantize.interface import change_interface
+from edgekit.quantize.large import large_weights
 from edgekit.quantize.tree import load, pack, prepare
 from edgekit.tflite import flatbuffer
 
@@ -195,7 +196,8 @@ def _quantized(name: str, data: bytes, recipe: Any, statistics: Any, means: Mapp
     from ai_edge_quantizer.quantizer import Quantizer
 
     try:
-        result = Quantizer(data, recipe).quantize(statistics, enable_progress_report=False)
+        with large_weights():
+            result = Quantizer(data, recipe).quantize(statistics, enable_progress_report=False)
     except (ValueError, RuntimeError, KeyError, NotImplementedError) as error:
         raise ConversionError(
             f"{name}: ai-edge-quantizer cannot make {what} of it ({one_line(error)}); choose another scheme"

@@ -1,6 +1,7 @@
 """One self-contained HTML page: no script, no font and no image from anywhere else."""
 
 from importlib.resources import files
+from typing import Any
 
 from edgekit import __version__
 from edgekit.report import plots
@@ -15,11 +16,8 @@ _LEARNING = (
 
 def page(report: Report) -> str:
     """The report as an HTML document; every name and sentence in it is escaped."""
-    from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
 
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string(files("edgekit.report").joinpath("page.html.j2").read_text(encoding="utf-8"))
     judged = "Accuracy" if any(row.accuracy for row in report.rows) else "Agreement"
     level = "; dashed, the reference" if report.reference_row else ""
     packed = ", and inside it what gzip makes of it" if any(row.gzip_bytes is not None for row in report.rows) else ""
@@ -39,9 +37,9 @@ def page(report: Report) -> str:
         for plan in report.pruned
     ]
     circumstances = [("Model", report.model), ("Data", report.data), ("Machine", report.machine)]
-    return template.render(
+    return render(
+        "report/page.html.j2",
         report=report,
-        version=__version__,
         circumstances=[(name, value) for name, value in circumstances if value],
         columns=columns(report),
         timings_title=TIMINGS,
@@ -56,3 +54,16 @@ def page(report: Report) -> str:
         plots=[*(plot for plot in drawn if plot[-1]), *kept],
         curves=[plot for plot in lessons if plot[-1]],
     )
+
+
+def render(template: str, **values: Any) -> str:
+    """A template by its path inside the package, with every value escaped that is no markup; a missing one is an error."""
+    from jinja2 import Environment, FunctionLoader, StrictUndefined
+
+    def source(name: str) -> str:
+        return files("edgekit").joinpath(name).read_text(encoding="utf-8")
+
+    environment = Environment(
+        loader=FunctionLoader(source), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.get_template(template).render(version=__version__, **values)

@@ -1,15 +1,11 @@
 """The report's figures as SVG text: accuracy against latency, latency percentiles, sizes, learning curves."""
 
-import io
 import math
-import re
-import warnings
-from collections.abc import Callable, Sequence
-from html import escape
 from typing import TYPE_CHECKING
 
 from edgekit.measure.measurement import Measurement, Proportion
 from edgekit.report.content import LearningCurve, Report, labels, megabytes, milliseconds, shortened
+from edgekit.report.drawing import ACCENT, INK, MUTED, PALE, label_points, latency_axis, one_row_each, rows_height, svg
 from edgekit.report.pruned import Pruned
 
 if TYPE_CHECKING:
@@ -17,46 +13,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
-# Drawn in these colours, written as the page's own, so that a figure follows a light or a dark page.
-_INK, _MUTED, _GRID = "#1b1e23", "#656c77", "#dfe2e7"
-_ACCENT, _PALE = "#2f6db3", "#a9c5e6"
-_PAGE_COLOURS = {
-    _INK: "var(--ink)",
-    _MUTED: "var(--muted)",
-    _GRID: "var(--line)",
-    _ACCENT: "var(--accent)",
-    _PALE: "var(--pale)",
-}
-_STYLE = {
-    "svg.fonttype": "none",
-    "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans"],
-    "font.size": 10,
-    "text.color": _INK,
-    "text.parse_math": False,
-    "axes.labelcolor": _MUTED,
-    "axes.edgecolor": _GRID,
-    "axes.labelsize": 10,
-    "axes.axisbelow": True,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.spines.left": False,
-    "xtick.color": _MUTED,
-    "ytick.color": _MUTED,
-    "xtick.labelsize": 9,
-    "ytick.labelsize": 9,
-    "xtick.major.size": 0,
-    "xtick.minor.size": 0,
-    "ytick.major.size": 0,
-    "ytick.minor.size": 0,
-    "grid.color": _GRID,
-    "grid.linewidth": 0.8,
-}
-_WIDTH = 5.4  # inches, 72 points each: about what a phone shows, so that text stays readable there
-_ROW = 0.42
 _LONGEST_NAME = 26
 _LABELLED_EPOCHS = 6  # as many figures as have room beside each other
-_LOG_FROM = 8.0  # the spread of latencies from which a linear axis squeezes the fast files into one spot
 
 
 def scatter(report: Report) -> str:
@@ -77,19 +35,19 @@ def scatter(report: Report) -> str:
 
     def draw(figure: "Figure", axes: "Axes") -> None:
         if level is not None:
-            axes.axhline(level.value * 100, color=_MUTED, linewidth=0.8, linestyle=(0, (4, 3)))
+            axes.axhline(level.value * 100, color=MUTED, linewidth=0.8, linestyle=(0, (4, 3)))
         for _, x, share in points:
-            axes.vlines([x], share.low * 100, share.high * 100, color=_PALE, linewidth=3)
-        axes.plot([x for _, x, _ in points], [share.value * 100 for _, _, share in points], "o", color=_ACCENT, markersize=6)
-        _latency_axis(axes, [x for _, x, _ in points], from_zero=False)
+            axes.vlines([x], share.low * 100, share.high * 100, color=PALE, linewidth=3)
+        axes.plot([x for _, x, _ in points], [share.value * 100 for _, _, share in points], "o", color=ACCENT, markersize=6)
+        latency_axis(axes, [x for _, x, _ in points], from_zero=False)
         axes.margins(y=0.12)
         axes.set_xlabel("p50 latency, ms")
         axes.set_ylabel(title)
         axes.grid(True, axis="both")
-        _label(figure, axes, [(label, x, share.value * 100, share.low * 100, share.high * 100) for label, x, share in points])
+        label_points(figure, axes, [(label, x, share.value * 100, share.low * 100, share.high * 100) for label, x, share in points])
 
     told = [f"{label} {share.value * 100:.2f} % at {milliseconds(x)} ms" for label, x, share in points]
-    return _svg("scatter", f"{title.split(',')[0]} against p50 latency: {', '.join(told)}", 3.6, draw)
+    return svg("scatter", f"{title.split(',')[0]} against p50 latency: {', '.join(told)}", 3.6, draw)
 
 
 def latency(report: Report) -> str:
@@ -102,16 +60,16 @@ def latency(report: Report) -> str:
 
     def draw(figure: "Figure", axes: "Axes") -> None:
         places = range(len(timed))
-        axes.hlines(places, [item.p50_ms for _, item in timed], longest, color=_PALE, linewidth=5)
-        for name, marker, colour, size in (("p99", "|", _ACCENT, 9), ("p90", "o", _PALE, 6), ("p50", "o", _ACCENT, 7)):
+        axes.hlines(places, [item.p50_ms for _, item in timed], longest, color=PALE, linewidth=5)
+        for name, marker, colour, size in (("p99", "|", ACCENT, 9), ("p90", "o", PALE, 6), ("p50", "o", ACCENT, 7)):
             values = [math.nan if (value := getattr(item, f"{name}_ms")) is None else value for _, item in timed]
             if all(map(math.isnan, values)):
                 continue
             points = axes.plot(values, places, marker, color=colour, markersize=size, label=name, linestyle="none")
-            points[0].set(markeredgecolor=_ACCENT, markeredgewidth=1.6)
-        _latency_axis(axes, [value for _, item in timed for value in (item.p50_ms, item.p99_ms or item.p50_ms)])
+            points[0].set(markeredgecolor=ACCENT, markeredgewidth=1.6)
+        latency_axis(axes, [value for _, item in timed for value in (item.p50_ms, item.p99_ms or item.p50_ms)])
         axes.set_xlabel("latency of one inference, ms")
-        _one_row_each(axes, [label for label, _ in timed])
+        one_row_each(axes, [label for label, _ in timed])
         handles, texts = axes.get_legend_handles_labels()
         axes.legend(
             handles[::-1],
@@ -127,7 +85,7 @@ def latency(report: Report) -> str:
     told = [
         f"{label} {milliseconds(item.p50_ms)} to {milliseconds(end)} ms" for (label, item), end in zip(timed, longest, strict=True)
     ]
-    return _svg("latency", f"Latency from p50 to p99: {', '.join(told)}", _height(len(timed)) + 0.25, draw)
+    return svg("latency", f"Latency from p50 to p99: {', '.join(told)}", rows_height(len(timed)) + 0.25, draw)
 
 
 def pruned(plan: Pruned) -> str:
@@ -151,10 +109,10 @@ def pruned(plan: Pruned) -> str:
         grid.set_xlim(-0.6, most - 0.4)
         grid.set_xticks(range(0, most, 1 if most <= 12 else 2))
         grid.set_xlabel("head")
-        grid.set_yticks(range(layers), [f"layer {layer}" for layer in range(layers)], color=_INK)
+        grid.set_yticks(range(layers), [f"layer {layer}" for layer in range(layers)], color=INK)
         grid.set_ylim(layers - 0.45, -0.55)
-        bars.barh(range(layers), plan.ffn_before, height=0.56, color=_PALE, alpha=0.5)
-        bars.barh(range(layers), plan.ffn, height=0.56, color=_ACCENT)
+        bars.barh(range(layers), plan.ffn_before, height=0.56, color=PALE, alpha=0.5)
+        bars.barh(range(layers), plan.ffn, height=0.56, color=ACCENT)
         for layer, width in enumerate(plan.ffn):
             bars.annotate(str(width), (max(plan.ffn_before), layer), (4, 0), textcoords="offset points", va="center", fontsize=9)
         bars.set_xlim(0, max(plan.ffn_before) * 1.3 or 1)
@@ -169,13 +127,13 @@ def pruned(plan: Pruned) -> str:
             zip(plan.importance, plan.heads, plan.ffn, plan.ffn_before, strict=True)
         )
     ]
-    return _svg("pruned", f"{plan.version}: {'; '.join(told)}", 0.7 + 0.3 * layers, draw)
+    return svg("pruned", f"{plan.version}: {'; '.join(told)}", 0.7 + 0.3 * layers, draw)
 
 
 def _rectangle(corner: tuple[float, float], side: float, shade: float) -> "Patch":
     from matplotlib.patches import Rectangle
 
-    return Rectangle(corner, side, side, facecolor=_ACCENT, alpha=shade, linewidth=0)
+    return Rectangle(corner, side, side, facecolor=ACCENT, alpha=shade, linewidth=0)
 
 
 def sizes(report: Report) -> str:
@@ -186,10 +144,10 @@ def sizes(report: Report) -> str:
 
     def draw(figure: "Figure", axes: "Axes") -> None:
         places = range(len(rows))
-        axes.barh(places, [row.size_bytes / 1e6 for row in rows], height=0.56, color=_PALE, label="file")
+        axes.barh(places, [row.size_bytes / 1e6 for row in rows], height=0.56, color=PALE, label="file")
         packed = [(place, row.gzip_bytes / 1e6) for place, row in enumerate(rows) if row.gzip_bytes is not None]
         if packed:
-            axes.barh([place for place, _ in packed], [size for _, size in packed], height=0.22, color=_ACCENT, label="gzip")
+            axes.barh([place for place, _ in packed], [size for _, size in packed], height=0.22, color=ACCENT, label="gzip")
             axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncol=2, frameon=False, fontsize=9, handlelength=1.2)
         for place, row in enumerate(rows):
             axes.annotate(
@@ -202,10 +160,10 @@ def sizes(report: Report) -> str:
             )
         axes.set_xlim(0, max(row.size_bytes for row in rows) / 1e6 * 1.14 or 1)
         axes.set_xlabel("size, MB")
-        _one_row_each(axes, ticks)
+        one_row_each(axes, ticks)
 
     told = [f"{label} {megabytes(row.size_bytes)} MB" for label, row in zip(ticks, rows, strict=True)]
-    return _svg("sizes", f"File sizes: {', '.join(told)}", _height(len(rows)) + 0.25, draw)
+    return svg("sizes", f"File sizes: {', '.join(told)}", rows_height(len(rows)) + 0.25, draw)
 
 
 def learning(curve: LearningCurve) -> str:
@@ -218,12 +176,12 @@ def learning(curve: LearningCurve) -> str:
     losses = [loss for _, loss in curve.training] + [loss for _, loss, _ in curve.epochs]
 
     def draw(figure: "Figure", axes: "Axes") -> None:
-        axes.plot(*zip(*curve.training, strict=True), color=_ACCENT, linewidth=1.4, label="training")
+        axes.plot(*zip(*curve.training, strict=True), color=ACCENT, linewidth=1.4, label="training")
         if curve.epochs:
             axes.plot(
                 [step for step, _, _ in curve.epochs],
                 [loss for _, loss, _ in curve.epochs],
-                color=_MUTED,
+                color=MUTED,
                 marker="o",
                 markersize=6,
                 linewidth=0.8,
@@ -247,7 +205,7 @@ def learning(curve: LearningCurve) -> str:
     ends = [f"{100 * accuracy:.1f} % at step {step}" for step, _, accuracy in curve.epochs]
     first, last = curve.training[0], curve.training[-1]
     told = f"{curve.stage}: training loss {first[1]:.3g} at step {first[0]}, {last[1]:.3g} at step {last[0]}"
-    return _svg(f"learning-{curve.stage}", f"{told}; accuracy {', '.join(ends)}" if ends else told, 3.0, draw)
+    return svg(f"learning-{curve.stage}", f"{told}; accuracy {', '.join(ends)}" if ends else told, 3.0, draw)
 
 
 def _share(row: Measurement, has_accuracy: bool) -> Proportion | None:
@@ -256,103 +214,3 @@ def _share(row: Measurement, has_accuracy: bool) -> Proportion | None:
 
 def _shortened(report: Report) -> tuple[tuple[Measurement, ...], tuple[str, ...]]:
     return report.rows, tuple(shortened(name, _LONGEST_NAME) for name in labels(report))
-
-
-def _height(rows: int) -> float:
-    return 0.85 + _ROW * rows
-
-
-def _one_row_each(axes: "Axes", labels: Sequence[str]) -> None:
-    axes.set_yticks(range(len(labels)), labels, color=_INK)
-    axes.set_ylim(len(labels) - 0.45, -0.55)
-    axes.grid(True, axis="x")
-
-
-def _latency_axis(axes: "Axes", values: Sequence[float], *, from_zero: bool = True) -> None:
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
-    if min(values) > 0 and max(values) / min(values) >= _LOG_FROM:
-        axes.set_xscale("log")
-        axes.set_xlim(min(values) / 1.6, max(values) * 1.6)
-        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.xaxis.set_minor_formatter(NullFormatter())
-    elif from_zero:
-        axes.set_xlim(0, max(values) * 1.14 or 1)
-    else:
-        # Room for names on both sides, and no more zoom than makes a difference of a few per cent look like one.
-        room = max(0.35 * (max(values) - min(values)), 0.2 * max(values)) or 1
-        axes.set_xlim(max(0, min(values) - room), max(values) + room)
-
-
-def _label(figure: "Figure", axes: "Axes", points: Sequence[tuple[str, float, float, float, float]]) -> None:
-    """Write each point's name beside it: (name, x, y, low, high).
-
-    Of some offsets it takes the one where it covers least: another name or the frame at no price but the highest, then a
-    point, then a bar, where the page draws an edge around it.
-    """
-    from matplotlib.transforms import Bbox
-
-    figure.canvas.draw()
-    renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
-    frame, scale = axes.get_window_extent(renderer), figure.dpi / 72
-    spots = [axes.transData.transform([(x, y), (x, low), (x, high)]) for _, x, y, low, high in points]
-    dots = [Bbox.from_bounds(spot[0][0] - 5, spot[0][1] - 5, 10, 10) for spot in spots]
-    bars = [Bbox.from_extents(spot[1][0] - 4, spot[1][1], spot[1][0] + 4, spot[2][1]) for spot in spots]
-    taken: list[Bbox] = []
-    steps = [
-        (0, "left"),
-        (0, "right"),
-        *((sy * (8 + 11 * n), side) for n in range(9) for sy in (1, -1) for side in ("left", "right")),
-    ]
-    for (name, x, y, _, _), spot in zip(points, spots, strict=True):
-        measured = axes.text(0, 0, name, fontsize=9)
-        size = measured.get_window_extent(renderer)
-        measured.remove()
-
-        def box(dy: float, side: str, at: tuple[float, float] = tuple(spot[0]), size: Bbox = size) -> Bbox:
-            left = at[0] + 8 * scale if side == "left" else at[0] - 8 * scale - size.width
-            return Bbox.from_bounds(left, at[1] + dy * scale - size.height / 2, size.width, size.height)
-
-        def price(step: tuple[float, str], box: Callable[..., Bbox] = box) -> tuple[int, int, int, float]:
-            place = box(*step)
-            inside = frame.x0 <= place.x0 and place.x1 <= frame.x1 + 8 and frame.y0 <= place.y0 and place.y1 <= frame.y1
-            return place.count_overlaps(taken) + (not inside), place.count_overlaps(dots), place.count_overlaps(bars), abs(step[0])
-
-        dy, side = min(steps, key=price)
-        taken.append(box(dy, side))
-        leader = {"arrowstyle": "-", "color": _MUTED, "linewidth": 0.6, "shrinkB": 4} if dy else None
-        offset = (8 if side == "left" else -8, dy)
-        axes.annotate(name, (x, y), offset, textcoords="offset points", ha=side, va="center", fontsize=9, arrowprops=leader)
-
-
-def _svg(name: str, told: str, height: float, draw: Callable[["Figure", "Axes"], None]) -> str:
-    """Draw on one pair of axes and return the `<svg>` element, which says `told` to who cannot see it.
-
-    The same figures give the same text.
-    """
-    import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": f"edgekit-{name}"}), warnings.catch_warnings():
-        # Letters that the font lacks are only measured wrongly: the browser writes them with its own.
-        warnings.filterwarnings("ignore", message="Glyph .* missing", category=UserWarning)
-        figure = Figure(figsize=(_WIDTH, height), layout="constrained")
-        FigureCanvasAgg(figure)
-        axes = figure.add_subplot()
-        draw(figure, axes)
-        stream = io.StringIO()
-        figure.savefig(
-            stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None, "Format": None, "Type": None}
-        )
-    text = stream.getvalue()
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    # Group ids repeat from figure to figure, and nothing refers to them.
-    text = re.sub(r'<g id="[^"]*"', "<g", text)
-    text = re.sub(r'^<svg ([^>]*?)width="[^"]*"', r"<svg \1", text)
-    text = re.sub(r'^<svg ([^>]*?)height="[^"]*"', r"<svg \1", text)
-    for drawn, shown in _PAGE_COLOURS.items():
-        text = text.replace(drawn, shown)
-    return text.replace("<svg ", f'<svg role="img" aria-label="{escape(told)}" ', 1)

@@ -1,0 +1,80 @@
+"""The families of Table 2: their names, their inputs, and rows that fit them."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgekit.errors import ConfigError
+from edgekit.guide.families import FAMILIES, Family, family
+from edgekit.guide.published import TABLE_2
+from edgekit.worker import Worker
+
+ARRAYS = [item for item in FAMILIES.values() if item.rows_name.endswith(".npz")]
+
+
+def test_every_row_of_table_2_is_a_family_or_a_mobilenet():
+    assert {row.name for row in TABLE_2} - set(FAMILIES) == {"mobilenet_v1", "mobilenet_v2"}
+    assert set(FAMILIES) <= {row.name for row in TABLE_2}
+    assert {item.name: item.title.lower() for item in FAMILIES.values()} == {
+        row.name: row.title.lower() for row in TABLE_2 if row.name in FAMILIES
+    }
+
+
+def test_an_unknown_family_is_refused_with_the_known_ones():
+    assert family("yolov3") is FAMILIES["yolov3"]
+    with pytest.raises(ConfigError, match="'yolov4'; choose from wav2letter, deepspeech, yolov3, mobilebert"):
+        family("yolov4")
+
+
+@pytest.mark.parametrize("item", ARRAYS, ids=lambda item: item.name)
+def test_rows_fit_the_inputs_and_their_range_is_plausible(item: Family, tmp_path: Path):
+    for name, seed in (("one", 1), ("again", 1), ("other", 2)):
+        item.write_rows(tmp_path / f"{name}.npz", 3, seed)
+    one, again, other = (dict(np.load(tmp_path / f"{name}.npz")) for name in ("one", "again", "other"))
+    assert set(one) == {spec.name for spec in item.inputs}
+    for spec in item.inputs:
+        values = one[spec.name]
+        assert (values.shape, values.dtype) == ((3, *spec.shape[1:]), spec.dtype)
+        assert 0.1 < values.std() < 1.5
+        assert np.abs(values).max() < 8
+        assert not np.array_equal(values[0], values[1])
+        assert np.array_equal(values, again[spec.name])
+        assert not np.array_equal(values, other[spec.name])
+
+
+def test_windows_of_speech_overlap(tmp_path: Path):
+    FAMILIES["deepspeech"].write_rows(tmp_path / "rows.npz", 1, 0)
+    windows = np.load(tmp_path / "rows.npz")["input_node"][0]
+    assert np.array_equal(windows[0, 1:], windows[1, :-1])
+
+
+def test_texts_hold_known_words_and_both_labels(tmp_path: Path):
+    FAMILIES["mobilebert"].write_rows(tmp_path / "rows.tsv", 20, 0)
+    with (tmp_path / "rows.tsv").open(encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream, delimiter="\t"))
+    assert {row["label"] for row in rows} == {"0", "1"}
+    lengths = [len(row["sentence"].split()) for row in rows]
+    assert min(lengths) >= 38
+    assert 200 < max(lengths) <= 382
+    assert len({word for row in rows for word in row["sentence"].split()}) > 1000
+
+
+def spread_of_wav2letter(folder: Path) -> tuple[int, float]:
+    """Its number of parameters, and the standard deviation of the letters' scores on two rows; in a worker's child."""
+    import tf_keras
+
+    item = FAMILIES["wav2letter"]
+    count = item.build(folder / item.file_name, 0)
+    item.write_rows(folder / item.rows_name, 2, 0)
+    model = tf_keras.models.load_model(str(folder / item.file_name), compile=False)
+    scores = tf_keras.Model(model.inputs, model.get_layer("letters").output)
+    return count, float(np.std([scores(row[np.newaxis]) for row in np.load(folder / item.rows_name)["mfcc"]]))
+
+
+def test_wav2letter_has_its_parameters_and_its_values_keep_their_spread(tmp_path: Path):
+    """The others are built the same way, but their size makes them too slow for here."""
+    count, spread = Worker().run(spread_of_wav2letter, tmp_path).value
+    assert count == FAMILIES["wav2letter"].parameters == 23_594_529
+    assert 0.1 < spread < 10
