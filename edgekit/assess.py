@@ -12,7 +12,7 @@ from edgekit import checkpoint
 from edgekit.data import sources
 from edgekit.data.encode import Encoding, encode
 from edgekit.data.representative import draw
-from edgekit.data.samples import Samples
+from edgekit.data.samples import Samples, described
 from edgekit.data.sources import Columns, Rows
 from edgekit.errors import ConfigError, DatasetError, ModelFormatError
 from edgekit.measure import adb
@@ -22,7 +22,6 @@ from edgekit.measure.measurement import Measurement
 from edgekit.measure.runtimes import Runtime, runtime_of
 from edgekit.quantize.schemes import SCHEMES
 from edgekit.report.content import LearningCurve, Report
-from edgekit.spec import shown
 from edgekit.tflite import flatbuffer, metadata, package
 from edgekit.worker import Progress
 
@@ -132,15 +131,11 @@ def assess(
         if data is not None and (readable := _same_inputs([*files, *([reference] if reference is not None else [])])):
             samples = encode_for(readable[0], data, config.seed, Path(room))
         rows = benchmark(files, samples, config, reference=reference, schemes=schemes, on_progress=on_progress)
-    described = (
-        f"{len(samples)} rows of {shown(data.dataset)}"
-        if samples is not None and data is not None
-        else "random values (no data set given)"
-    )
+    known = described(samples, data.dataset) if samples is not None and data is not None else "random values (no data set given)"
     return Report(
         title=title,
         model=", ".join(sorted({_model_name(file, schemes.get(file)) for file in files})),
-        data=described,
+        data=known,
         machine=machine(),
         settings={"threads": config.threads, "runs": config.runs, "warm-up": config.warmup, "rounds": config.rounds, "batch": 1},
         rows=tuple(rows),

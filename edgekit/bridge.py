@@ -86,6 +86,7 @@ class FloatModel:
         self.steps.append(Step(name, outcome.seconds, outcome.peak_bytes))
 
 
+_KERAS_3 = ".keras"
 _SUFFIXES = {".onnx": Kind.ONNX, ".h5": Kind.KERAS, ".tflite": Kind.TFLITE}
 
 
@@ -102,6 +103,11 @@ def classify(reference: str) -> Source:
         if not path.is_file():
             raise ModelFormatError(f"{reference}: no such file; check the path")
         return Source(_SUFFIXES[suffix], path.resolve(), path.stem)
+    if suffix == _KERAS_3 and path.is_file():
+        raise ModelFormatError(
+            f"{reference}: is a Keras 3 file; in Keras 3 save it with model.export('FOLDER') and give that SavedModel folder, "
+            "or build it with tf_keras (Keras 2), set its weights and save it as .h5"
+        )
     if path.is_file():
         raise ModelFormatError(
             f"{reference}: not a model that edgekit reads; give a checkpoint folder, a hub id, .onnx, SavedModel, .h5 or .tflite"

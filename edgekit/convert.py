@@ -14,7 +14,7 @@ from edgekit.bridge import Bridge, FloatModel, Kind, Source, Step
 from edgekit.data import sources
 from edgekit.data.encode import Encoding, encode
 from edgekit.data.representative import COUNT, MINIMUM, RepresentativeDataset, draw
-from edgekit.data.samples import Samples, random_samples
+from edgekit.data.samples import Samples, described, random_samples
 from edgekit.data.sources import Columns, Rows, TextRows
 from edgekit.data.text import check_room
 from edgekit.errors import CalibrationError, ConfigError, EdgekitError
@@ -28,7 +28,7 @@ from edgekit.quantize.mediapipe import SEGMENTS
 from edgekit.quantize.plan import IntegerSettings, QuantizationPlan, quantize
 from edgekit.quantize.preflight import preflight
 from edgekit.quantize.schemes import MINMAX, SEARCH_SECONDS, Scheme
-from edgekit.spec import DatasetReference, TensorSpec, shown
+from edgekit.spec import DatasetReference, TensorSpec
 from edgekit.tflite import flatbuffer, metadata
 from edgekit.worker import Progress, Worker, together
 
@@ -373,7 +373,7 @@ def _save(
     if judged is not None:
         samples = encode(judged, inputs, encoding, work / "images")
         samples.save(held_out)
-        return Data(calibration, held_out, f"{len(samples)} rows of {shown(judged.origin)}", real=True)
+        return Data(calibration, held_out, described(samples, judged.origin), real=True)
     random_samples(inputs, _UNTAUGHT_ROWS, config.seed).save(held_out)
     return Data(calibration, held_out, f"{_UNTAUGHT_ROWS} random rows (no data given)", real=False)
 

@@ -33,8 +33,8 @@ from edgekit.guide.models import (
     random_images,
     write_model,
 )
-from edgekit.guide.published import COLUMNS, TABLES, Published
 from edgekit.guide.page import page
+from edgekit.guide.published import COLUMNS, TABLES, Published
 from edgekit.guide.qat import Training, write_aware
 from edgekit.guide.results import FILE_NAME, GuideModel, GuideRun, cell, read_model
 from edgekit.guide.table import markdown
@@ -101,12 +101,22 @@ class GuideConfig:
 
 @dataclass(frozen=True)
 class _Data:
-    """Rows that all models share: to calibrate on, to judge on (never the same), to train on; None where there are none."""
+    """Rows that all models share: to calibrate on, to judge on (never the same), to train on; None where there are none.
+
+    `skipped` collects what of those that are judged could not be read.
+    """
 
     calibration: Rows | None
     judged: Rows | None
     training: Rows | None
-    told: str
+    skipped: set[str] = field(default_factory=set)
+
+    @property
+    def told(self) -> str:
+        if self.judged is None:
+            return "no data"
+        told = f"{len(self.judged) - len(self.skipped)} labelled rows of {shown(self.judged.origin)}, none of them calibrated on"
+        return f"{told}; not readable: {', '.join(sorted(self.skipped))}" if self.skipped else told
 
 
 @dataclass(frozen=True)
@@ -148,26 +158,24 @@ def run(
     with artifacts.claimed(out):
         _begin(out, settings, [job.published.name for job in jobs], overwrite=overwrite)
         models: list[GuideModel] = []
-        errors: list[EdgekitError] = []
-        for number, job in enumerate(jobs):
-            if on_progress is not None:
-                on_progress(Progress("guide", number, len(jobs), job.published.title))
-            found = _kept(out / job.published.name)
-            if found is None:
+        first: EdgekitError | None = None
+        try:
+            for number, job in enumerate(jobs):
+                if on_progress is not None:
+                    on_progress(Progress("guide", number, len(jobs), job.published.title))
                 try:
-                    found = _measured(job, config, data, out / job.published.name, on_progress)
-                    artifacts.write_text(out / job.published.name / _MODEL, artifacts.to_json(found))
-                except (EdgekitError, MemoryError) as error:
-                    known = error if isinstance(error, EdgekitError) else OutputError(str(error))
-                    if isinstance(known, CheckpointError | OutputError) and not any(model.rows for model in models):
-                        _undo(out)
+                    models.append(_made_or_kept(job, config, data, out, on_progress))
+                except EdgekitError as error:
+                    # Without a network or a place to write, the others need not be tried.
+                    if isinstance(error, OutputError) or (isinstance(error, CheckpointError) and not models):
                         raise
-                    errors.append(known)
-                    found = _failed(job, known.message)
-            models.append(found)
-        if not any(model.rows for model in models):
+                    first = first or error
+                    models.append(_failed(job, error.message))
+            if first is not None and not any(model.rows for model in models):
+                raise first
+        except BaseException:
             _undo(out)
-            raise errors[0]
+            raise
         finished = GuideRun(
             config.table,
             machine(),
@@ -180,6 +188,21 @@ def run(
         return finished
 
 
+def _made_or_kept(
+    job: _Job, config: GuideConfig, data: _Data, out: Path, on_progress: Callable[[Progress], None] | None
+) -> GuideModel:
+    folder = out / job.published.name
+    if (found := _kept(folder)) is not None:
+        return found
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory(prefix="edgekit-guide-") as room:
+        model = _Model(job, config, data, folder, Path(room), Worker(on_progress=on_progress))
+        found = model.measured()
+    found = replace(found, seconds=round(time.perf_counter() - started, 1), peak_bytes=model.peak or None)
+    artifacts.write_text(folder / _MODEL, artifacts.to_json(found))
+    return found
+
+
 def _publish(out: Path, run: GuideRun) -> None:
     """The run as JSON, Markdown and a page; those that are there already are of an earlier part of it."""
     for name, text in zip(WRITTEN, (run.json(), markdown(run), page(run)), strict=True):
@@ -189,7 +212,7 @@ def _publish(out: Path, run: GuideRun) -> None:
 def failures(run: GuideRun) -> tuple[str, ...]:
     """What failed in a run, a line each: a model, or a scheme that was refused."""
     whole = [f"{model.title}: {model.failure}" for model in run.models if model.failure]
-    parts = [f"{model.title}: {row.scheme}: {row.failure}" for model in run.models for row in model.rows if row.failure]
+    parts = [f"{model.title}: {scheme}: {model.reason(scheme, 'latency')}" for model in run.models for scheme in model.refused]
     return (*whole, *parts)
 
 
@@ -236,8 +259,7 @@ def _read(config: GuideConfig, jobs: Sequence[_Job]) -> _Data:
         for rows in (judged, training):
             if job.architecture is not None and job.weights is not None and not job.weights.whole and rows is not None:
                 _check_labels(rows, job.architecture)
-    told = f"{len(judged)} labelled rows of {shown(judged.origin)}, none of them calibrated on" if judged is not None else "no data"
-    return _Data(calibration, judged, training, told)
+    return _Data(calibration, judged, training)
 
 
 def _check_labels(rows: Rows, architecture: Architecture) -> None:
@@ -252,9 +274,17 @@ def _settings(config: GuideConfig) -> dict[str, Any]:
     """What tells one run's figures from another's, models aside: each is kept for itself."""
     timing = asdict(config.timing)
     named = {name: timing[name] for name in ("threads", "runs", "warmup", "rounds")}
+    given = {item.name: find_weights(config.weights, item.name) for item in TABLES[config.table]}
+    files = {name: artifacts.sha256(found.path) for name, found in given.items() if found is not None and found.path is not None}
     others = {name: getattr(config, name) for name in ("table", "weights", "data", "representative_data", "representative_samples")}
-    others |= {"qat_data": config.qat_data, "qat_epochs": config.qat_epochs, "max_drop": config.max_drop, "seed": config.seed}
-    return json.loads(artifacts.to_json({**others, **named, "edgekit": __version__}))
+    others |= {
+        "qat_data": config.qat_data,
+        "qat_epochs": config.qat_epochs,
+        "max_drop": config.max_drop,
+        "seed": config.seed,
+        "weights_sha256": files,
+    }
+    return json.loads(artifacts.to_json({**others, **named, "weights_sha256": files, "edgekit": __version__}))
 
 
 def _begin(out: Path, settings: Mapping[str, Any], names: Sequence[str], *, overwrite: bool) -> None:
@@ -262,12 +292,12 @@ def _begin(out: Path, settings: Mapping[str, Any], names: Sequence[str], *, over
     same = False
     with contextlib.suppress(OSError, ValueError):
         same = json.loads((out / _SETTINGS).read_text(encoding="utf-8")) == settings
-    if same:
+    if same and not overwrite:
         return
     for place in (out / FILE_NAME, out / _SETTINGS, *(out / name for name in names)):
         artifacts.refuse_existing(place, overwrite=overwrite)
-    for name in names:
-        (out / name / _MODEL).unlink(missing_ok=True)
+    for finished in out.glob(f"*/{_MODEL}"):
+        finished.unlink()
     artifacts.write_text(out / _SETTINGS, artifacts.to_json(settings))
 
 
@@ -289,16 +319,6 @@ def _failed(job: _Job, reason: str) -> GuideModel:
     return GuideModel(job.published.name, job.published.title, job.published, job.told, failure=reason)
 
 
-def _measured(
-    job: _Job, config: GuideConfig, data: _Data, folder: Path, on_progress: Callable[[Progress], None] | None
-) -> GuideModel:
-    started = time.perf_counter()
-    with tempfile.TemporaryDirectory(prefix="edgekit-guide-") as room:
-        model = _Model(job, config, data, folder, Path(room), Worker(on_progress=on_progress))
-        found = model.measured()
-    return replace(found, seconds=round(time.perf_counter() - started, 1), peak_bytes=model.peak or None)
-
-
 @dataclass
 class _Model:
     """The making and measuring of one model's files in `work`; what passes is published in `folder`."""
@@ -310,6 +330,7 @@ class _Model:
     work: Path
     worker: Worker
     missing: dict[str, str] = field(default_factory=dict)
+    refused: list[str] = field(default_factory=list)
     peak: int = 0
 
     def measured(self) -> GuideModel:
@@ -388,7 +409,9 @@ class _Model:
         # The folder is this run's own: what lies in it is of a run that was interrupted, or may be replaced.
         found = convert(str(source), self.folder, told, overwrite=True, on_progress=self.worker.on_progress)
         self.peak = max([self.peak, *(step.peak_bytes for step in found.steps)])
-        self.missing |= {result.scheme: result.refused for result in found.results if result.refused}
+        for result in found.results:
+            if result.refused:
+                self._refuse(result.scheme, result.refused)
         if not any(result.path and result.scheme == "float32" for result in found.results):
             raise RefusedError("; ".join(found.refusals))
         return {result.path: result.scheme for result in found.results if result.path}
@@ -396,7 +419,9 @@ class _Model:
     def _samples(self, float32: Path, judged: str | None) -> Samples:
         """What every file is run on: the judged rows, or a few that only show that it runs, without their labels."""
         if self._trusted and self.data.judged is not None:
-            return self._encoded(self.data.judged, float32)
+            samples = self._encoded(self.data.judged, float32)
+            self.data.skipped.update(samples.skipped)
+            return samples
         rows = sources.read(judged or self.config.data or "")
         return Samples(self._encoded(sources.take(rows, range(min(len(rows), _RUN_ROWS))), float32).inputs)
 
@@ -428,9 +453,13 @@ class _Model:
         try:
             self._run(write_aware, source, settling, target, training)
         except EdgekitError as error:
-            self.missing[QAT] = error.message
+            self._refuse(QAT, error.message)
             return None
         return target
+
+    def _refuse(self, scheme: str, reason: str) -> None:
+        self.missing[scheme] = reason
+        self.refused.append(scheme)
 
     def _benchmark(self, files: Mapping[Path, str], samples: Samples) -> tuple[Measurement, ...]:
         timing = replace(self.config.timing, seed=self.config.seed)
@@ -442,9 +471,10 @@ class _Model:
         rows = []
         for file, row in zip(files, found, strict=True):
             reason = judge(row, self.config.max_drop if self._trusted else None)
-            if row.scheme == QAT and reason:
-                self.missing[QAT] = reason.replace(str(file), file.name)
-                continue
+            if row.scheme and reason:
+                self._refuse(row.scheme, reason.replace(str(file), file.name))
+                if row.scheme == QAT:
+                    continue
             if row.scheme == QAT:
                 final = self.folder / file.name
                 with artifacts.staged(final, overwrite=True) as partial:

@@ -24,7 +24,7 @@ def guide() -> None:
 @click.option("--data", metavar="D", help=f"Labelled rows for accuracy, and others of them to calibrate on: {DATASET}.")
 @click.option("--representative-data", metavar="D", help="Rows to calibrate on in place of those.")
 @click.option("--representative-samples", type=int, default=200, show_default=True, help="How many of them, drawn with the seed.")
-@click.option("--qat-data", metavar="D", help="Labelled rows for quantization-aware training; left out, ranges are calibrated only.")
+@click.option("--qat-data", metavar="D", help="Labelled rows to train quantization-aware; left out, ranges are calibrated only.")
 @click.option("--qat-epochs", type=int, default=1, show_default=True)
 @click.option("--max-drop", type=float, default=0.05, show_default=True, help="Accuracy that may be lost before a file is refused.")
 @click.option("--runs", type=int, default=60, show_default=True, help="Timed inferences of each file in all.")

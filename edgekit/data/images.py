@@ -14,6 +14,8 @@ from edgekit.errors import ConfigError, DatasetError, OutputError
 from edgekit.spec import TensorSpec
 
 _BRIGHTEST = 255.0
+# The share of unreadable images that is left out, and told, rather than stopping everything.
+_MOST_UNREADABLE = 0.01
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,8 @@ def encode_images(
 ) -> Samples:
     """Decode to RGB (3 channels) or grey (1), resize bilinearly, and write float32 (N, height, width, channels) under `folder`.
 
-    `classes` is the head's size; see `head_labels`. Raises `DatasetError` naming an unreadable image or a label outside
+    `classes` is the head's size; see `head_labels`. Images that cannot be read are left out, and `Samples.skipped` names
+    them, where they are 1 % of all at most. Raises `DatasetError` naming an unreadable image beyond that or a label outside
     the head, `ConfigError` for statistics that do not fit, `OutputError` if `folder` cannot hold the array.
     """
     mean, std = _statistics(preprocessing, channels)
@@ -74,10 +77,21 @@ def encode_images(
         array = np.lib.format.open_memmap(file, mode="w+", dtype=np.float32, shape=shape)
     except OSError as error:
         raise OutputError(f"{folder}: cannot be written ({error.strerror}); choose another folder") from None
+    read: list[int] = []
+    failed: list[DatasetError] = []
     for index, path in enumerate(rows.files):
-        array[index] = (read_image(path, height, width, channels, crop=preprocessing.crop) - mean) / std
+        try:
+            array[len(read)] = (read_image(path, height, width, channels, crop=preprocessing.crop) - mean) / std
+            read.append(index)
+        except DatasetError as error:
+            failed.append(error)
+            if len(failed) > _MOST_UNREADABLE * len(rows):
+                others = f" ({len(failed)} of the first {index + 1} cannot be read, and 1 % may be left out)" if failed[1:] else ""
+                raise DatasetError(f"{failed[0].message}{others}") from None
     array.flush()
-    return Samples({input_name: np.load(file, mmap_mode="r")}, labels)
+    skipped = tuple(sorted({path.name for path in rows.files} - {rows.files[index].name for index in read})) if failed else ()
+    kept = None if labels is None else labels[read]
+    return Samples({input_name: np.load(file, mmap_mode="r")[: len(read)]}, kept, skipped)
 
 
 def head_labels(rows: ImageRows, classes: int | None) -> Array | None:
@@ -85,11 +99,11 @@ def head_labels(rows: ImageRows, classes: int | None) -> Array | None:
 
     A head with exactly one class more than `class_names` has background at 0 (1001 classes for ImageNet's 1000): labels
     move up by one. Only the names decide that; from the labels alone a class that happens to be absent would look the same.
-    Raises `DatasetError` for a label outside the head.
+    Raises `DatasetError` for a label outside the head, and where names and head differ in their number of classes.
     """
     if rows.labels is None:
         return None
-    shift = int(classes is not None and rows.class_names is not None and classes == len(rows.class_names) + 1)
+    shift = int(classes is not None and rows.class_names is not None and classes == _heads(rows.class_names)[1])
     labels = np.asarray(rows.labels, dtype=np.int64) + shift
     outside = np.flatnonzero((labels < 0) | (labels >= (classes if classes is not None else np.iinfo(np.int64).max)))
     if outside.size:
@@ -98,7 +112,17 @@ def head_labels(rows: ImageRows, classes: int | None) -> Array | None:
             f"{rows.origin}: labels outside the head: {rows.files[index].name} has {rows.labels[index]}, "
             f"the head has {classes} classes; mend labels.tsv or give the model that it is for"
         )
+    if classes is not None and classes > 1 and rows.class_names is not None and classes not in _heads(rows.class_names):
+        raise DatasetError(
+            f"{rows.origin}: class_names.txt names {len(rows.class_names)} classes, the model's head has {classes}; "
+            "give the data that the model was trained for, or its class_names.txt"
+        )
     return labels
+
+
+def _heads(class_names: tuple[str, ...]) -> tuple[int, int]:
+    """Sizes of a head for these classes: without a background class and with one."""
+    return len(class_names), len(class_names) + 1
 
 
 def _statistics(preprocessing: Preprocessing, channels: int) -> tuple[Array, Array]:

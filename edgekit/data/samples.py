@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from edgekit.errors import DatasetError, OutputError
-from edgekit.spec import TensorSpec
+from edgekit.spec import TensorSpec, shown
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -21,11 +21,12 @@ _LABELS = "labels.npy"
 class Samples:
     """Arrays by input name, each (N, ...), and int64 labels (N,) or None; row i is fed as `array[i:i+1]`, see `as_fed`.
 
-    Raises `DatasetError` if the arrays differ in N.
+    `skipped` names what could not be read and was left out. Raises `DatasetError` if the arrays differ in N.
     """
 
     inputs: Mapping[str, Array]
     labels: Array | None = None
+    skipped: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         counts = {name: len(array) for name, array in self.inputs.items()}
@@ -49,7 +50,7 @@ class Samples:
         """The rows at `indices`, copied into memory."""
         chosen = np.asarray(indices, dtype=np.int64)
         labels = None if self.labels is None else self.labels[chosen]
-        return Samples({name: np.asarray(array[chosen]) for name, array in self.inputs.items()}, labels)
+        return Samples({name: np.asarray(array[chosen]) for name, array in self.inputs.items()}, labels, self.skipped)
 
     def save(self, folder: Path) -> None:
         """Write one .npy file per array and an index of their names.
@@ -81,6 +82,15 @@ class Samples:
         except (OSError, ValueError, KeyError, EOFError) as error:
             raise DatasetError(f"{folder}: saved samples are missing or damaged ({error}); encode them again") from None
         return Samples(inputs, labels)
+
+
+def described(samples: Samples, origin: str) -> str:
+    """What a report says of its rows: how many, of what, and what of it could not be read."""
+    told = f"{len(samples)} rows of {shown(origin)}"
+    if not samples.skipped:
+        return told
+    others = f" and {len(samples.skipped) - 1} more" if samples.skipped[1:] else ""
+    return f"{told}, without {samples.skipped[0]}{others} (not readable)"
 
 
 def random_samples(inputs: Sequence[TensorSpec], count: int, seed: int = 0) -> Samples:

@@ -23,7 +23,8 @@ class GuideModel:
 
     `weights` says in a sentence which weights the files hold. `marks` is what every cell of a scheme's row has to carry
     with it, such as "random weights, not trained". `missing` gives the reason of each empty cell, by `cell` or, where a
-    whole row is missing, by its scheme. `failure` is why the model has no rows at all, or why it ended early.
+    whole row is missing, by its scheme. `refused` are the schemes whose
+    files failed or were not good enough. `failure` is why the model has no rows at all.
     """
 
     name: str
@@ -34,6 +35,7 @@ class GuideModel:
     failure: str | None = None
     missing: Mapping[str, str] = field(default_factory=dict)
     marks: Mapping[str, str] = field(default_factory=dict)
+    refused: tuple[str, ...] = ()
     seconds: float | None = None
     peak_bytes: int | None = None
 
@@ -130,6 +132,7 @@ def _model(content: object) -> GuideModel:
             "rows": lambda rows: tuple(measurement(row) for row in listed(rows)),
             "missing": _texts,
             "marks": _texts,
+            "refused": listed,
         },
     )
     return model

@@ -20,7 +20,9 @@ TECHNIQUES = {
     "int16x8": "int16 activations",
     "qat": "QAT int8",
 }
-_GROUPS = (("Quality", 2), ("Latency, ms", 2), ("÷ float32", 2), ("Size, MB", 3))
+_GROUPS = (("Quality", 2), ("ms", 2), ("÷ float", 2), ("MB", 3))
+# Raised, since they stand behind every figure of a row.
+_LETTERS = "ᵃᵇᶜᵈᵉᶠᵍʰ"
 _PUBLISHED, _MEASURED, _DIFFERENCE = "guide", "here", "diff."
 
 
@@ -35,8 +37,7 @@ class _Notes:
         return f"{MISSING} [{_place(self.reasons, reason) + 1}]" if reason else MISSING
 
     def marked(self, text: str, mark: str) -> str:
-        letters = "".join(chr(ord("a") + _place(self.marks, part)) for part in mark.split(", ") if part)
-        return f"{text} ({letters})" if letters else text
+        return text + "".join(_LETTERS[_place(self.marks, part)] for part in mark.split(", ") if part)
 
 
 @dataclass(frozen=True)
@@ -53,12 +54,14 @@ def grid(run: GuideRun) -> Grid:
     """The table of `run` in words."""
     notes = _Notes()
     rows = [
-        (model.title, TECHNIQUES.get(scheme, scheme), _cells(model, scheme, notes)) for model in run.models for scheme in _schemes(run, model)
+        (model.title, TECHNIQUES.get(scheme, scheme), _cells(model, scheme, notes))
+        for model in run.models
+        for scheme in _schemes(run, model)
     ]
-    heads = tuple(
-        f"{group}, {side}" for group, count in _GROUPS for side in (_PUBLISHED, _MEASURED, _DIFFERENCE)[:count]
-    )
-    told = [f"({chr(ord('a') + number)}) {mark}" for number, mark in enumerate(notes.marks)]
+    heads = tuple(f"{group}, {side}" for group, count in _GROUPS for side in (# Raised, since they stand behind every figure of a row.
+_LETTERS = "ᵃᵇᶜᵈᵉᶠᵍʰ"
+_PUBLISHED, _MEASURED, _DIFFERENCE)[:count])
+    told = [f"{letter} {mark}" for letter, mark in zip(_LETTERS, notes.marks, strict=False)]
     told += [f"[{number}] {reason}" for number, reason in enumerate(notes.reasons, 1)]
     return Grid(f"The guide's Table {run.table}, published and measured", heads, tuple(rows), tuple(told))
 
@@ -94,15 +97,15 @@ def terminal(run: GuideRun) -> "Group":
     from rich.text import Text
 
     table = grid(run)
-    drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), title=Text(table.title, style="bold"), title_justify="left")
-    drawn.add_column("")
+    drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 0, 0, 1), title=Text(table.title, style="bold"), title_justify="left")
+    drawn.add_column("", min_width=max(len(name) for name in TECHNIQUES.values()) + 1, overflow="fold")
     for head in table.heads:
         drawn.add_column(Text(head.replace(", ", "\n")), justify="right", no_wrap=True)
     before = ""
     for title, technique, cells in table.rows:
         if title != before:
             drawn.add_row(Text(title, style="bold"), *[""] * len(cells))
-        drawn.add_row(Text(f" {technique}"), *(Text(cell) for cell in cells))
+        drawn.add_row(Text(f" {technique}"), *(Text(cell.replace(", ", "\n")) for cell in cells))
         before = title
     parts: list[RenderableType] = [drawn]
     for sentences, style in ((table.notes, ""), (weights(run), "dim"), (differences(run), "dim")):
@@ -138,7 +141,7 @@ def _cells(model: GuideModel, scheme: str, notes: _Notes) -> tuple[str, ...]:
         f"{ms:g}" if ms is not None else MISSING,
         measured(milliseconds(row.latency.p50_ms) if row and row.latency else None, "latency"),
         f"{ms / float_ms:.2f}" if ms is not None and float_ms and scheme != "float32" else MISSING,
-        measured(f"{ratio:.2f}", "latency") if ratio is not None else MISSING,
+        measured(f"{ratio:.2f}" if ratio < 10 else f"{ratio:.0f}", "latency") if ratio is not None else MISSING,
         f"{mb:g}" if mb is not None else MISSING,
         measured(megabytes(size) if size else None, "size"),
         difference or MISSING,

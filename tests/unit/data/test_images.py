@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from edgekit.data.images import Preprocessing, encode_images, for_input, head_labels
+from edgekit.data.samples import described
 from edgekit.data.sources import ImageRows
 from edgekit.errors import ConfigError, DatasetError, OutputError
 from edgekit.spec import TensorSpec
@@ -94,7 +95,7 @@ def test_images_larger_than_the_disk(rows: ImageRows, tmp_path: Path) -> None:
         encode_images(rows, 10**7, 10**7, MOBILENET, tmp_path, "x", None)
 
 
-@pytest.mark.parametrize(("classes", "expected"), [(2, [0, 1]), (3, [1, 2]), (4, [0, 1]), (None, [0, 1])])
+@pytest.mark.parametrize(("classes", "expected"), [(2, [0, 1]), (3, [1, 2]), (None, [0, 1])])
 def test_background_class_moves_labels_up(rows: ImageRows, classes: int | None, expected: list[int]) -> None:
     labels = head_labels(rows, classes)
     assert labels is not None
@@ -121,3 +122,23 @@ def test_a_uint8_input_that_means_pixels_is_fed_pixels(zero_point, same):
     assert (quantize(real, spec) == pixels).all() == same
     assert (found == Preprocessing()) != same
     assert for_input(TensorSpec("image", (1, 4, 4, 3), "float32"), Preprocessing()) == Preprocessing()
+
+
+def test_one_unreadable_image_in_a_hundred_is_left_out_and_told(rows: ImageRows, tmp_path: Path) -> None:
+    many = ImageRows((*rows.files[:1] * 99, rows.files[1]), (0,) * 99 + (1,), rows.class_names, "folder")
+    rows.files[1].write_bytes(b"no image")
+    samples = encode_images(many, 4, 4, MOBILENET, tmp_path / "out", "x", 2)
+    assert len(samples) == 99
+    assert samples.skipped == ("bands.png",)
+    assert samples.labels is not None
+    assert set(samples.labels) == {0}
+    assert described(samples, "folder") == "99 rows of folder, without bands.png (not readable)"
+    samples.save(tmp_path / "saved")
+    fewer = ImageRows(many.files[1:], (many.labels or ())[1:], None, "folder")
+    with pytest.raises(DatasetError, match=r"bands.png: not a readable image"):
+        encode_images(fewer, 4, 4, MOBILENET, tmp_path / "other", "x", 2)
+
+
+def test_names_and_head_differ_in_their_number_of_classes(rows: ImageRows) -> None:
+    with pytest.raises(DatasetError, match=r"names 2 classes, the model's head has 4"):
+        head_labels(rows, 4)
