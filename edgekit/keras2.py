@@ -91,15 +91,21 @@ def without_wrappers(model: Any, source: Path) -> Any:
         found = tf_keras.models.clone_model(model, clone_function=inner)
         for layer in found.layers:
             if layer.name in wrapped:
-                layer.set_weights(_weights_for(layer, wrapped[layer.name]))
+                copy_weights(wrapped[layer.name], layer)
             elif layer.weights:
                 layer.set_weights(model.get_layer(layer.name).get_weights())
     except Exception as error:  # keras raises whatever its layers do
         text = " ".join(str(error).split())[:200]
         raise ModelFormatError(
-            f"{source}: its quantization-aware wrappers cannot be taken off ({text}); give a model wrapped by tfmot's quantize_model"
+            f"{source}: its quantization-aware wrappers cannot be taken off ({text}); give a model from tfmot's quantize_model"
         ) from error
     return found
+
+
+def copy_weights(source: Any, target: Any) -> None:
+    """Give a layer the values of another that has them under the same last names, such as the one that wraps it."""
+    held = {_short(weight.name): weight for weight in source.weights}
+    target.set_weights([held[_short(weight.name)].numpy() for weight in target.weights])
 
 
 def serving(model: Any) -> Any:
@@ -157,7 +163,7 @@ def _float_layer(layer: Any) -> Any:
     activation = getattr(layer, "activation", None)
     # During a call the wrapper puts its own activation in the layer's place.
     config = layer.get_config()
-    if type(activation).__name__ == "QuantizeAwareActivation":
+    if activation is not None and type(activation).__name__ == "QuantizeAwareActivation":
         activation = activation.activation
     if type(activation).__name__ == "NoOpActivation":
         activation = None
@@ -166,12 +172,6 @@ def _float_layer(layer: Any) -> Any:
 
         config["activation"] = tf_keras.activations.serialize(tf_keras.activations.get(activation))
     return kind.from_config(config)
-
-
-def _weights_for(layer: Any, wrapper: Any) -> list[Any]:
-    """Values for `layer`'s weights out of `wrapper`'s, which keeps them beside its own under the same last name."""
-    held = {_short(weight.name): weight for weight in wrapper.weights}
-    return [held[_short(weight.name)].numpy() for weight in layer.weights]
 
 
 def _short(name: str) -> str:

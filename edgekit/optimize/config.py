@@ -1,6 +1,6 @@
 """What optimization is told and what it found; no framework."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -17,6 +17,9 @@ class Technique:
     clustered: bool = False
     aware: bool = False
 
+
+# Above it tfmot's cluster-preserving training gives up a layer's clusters.
+_MOST_CLUSTERS = 256
 
 TECHNIQUES: Mapping[str, Technique] = MappingProxyType(
     {
@@ -63,6 +66,46 @@ class TrainConfig:
             raise ConfigError(f"held_out is {self.held_out:g}; give a proportion between 0 and 1, such as 0.1")
 
 
+CENTROIDS = ("kmeans++", "density")
+
+
+@dataclass(frozen=True)
+class OptimizeConfig:
+    """What a technique is told: the share of zeros, the number of distinct values and how to find them, and how to train."""
+
+    sparsity: float = 0.5
+    clusters: int = 16
+    centroids: str = CENTROIDS[0]
+    training: TrainConfig = field(default_factory=TrainConfig)
+
+    def __post_init__(self) -> None:
+        if not 0 < self.sparsity < 1:
+            raise ConfigError(f"sparsity is {self.sparsity:g}; give a proportion between 0 and 1, such as 0.5")
+        if not 2 <= self.clusters <= _MOST_CLUSTERS:
+            raise ConfigError(f"clusters is {self.clusters}; give 2 to {_MOST_CLUSTERS}, such as 16")
+        if self.centroids not in CENTROIDS:
+            raise ConfigError(f"centroids is {self.centroids}; choose from {', '.join(CENTROIDS)}")
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Of one layer's kernel: how many weights it has, the share that is zero, and how many distinct values."""
+
+    layer: str
+    count: int
+    sparsity: float
+    distinct: int
+
+
+@dataclass(frozen=True)
+class Optimized:
+    """What became of a model by one technique: the trainings it went through, and its kernels in the end."""
+
+    technique: str
+    histories: tuple["History", ...]
+    weights: tuple[Weights, ...]
+
+
 @dataclass(frozen=True)
 class Epoch:
     """After epoch `number` (0: before training): mean cross-entropy in nats and accuracy (0 to 1) on the held-out rows.
@@ -87,3 +130,13 @@ class History:
     held_out_rows: int
     steps: int
     seconds: float = field(compare=False, default=0.0)
+
+
+def select(names: Iterable[str]) -> tuple[Technique, ...]:
+    """Techniques by name, in the order of `TECHNIQUES`; `all` is every one. Raises `ConfigError` for an unknown name."""
+    wanted = set(names)
+    if unknown := sorted(wanted - set(TECHNIQUES) - {"all"}):
+        raise ConfigError(f"unknown technique {', '.join(unknown)}; choose from {', '.join(TECHNIQUES)} or all")
+    if not wanted:
+        raise ConfigError(f"no technique given; choose from {', '.join(TECHNIQUES)} or all")
+    return tuple(technique for technique in TECHNIQUES.values() if "all" in wanted or technique.name in wanted)
