@@ -104,8 +104,8 @@ def without_wrappers(model: Any, source: Path) -> Any:
 
 def copy_weights(source: Any, target: Any) -> None:
     """Give a layer the values of another that has them under the same last names, such as the one that wraps it."""
-    held = {_short(weight.name): weight for weight in source.weights}
-    target.set_weights([held[_short(weight.name)].numpy() for weight in target.weights])
+    held = {_name(weight, source): weight for weight in source.weights}
+    target.set_weights([held[_name(weight, target)].numpy() for weight in target.weights])
 
 
 def serving(model: Any) -> Any:
@@ -174,8 +174,9 @@ def _float_layer(layer: Any) -> Any:
     return kind.from_config(config)
 
 
-def _short(name: str) -> str:
-    return name.split(":")[0].split("/")[-1]
+def _name(weight: Any, layer: Any) -> str:
+    """The last part of a weight's name, without the layer's own, which numbers tell apart."""
+    return str(weight.name.split(":")[0].split("/")[-1]).removeprefix(layer.name)
 
 
 def _made_by_keras_3(source: Path) -> bool:

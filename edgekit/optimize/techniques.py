@@ -92,8 +92,8 @@ def _aware(technique: Technique, model: Any, data: Split, config: OptimizeConfig
         return trained, history
     # What clusters add to the wrappers is for training alone, and such a file could not be loaded again.
     plain = quantize_aware(model, source)
-    for layer in plain.layers:
-        keras2.copy_weights(trained.get_layer(layer.name), layer)
+    for mine, theirs in zip(plain.layers, trained.layers, strict=True):
+        keras2.copy_weights(theirs, mine)
     return plain, history
 
 

@@ -61,6 +61,11 @@ def _converted(open_source: Callable[..., Any], *arguments: Any, origin: Path) -
     return keras2.converted(convert, origin)
 
 
+def write_trained(source: Path, target: Path) -> None:
+    """Write a Keras model that was trained quantization-aware as an int8 .tflite with its trained ranges. Needs TensorFlow."""
+    keras2.write_integer(keras2.load(source), target, source)
+
+
 def reference_outputs(source: Path, samples_folder: Path, target: Path, limit: int) -> None:
     """Outputs of a SavedModel or .h5 for the first `limit` saved rows, by TensorFlow: a folder of (N, ...) by name."""
     import tensorflow as tf
