@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from edgekit import checkpoint
+from edgekit import checkpoint, keras2
 from edgekit.data.samples import Samples
 from edgekit.errors import ConfigError, ModelFormatError
 from edgekit.export.classifier import PARITY_ROWS, first
@@ -17,7 +17,7 @@ from edgekit.export.onnx import comparable, export_onnx, run_onnx, stacked
 from edgekit.export.saved_model import SavedModelExport, export_saved_model
 from edgekit.linear8 import refuse_quantized
 from edgekit.parity import Parity, compare, require
-from edgekit.quantize.converter import convert_float, reference_outputs
+from edgekit.quantize.converter import convert_float, reference_outputs, write_trained
 from edgekit.quantize.masks import soften_masks
 from edgekit.spec import TensorSpec
 from edgekit.tflite import flatbuffer, signatures
@@ -116,6 +116,20 @@ def classify(reference: str) -> Source:
     refuse_quantized(folder, checkpoint.read_config(folder), "converted")
     name = folder.name if path.is_dir() else reference.removeprefix(checkpoint.PACKAGE).split("/")[-1]
     return Source(Kind.CHECKPOINT, folder, name)
+
+
+def brings(reference: str) -> tuple[str, ...]:
+    """Schemes that a source has a file of its own for: int8 of a Keras model that was trained quantization-aware."""
+    path = Path(reference).expanduser()
+    trained = path.suffix.lower() == ".h5" and path.is_file() and keras2.is_quantization_aware(path)
+    return ("int8",) if trained else ()
+
+
+def own_file(source: Source, made: FloatModel, work: Path, worker: Worker) -> Path:
+    """The int8 .tflite with the ranges that `source` was trained with. Raises `ModelFormatError` and `ConversionError`."""
+    target = work / "trained.tflite"
+    made.note("trained ranges to int8 .tflite", worker.run(write_trained, source.path, target))
+    return target
 
 
 def token_specs(max_length: int, *, pairs: bool) -> tuple[TensorSpec, ...]:

@@ -25,7 +25,7 @@ from edgekit.quantize import schemes
 from edgekit.quantize.calibrate import calibrate, check_method
 from edgekit.quantize.masks import soften_masks
 from edgekit.quantize.mediapipe import SEGMENTS
-from edgekit.quantize.plan import IntegerSettings, QuantizationPlan, quantize
+from edgekit.quantize.plan import IntegerSettings, QuantizationPlan, quantize, trained_plan
 from edgekit.quantize.preflight import preflight
 from edgekit.quantize.schemes import MINMAX, SEARCH_SECONDS, Scheme
 from edgekit.spec import DatasetReference, TensorSpec
@@ -48,6 +48,7 @@ class ConvertConfig:
     Its plan is searched for in `search_seconds`, or taken from `plan`, a manifest that edgekit wrote for the same source.
     `calibration` is one of `schemes.CALIBRATIONS`. `mediapipe` gives classifiers the inputs and outputs of MediaPipe Tasks;
     `labels` is a text file with an image classifier's labels, `score_threshold` the least probability worth telling.
+    `brings` are the schemes that need no data because the source has a file of its own for them, see `bridge.brings`.
     """
 
     schemes: tuple[str, ...] = ("float32", "float16", "dynamic")
@@ -72,12 +73,13 @@ class ConvertConfig:
     std: tuple[float, ...] | None = None
     threads: int = 2
     seed: int = 0
+    brings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.schemes:
             raise ConfigError(f"schemes is empty; choose from {', '.join(schemes.SCHEMES)} or all")
         chosen = schemes.select(self.schemes)
-        needy = [scheme.name for scheme in chosen if scheme.needs_data]
+        needy = [scheme.name for scheme in chosen if scheme.needs_data and scheme.name not in self.brings]
         if needy and self.representative_data is None:
             raise ConfigError(
                 f"scheme {' and '.join(needy)} calibrates on real samples; give representative_data (--representative-data D)"
@@ -102,6 +104,8 @@ class ConvertConfig:
         ):
             if given and any(scheme.activations != "int8" for scheme in chosen):
                 raise ConfigError(f"{what}: changes int8 files only; give the scheme int8 alone with it")
+            if given and "int8" in self.brings:
+                raise ConfigError(f"{what}: the model was trained quantization-aware and brings its int8 file; leave it out")
 
 
 @dataclass(frozen=True)
@@ -164,7 +168,8 @@ def convert(
         float_model, data = _float_model(source, config, rows, judged, work, worker)
         package = packaging.of_source(source, float_model.path, judged or rows, config)
         tell("calibrate")
-        rows_to_see = data.calibration if any(scheme.needs_data for scheme in wanted) else None
+        brought = bridge.brings(model)
+        rows_to_see = data.calibration if any(_needs(scheme, brought) for scheme in wanted) else None
         calibrated = _Calibrated()
         # Beside the files and not in the temporary folder, so that a search that was killed goes on from it.
         journal = out / f".{source.name}_int8.search.jsonl"
@@ -178,14 +183,17 @@ def convert(
             journal=journal,
             form=planned,
         )
-        maker = _Maker(float_model.path, work, data, calibrated, settings, worker, tell)
+        own = partial(bridge.own_file, source, float_model, work, worker)
+        maker = _Maker(float_model.path, work, data, calibrated, settings, worker, tell, dict.fromkeys(brought, own))
         tasks = [partial(bridge.check_source, source, float_model, data.held_out, work, worker)]
         if rows_to_see is not None:
             target = work / "calibration"
             tasks.append(partial(_calibrate, calibrated, float_model, rows_to_see, target, config.calibration, worker))
         tasks += [partial(_warn, float_model.path, scheme, worker, tell) for scheme in wanted if scheme.activations == "int16"]
         # What calibration changes nothing of is made meanwhile. int8 is planned by timing its candidates: nothing else runs then.
-        early = [scheme for scheme in wanted if scheme.name in ("float32", "float16") or not (rows_to_see or scheme.needs_data)]
+        early = [
+            scheme for scheme in wanted if scheme.name in ("float32", "float16") or not (rows_to_see or _needs(scheme, brought))
+        ]
         late = [scheme for scheme in wanted if scheme not in early]
         together([*tasks, *(partial(maker.make, scheme) for scheme in early)])
         together([partial(maker.make, scheme) for scheme in late if scheme.name != "int8"])
@@ -255,11 +263,19 @@ class _Maker:
     settings: IntegerSettings
     worker: Worker
     tell: Callable[[str], None]
+    own: Mapping[str, Callable[[], Path]] = field(default_factory=dict)
     made: dict[str, tuple[Path, QuantizationPlan]] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
 
     def make(self, scheme: Scheme) -> None:
         self.tell(scheme.name)
+        if scheme.name in self.own:
+            try:
+                brought = self.own[scheme.name]()
+                self.made[scheme.name] = brought, trained_plan(brought)
+            except EdgekitError as error:
+                self.failed[scheme.name] = error.message
+            return
         if scheme.needs_data and self.calibrated.failure:
             self.failed[scheme.name] = self.calibrated.failure
             return
@@ -272,6 +288,10 @@ class _Maker:
             raise
         except EdgekitError as error:
             self.failed[scheme.name] = error.message
+
+
+def _needs(scheme: Scheme, brought: Sequence[str]) -> bool:
+    return scheme.needs_data and scheme.name not in brought
 
 
 def judge(found: Measurement, max_drop: float | None) -> str | None:

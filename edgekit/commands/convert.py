@@ -59,7 +59,7 @@ def convert(
 ) -> None:
     """Convert MODEL to .tflite files, run each, and publish it with its figures or refuse it."""
     from edgekit import assess
-    from edgekit.bridge import Bridge
+    from edgekit.bridge import Bridge, brings
     from edgekit.convert import ConvertConfig
     from edgekit.convert import convert as convert_model
     from edgekit.data.sources import Columns
@@ -72,6 +72,7 @@ def convert(
         input_shapes=shapes,
         mean=options.numbers("--mean", mean),
         std=options.numbers("--std", std),
+        brings=brings(model),
         **settings,
     )
     with progress(quiet) as tell:

@@ -1,17 +1,15 @@
 """SavedModel or Keras-2 model to a float32 .tflite with built-in ops, through TFLiteConverter."""
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from edgekit import keras2
 from edgekit.data.samples import Samples, as_fed
-from edgekit.errors import ConversionError, ModelFormatError, UnsupportedOpError
+from edgekit.errors import ModelFormatError
 from edgekit.tflite import signatures
-
-_HDF5 = b"\x89HDF\r\n\x1a\n"
 
 
 def convert_float(
@@ -30,7 +28,7 @@ def convert_float(
     Raises `ModelFormatError`, `UnsupportedOpError` naming the ops that TFLite lacks, and `ConversionError`. Needs TensorFlow.
     """
     if source.is_file():
-        _check_hdf5(source)
+        keras2.check_format(source)
     import tensorflow as tf
 
     called = origin or source
@@ -55,12 +53,17 @@ def convert_float(
 def _converted(open_source: Callable[..., Any], *arguments: Any, origin: Path) -> bytes:
     import tensorflow as tf
 
-    try:
+    def convert() -> bytes:
         converter = open_source(*arguments)
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
         return bytes(converter.convert())
-    except Exception as error:  # its own error class is private
-        raise _failure(origin, error) from error
+
+    return keras2.converted(convert, origin)
+
+
+def write_trained(source: Path, target: Path) -> None:
+    """Write a Keras model that was trained quantization-aware as an int8 .tflite with its trained ranges. Needs TensorFlow."""
+    keras2.write_integer(keras2.load(source), target, source)
 
 
 def reference_outputs(source: Path, samples_folder: Path, target: Path, limit: int) -> None:
@@ -86,43 +89,24 @@ def _specs(source: Path, function: Any, max_length: int) -> list[Any]:
     return [_fixed(source, name, spec, max_length) for name, spec in found.items()]
 
 
-def _check_hdf5(source: Path) -> None:
-    with source.open("rb") as stream:
-        if stream.read(len(_HDF5)) != _HDF5:
-            raise ModelFormatError(f"{source}: not an HDF5 file; save the model again as Keras 2 .h5 or as a SavedModel")
-
-
 def _load(source: Path) -> tuple[Any, Any]:
     """What keeps the variables alive, and the function to convert."""
     import tensorflow as tf
 
+    if source.is_file():
+        keras = keras2.load(source)
+        if keras2.is_quantization_aware(source):
+            keras = keras2.without_wrappers(keras, source)
+        return keras, keras2.serving(keras)
     try:
-        if source.is_dir():
-            loaded = tf.saved_model.load(str(source))
-        else:
-            import tf_keras
-
-            keras = tf_keras.models.load_model(str(source), compile=False)
-    except Exception as error:  # what the loaders raise on damaged files and foreign classes shares no base class
+        loaded = tf.saved_model.load(str(source))
+    except Exception as error:  # what the loader raises on damaged files shares no base class
         text = " ".join(str(error).split())[:200]
-        raise ModelFormatError(
-            f"{source}: TensorFlow cannot load it ({text}); save it again as Keras 2 .h5 or as a SavedModel"
-        ) from error
-    if source.is_dir():
-        if not loaded.signatures:
-            raise ModelFormatError(f"{source}: the SavedModel has no signature; save it with one")
-        key = "serving_default" if "serving_default" in loaded.signatures else next(iter(loaded.signatures))
-        return loaded, loaded.signatures[key]
-    if not keras.inputs:
-        raise ModelFormatError(f"{source}: the Keras model was saved before its inputs were known; build it and save it again")
-    inputs = {tensor.name: tf.TensorSpec(tensor.shape, tensor.dtype, name=tensor.name) for tensor in keras.inputs}
-
-    @tf.function
-    def serve(**tensors: Any) -> dict[str, Any]:
-        results = keras([tensors[tensor.name] for tensor in keras.inputs])
-        return dict(zip(keras.output_names, results if isinstance(results, list) else [results], strict=True))
-
-    return keras, serve.get_concrete_function(**inputs)
+        raise ModelFormatError(f"{source}: TensorFlow cannot load it ({text}); save it again as a SavedModel") from error
+    if not loaded.signatures:
+        raise ModelFormatError(f"{source}: the SavedModel has no signature; save it with one")
+    key = "serving_default" if "serving_default" in loaded.signatures else next(iter(loaded.signatures))
+    return loaded, loaded.signatures[key]
 
 
 def _fixed(source: Path, name: str, spec: Any, max_length: int) -> Any:
@@ -138,16 +122,3 @@ def _fixed(source: Path, name: str, spec: Any, max_length: int) -> Any:
     if None in sizes:
         raise ModelFormatError(f"{source}: input {name} has the free shape {sizes}; save the model with a fixed one")
     return tf.TensorSpec(sizes, spec.dtype, name=name)
-
-
-def _failure(source: Path, error: Exception) -> ConversionError:
-    text = str(error)
-    ops = set(re.findall(r"(?:tf|Custom|Flex)\.(\w+)", " ".join(re.findall(r"(?:TF Select ops|Custom ops|Flex ops): (.*)", text))))
-    ops |= {
-        name for line in re.findall(r"(?:TF Select ops|Custom ops): ([\w, ]+)", text) for name in re.split(r"[ ,]+", line) if name
-    }
-    if ops:
-        return UnsupportedOpError(
-            f"{source}: no TFLite built-in for op {', '.join(sorted(ops))}; export the model without it", text
-        )
-    return ConversionError(f"{source}: TFLiteConverter failed ({' '.join(text.split())[:200]})", text)

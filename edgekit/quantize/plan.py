@@ -115,6 +115,11 @@ def quantize(
     return plan
 
 
+def trained_plan(file: Path) -> QuantizationPlan:
+    """The plan of an int8 file that came with its ranges, from training."""
+    return _plan(file, "TFLiteConverter, trained ranges", "every op", "int8 as it was trained, quantization-aware")
+
+
 class _Integer:
     """The making of one integer file: forms are written, run and timed, and the best becomes `target`."""
 

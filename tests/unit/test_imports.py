@@ -13,7 +13,8 @@ import pytest
 LAYERS = (
     {"errors", "spec", "artifacts", "worker", "child", "architectures", "checkpoint", "linear8", "masks", "network", "parity"},
     {"data", "tflite"},
-    {"train", "prune", "export", "quantize"},
+    {"keras2"},
+    {"train", "prune", "export", "quantize", "optimize"},
     {"measure"},
     {"report"},
     {"guide"},
@@ -48,6 +49,7 @@ HEAVY = (
     "pyarrow",
     "scipy",
     "tensorflow",
+    "tensorflow_model_optimization",
     "tf_keras",
     "torch",
     "torchao",

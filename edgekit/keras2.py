@@ -1,0 +1,202 @@
+"""Keras 2 models as files: loading them, taking quantization-aware wrappers off, and TensorFlow Lite files of either.
+
+All but `is_quantization_aware` and `check_format` need TensorFlow with tf_keras, so they belong in a worker child.
+"""
+
+import mmap
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from edgekit.errors import ConversionError, ModelFormatError, UnsupportedOpError
+from edgekit.tflite import signatures
+
+_HDF5 = b"\x89HDF\r\n\x1a\n"
+_ZIP = b"PK\x03\x04"
+_WRAPPER = b'"QuantizeWrapper'
+# Of layers that were wrapped for quantization-aware training.
+_PREFIX = "quant_"
+
+
+def is_quantization_aware(source: Path) -> bool:
+    """Whether an .h5 file holds layers that tfmot wrapped for quantization-aware training; reads no more than its bytes."""
+    with source.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        # The architecture lies in the file as JSON text, uncompressed.
+        return content.find(_WRAPPER) >= 0
+
+
+def check_format(source: Path) -> None:
+    """Raise `ModelFormatError` unless `source` begins as an HDF5 file."""
+    with source.open("rb") as stream:
+        start = stream.read(len(_HDF5))
+    if start.startswith(_ZIP):
+        raise ModelFormatError(
+            f"{source}: is a Keras 3 file; rebuild the model with tf_keras (Keras 2), set its weights and save it as .h5"
+        )
+    if start != _HDF5:
+        raise ModelFormatError(f"{source}: not an HDF5 file; save the model again as Keras 2 .h5 or as a SavedModel")
+
+
+def load(source: Path) -> Any:
+    """The Keras model in an .h5 file as it was saved, with its quantization-aware wrappers if it has any, not compiled.
+
+    Raises `ModelFormatError` if tf_keras cannot load it, or if its inputs are not known.
+    """
+    check_format(source)
+    import tf_keras
+
+    try:
+        if is_quantization_aware(source):
+            import tensorflow_model_optimization as tfmot
+
+            with tfmot.quantization.keras.quantize_scope():
+                model = tf_keras.models.load_model(str(source), compile=False)
+        else:
+            model = tf_keras.models.load_model(str(source), compile=False)
+    except Exception as error:  # what the loaders raise on damaged files and foreign classes shares no base class
+        text = " ".join(str(error).split())[:200]
+        if _made_by_keras_3(source):
+            raise ModelFormatError(
+                f"{source}: was saved by Keras 3; rebuild the model with tf_keras (Keras 2), set its weights and save it as .h5"
+            ) from error
+        raise ModelFormatError(
+            f"{source}: TensorFlow cannot load it ({text}); save it again as Keras 2 .h5 or as a SavedModel"
+        ) from error
+    if not model.inputs:
+        raise ModelFormatError(f"{source}: the Keras model was saved before its inputs were known; build it and save it again")
+    return model
+
+
+def without_wrappers(model: Any, source: Path) -> Any:
+    """The float model inside a quantization-aware one: the inner layers with their trained weights.
+
+    Raises `ModelFormatError` for a wrapper that cannot be taken off.
+    """
+    import tf_keras
+
+    wrapped: dict[str, Any] = {}
+
+    def inner(layer: Any) -> Any:
+        kind = type(layer).__name__
+        if kind == "QuantizeLayer":
+            return tf_keras.layers.Activation("linear", name=layer.name)
+        if not kind.startswith("QuantizeWrapper"):
+            return layer.__class__.from_config(layer.get_config())
+        made = _float_layer(layer.layer)
+        wrapped[made.name] = layer
+        return made
+
+    try:
+        found = tf_keras.models.clone_model(model, clone_function=inner)
+        for layer in found.layers:
+            if layer.name in wrapped:
+                copy_weights(wrapped[layer.name], layer)
+            elif layer.weights:
+                layer.set_weights(model.get_layer(layer.name).get_weights())
+    except Exception as error:  # keras raises whatever its layers do
+        text = " ".join(str(error).split())[:200]
+        raise ModelFormatError(
+            f"{source}: its quantization-aware wrappers cannot be taken off ({text}); give a model from tfmot's quantize_model"
+        ) from error
+    return found
+
+
+def copy_weights(source: Any, target: Any) -> None:
+    """Give a layer the values of another that has them under the same last names, such as the one that wraps it."""
+    held = {_name(weight, source): weight for weight in source.weights}
+    target.set_weights([held[_name(weight, target)].numpy() for weight in target.weights])
+
+
+def serving(model: Any) -> Any:
+    """The concrete function of `model` with its inputs and outputs by name, as TFLiteConverter takes it."""
+    import tensorflow as tf
+
+    inputs = {tensor.name: tf.TensorSpec(tensor.shape, tensor.dtype, name=tensor.name) for tensor in model.inputs}
+    return _served(model, inputs, {})
+
+
+def write_integer(model: Any, target: Path, source: Path) -> None:
+    """A quantization-aware model with its trained ranges as an int8 .tflite of batch 1 with float32 inputs and outputs.
+
+    Inputs and outputs have the float model's names. Raises `ConversionError`.
+    """
+    import tensorflow as tf
+
+    specs = {tensor.name: tf.TensorSpec([1, *tensor.shape[1:]], tensor.dtype, name=tensor.name) for tensor in model.inputs}
+    names = {name: name.removeprefix(_PREFIX) for name in model.output_names}
+    function = _served(model, specs, names)
+    outputs = tuple(function.structured_outputs)
+
+    def convert() -> bytes:
+        converter = tf.lite.TFLiteConverter.from_concrete_functions([function], model)
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        return bytes(converter.convert())
+
+    content = signatures.add_signature(converted(convert, source), origin=str(source))
+    target.write_bytes(signatures.order_outputs(content, outputs, origin=str(source)))
+
+
+def converted(convert: Callable[[], bytes], origin: Path) -> bytes:
+    """What `convert` returns. Raises `UnsupportedOpError` naming the ops that TFLite lacks, else `ConversionError`."""
+    try:
+        return convert()
+    except Exception as error:  # TFLiteConverter's own error class is private
+        raise _failure(origin, error) from error
+
+
+def _served(model: Any, specs: Mapping[str, Any], names: Mapping[str, str]) -> Any:
+    import tensorflow as tf
+
+    @tf.function
+    def serve(**tensors: Any) -> dict[str, Any]:
+        results = model([tensors[tensor.name] for tensor in model.inputs], training=False)
+        results = results if isinstance(results, list) else [results]
+        return {names.get(name, name): value for name, value in zip(model.output_names, results, strict=True)}
+
+    return serve.get_concrete_function(**specs)
+
+
+def _float_layer(layer: Any) -> Any:
+    """A new layer like `layer` with the activation that it had before it was wrapped."""
+    kind = type(layer)
+    activation = getattr(layer, "activation", None)
+    # During a call the wrapper puts its own activation in the layer's place.
+    config = layer.get_config()
+    if activation is not None and type(activation).__name__ == "QuantizeAwareActivation":
+        activation = activation.activation
+    if type(activation).__name__ == "NoOpActivation":
+        activation = None
+    if "activation" in config:
+        import tf_keras
+
+        config["activation"] = tf_keras.activations.serialize(tf_keras.activations.get(activation))
+    return kind.from_config(config)
+
+
+def _name(weight: Any, layer: Any) -> str:
+    """The last part of a weight's name, without the layer's own, which numbers tell apart."""
+    return str(weight.name.split(":")[0].split("/")[-1]).removeprefix(layer.name)
+
+
+def _made_by_keras_3(source: Path) -> bool:
+    import h5py
+
+    try:
+        with h5py.File(source) as file:
+            return str(file.attrs.get("keras_version", "")).startswith("3")
+    except OSError:
+        return False
+
+
+def _failure(source: Path, error: Exception) -> ConversionError:
+    text = str(error)
+    ops = set(re.findall(r"(?:tf|Custom|Flex)\.(\w+)", " ".join(re.findall(r"(?:TF Select ops|Custom ops|Flex ops): (.*)", text))))
+    ops |= {
+        name for line in re.findall(r"(?:TF Select ops|Custom ops): ([\w, ]+)", text) for name in re.split(r"[ ,]+", line) if name
+    }
+    if ops:
+        return UnsupportedOpError(
+            f"{source}: no TFLite built-in for op {', '.join(sorted(ops))}; export the model without it", text
+        )
+    return ConversionError(f"{source}: TFLiteConverter failed ({' '.join(text.split())[:200]})", text)

@@ -1,0 +1,1 @@
+"""Quantization-aware training, sparsity and clustering of Keras models."""
