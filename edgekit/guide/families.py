@@ -210,7 +210,7 @@ def build_mobilebert(target: Path, seed: int) -> int:
 
 
 def mobilebert_rows(target: Path, count: int, seed: int) -> None:
-    """Texts of random words of the made-up vocabulary, a tenth of the sequence to all of it; unlabelled, since there is no truth."""
+    """Texts of random words of the made-up vocabulary, a tenth of the sequence to all of it; no labels: there is no truth."""
     draw = np.random.default_rng(seed)
     known = np.array([number for number in range(_WORDS) if number not in _SPECIAL])
     lines = ["sentence"]
