@@ -210,13 +210,13 @@ def build_mobilebert(target: Path, seed: int) -> int:
 
 
 def mobilebert_rows(target: Path, count: int, seed: int) -> None:
-    """Texts of random words of the made-up vocabulary, a tenth of the sequence to all of it, with a label each."""
+    """Texts of random words of the made-up vocabulary, a tenth of the sequence to all of it; no labels: there is no truth."""
     draw = np.random.default_rng(seed)
     known = np.array([number for number in range(_WORDS) if number not in _SPECIAL])
-    lines = ["sentence\tlabel"]
-    for number in range(count):
+    lines = ["sentence"]
+    for _ in range(count):
         words = draw.choice(known, draw.integers(_SEQUENCE // 10, _SEQUENCE - 1))
-        lines.append(f"{' '.join(map(_word, words))}\t{number % 2}")
+        lines.append(" ".join(map(_word, words)))
     target.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 

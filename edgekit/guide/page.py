@@ -67,16 +67,16 @@ def page(run: GuideRun, *, tree: str = "") -> str:
         for model in run.models
         if (found := plots.pareto(model)) is not None
     ]
+    sizes, ratios = plots.sizes(run), plots.ratios(run)
+    beside = any(pair.published is not None for pair in sizes)
+    narrow = ": measured wide and pale, published narrow inside it; the figures in the same order" if beside else " as measured"
+    hollow = " Full: measured, hollow: published." if any(pair.published is not None for pair in ratios) else ""
     drawn = [
-        (
-            "Size, published and measured",
-            "MB of the file: measured wide and pale, published narrow inside it; the figures in the same order.",
-            Markup(plots.draw_sizes(plots.sizes(run))),
-        ),
+        ("Size", f"MB of the file{narrow}.", Markup(plots.draw_sizes(sizes))),
         (
             "Latency relative to float32",
-            "Left of 1 is faster than the model's own float32 file on the same device. Full: measured, hollow: published.",
-            Markup(plots.draw_ratios(plots.ratios(run))),
+            f"Left of 1 is faster than the model's own float32 file on the same device.{hollow}",
+            Markup(plots.draw_ratios(ratios)),
         ),
     ]
     return render(
@@ -239,7 +239,8 @@ def _unplanned(run: GuideRun, scheme: str) -> str:
 def _agrees(row: Measurement) -> tuple[str, ...]:
     if row.agreement is None or row.scheme == "float32":
         return ()
-    return (f"agrees in {_percent(row.agreement.value * 100)} % of {row.agreement.total}",)
+    told = f"agrees in {_percent(row.agreement.value * 100)} %"
+    return (told,) if row.accuracy and row.accuracy.total == row.agreement.total else (told, f"of {row.agreement.total}")
 
 
 def _described(model: GuideModel) -> tuple[str, str]:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 ACCURACY, AGREEMENT, SIZE = "Accuracy", "Agreement with float32", "Size"
 _NAMES = {"qat": "int8, QAT"}
+_MOST_PERCENT = 102.0  # 100 with room for its point
 _CLOSE = 0.06  # from one end of a ratio axis to the other, how much room markers keep from the frame
 
 
@@ -134,6 +135,8 @@ def draw_pareto(model: GuideModel, found: Pareto) -> str:
         axes.margins(y=0.16)
         if found.quality == SIZE:
             axes.set_ylim(0, max(p.value for p in found.points) * 1.16)
+        else:
+            axes.set_ylim(top=min(axes.get_ylim()[1], _MOST_PERCENT))
         axes.set_xlabel("p50 latency, ms")
         axes.set_ylabel(f"{found.quality}, {unit}")
         axes.grid(True, axis="both")

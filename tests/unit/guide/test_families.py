@@ -1,11 +1,11 @@
 """The families of Table 2: their names, their inputs, and rows that fit them."""
 
-import csv
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from edgekit.data.sources import TextRows, read
 from edgekit.errors import ConfigError
 from edgekit.guide.families import FAMILIES, Family, family
 from edgekit.guide.published import TABLE_2
@@ -50,15 +50,15 @@ def test_windows_of_speech_overlap(tmp_path: Path):
     assert np.array_equal(windows[0, 1:], windows[1, :-1])
 
 
-def test_texts_hold_known_words_and_both_labels(tmp_path: Path):
+def test_texts_hold_known_words_and_no_labels(tmp_path: Path):
     FAMILIES["mobilebert"].write_rows(tmp_path / "rows.tsv", 20, 0)
-    with (tmp_path / "rows.tsv").open(encoding="utf-8") as stream:
-        rows = list(csv.DictReader(stream, delimiter="\t"))
-    assert {row["label"] for row in rows} == {"0", "1"}
-    lengths = [len(row["sentence"].split()) for row in rows]
+    rows = read(str(tmp_path / "rows.tsv"))
+    assert isinstance(rows, TextRows)
+    assert rows.labels is None
+    lengths = [len(text.split()) for text in rows.texts]
     assert min(lengths) >= 38
     assert 200 < max(lengths) <= 382
-    assert len({word for row in rows for word in row["sentence"].split()}) > 1000
+    assert len({word for text in rows.texts for word in text.split()}) > 1000
 
 
 def spread_of_wav2letter(folder: Path) -> tuple[int, float]:
