@@ -58,9 +58,7 @@ def grid(run: GuideRun) -> Grid:
         for model in run.models
         for scheme in _schemes(run, model)
     ]
-    heads = tuple(f"{group}, {side}" for group, count in _GROUPS for side in (# Raised, since they stand behind every figure of a row.
-_LETTERS = "ᵃᵇᶜᵈᵉᶠᵍʰ"
-_PUBLISHED, _MEASURED, _DIFFERENCE)[:count])
+    heads = tuple(f"{group}, {side}" for group, count in _GROUPS for side in (_PUBLISHED, _MEASURED, _DIFFERENCE)[:count])
     told = [f"{letter} {mark}" for letter, mark in zip(_LETTERS, notes.marks, strict=False)]
     told += [f"[{number}] {reason}" for number, reason in enumerate(notes.reasons, 1)]
     return Grid(f"The guide's Table {run.table}, published and measured", heads, tuple(rows), tuple(told))
@@ -97,16 +95,17 @@ def terminal(run: GuideRun) -> "Group":
     from rich.text import Text
 
     table = grid(run)
-    drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 0, 0, 1), title=Text(table.title, style="bold"), title_justify="left")
-    drawn.add_column("", min_width=max(len(name) for name in TECHNIQUES.values()) + 1, overflow="fold")
+    title = Text(table.title, style="bold")
+    drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 0, 0, 1), title=title, title_justify="left")
+    drawn.add_column("", min_width=max(map(len, TECHNIQUES.values())) + 1, overflow="fold")
     for head in table.heads:
         drawn.add_column(Text(head.replace(", ", "\n")), justify="right", no_wrap=True)
     before = ""
-    for title, technique, cells in table.rows:
-        if title != before:
-            drawn.add_row(Text(title, style="bold"), *[""] * len(cells))
+    for model, technique, cells in table.rows:
+        if model != before:
+            drawn.add_row(Text(model, style="bold"), *[""] * len(cells))
         drawn.add_row(Text(f" {technique}"), *(Text(cell.replace(", ", "\n")) for cell in cells))
-        before = title
+        before = model
     parts: list[RenderableType] = [drawn]
     for sentences, style in ((table.notes, ""), (weights(run), "dim"), (differences(run), "dim")):
         parts += [Padding(Text(sentence, style=style), (0, 0, 0, 2)) for sentence in sentences]
