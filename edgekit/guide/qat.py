@@ -25,19 +25,17 @@ def write_aware(source: Path, calibration: Path, target: Path, training: Trainin
     `calibration` is a folder of saved samples that settle the ranges; without `training` that is all that is done.
     Raises `ConversionError` naming a layer that tfmot's 8-bit scheme does not know, and `DatasetError`.
     """
-    from edgekit import keras2
     from edgekit.optimize.aware import train_to_int8
     from edgekit.optimize.config import TrainConfig
     from edgekit.optimize.train import split
 
     rows = np.asarray(next(iter(Samples.load(calibration).inputs.values())))
-    model = keras2.load(source)
     if training is None:
-        train_to_int8(model, rows, target, source)
+        train_to_int8(source, rows, target)
         return
     samples = Samples.load(training.rows)
     if samples.labels is None:
         raise DatasetError("the rows for quantization-aware training have no labels; give labelled ones with --qat-data")
     config = TrainConfig(epochs=training.epochs, seed=training.seed, learning_rate=training.learning_rate)
     parts = split(next(iter(samples.inputs.values())), samples.labels, config)
-    train_to_int8(model, rows, target, source, split=parts, config=config)
+    train_to_int8(source, rows, target, split=parts, config=config)
