@@ -2,139 +2,34 @@
 
 import contextlib
 import json
-import shutil
-import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 import numpy as np
 
-from edgekit import __version__, artifacts, assess
-from edgekit.convert import ConvertConfig, convert, judge
+from edgekit import __version__, artifacts
 from edgekit.data import sources
-from edgekit.data.encode import encode
-from edgekit.data.representative import COUNT, draw
-from edgekit.data.samples import Samples
+from edgekit.data.representative import draw
 from edgekit.data.sources import Rows
-from edgekit.errors import CheckpointError, ConfigError, DatasetError, EdgekitError, InputError, OutputError, RefusedError
+from edgekit.errors import CheckpointError, DatasetError, EdgekitError, InputError, OutputError
 from edgekit.guide.models import (
     ARCHITECTURES,
-    IMAGENET,
-    RANDOM,
     Architecture,
-    Weights,
-    check_size,
     find_weights,
-    parameters,
-    random_images,
-    write_model,
 )
 from edgekit.guide.page import page
-from edgekit.guide.published import COLUMNS, TABLES, Published
-from edgekit.guide.qat import Training, write_aware
-from edgekit.guide.results import FILE_NAME, GuideModel, GuideRun, cell, read_model
+from edgekit.guide.published import TABLES
+from edgekit.guide.results import FILE_NAME, GuideModel, GuideRun, read_model
 from edgekit.guide.table import markdown
-from edgekit.measure.benchmark import BenchmarkConfig, benchmark
+from edgekit.guided import GuideConfig, Job, SharedRows, measured
 from edgekit.measure.machine import machine
-from edgekit.measure.measurement import Measurement
-from edgekit.spec import DatasetReference, shown
-from edgekit.tflite import flatbuffer
-from edgekit.worker import Progress, Worker
+from edgekit.worker import Progress
 
-P = ParamSpec("P")
-T = TypeVar("T")
-
-QAT = "qat"
-_SCHEMES: Mapping[int, tuple[str, ...]] = {
-    1: ("float32", "float16", "dynamic", "int8", "int16x8"),
-    2: ("float32", "int8", "int16x8"),
-}
 WRITTEN = (FILE_NAME, "guide.md", "guide.html")
 _SETTINGS, _MODEL = "settings.json", "model.json"
-# Rows where nothing but shapes counts: to calibrate on, and to run the files on. On reference kernels each takes seconds.
-_RANDOM_ROWS, _RUN_ROWS = 16, 4
-_RUN_SECONDS = 4.0
-# Rows that settle the ranges of a quantization-aware model, and rows that `convert` judges by before all are run.
-_SETTLING_ROWS = 64
-_GATE_ROWS = 100
-TIMING = BenchmarkConfig(runs=60, warmup=5, rounds=3, max_seconds=6.0)
-
-
-@dataclass(frozen=True)
-class GuideConfig:
-    """What `edgekit guide run` is told.
-
-    `models` are names of the table's rows, empty for all. `weights` is imagenet, random or a folder (`models.find_weights`).
-    `data` are labelled rows: accuracy is measured on those that calibration did not draw. `qat_data` are labelled rows to
-    train on. `max_drop` is the accuracy that a file may lose before it is refused.
-    """
-
-    table: int = 1
-    models: tuple[str, ...] = ()
-    weights: str = IMAGENET
-    data: DatasetReference | None = None
-    representative_data: DatasetReference | None = None
-    representative_samples: int = COUNT
-    qat_data: DatasetReference | None = None
-    qat_epochs: int = 1
-    max_drop: float | None = 0.05
-    timing: BenchmarkConfig = TIMING
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.table not in TABLES:
-            raise ConfigError(f"table is {self.table}; the guide has {' and '.join(map(str, TABLES))}")
-        known = [published.name for published in TABLES[self.table]]
-        if unknown := [name for name in self.models if name not in known]:
-            raise ConfigError(f"models: {unknown[0]} is not in table {self.table}; choose from {', '.join(known)}")
-        if self.weights == RANDOM and self.qat_data is not None:
-            raise ConfigError("qat_data: training needs weights to begin with; leave --qat-data out or give --weights DIR")
-        if self.weights == RANDOM and self.data is not None:
-            raise ConfigError("data: the accuracy of random weights would say nothing; leave --data out or give --weights DIR")
-        if self.qat_epochs < 1:
-            raise ConfigError(f"qat_epochs is {self.qat_epochs}; give at least 1")
-
-
-@dataclass(frozen=True)
-class _Data:
-    """Rows that all models share: to calibrate on, to judge on (never the same), to train on; None where there are none.
-
-    `skipped` collects what of those that are judged could not be read.
-    """
-
-    calibration: Rows | None
-    judged: Rows | None
-    training: Rows | None
-    skipped: set[str] = field(default_factory=set)
-
-    @property
-    def told(self) -> str:
-        if self.judged is None:
-            return "no data"
-        told = f"{len(self.judged) - len(self.skipped)} labelled rows of {shown(self.judged.origin)}, none of them calibrated on"
-        return f"{told}; not readable: {', '.join(sorted(self.skipped))}" if self.skipped else told
-
-
-@dataclass(frozen=True)
-class _Job:
-    """One model to measure: its row of the guide, and how it comes to be a file: with weights, or as a random family."""
-
-    published: Published
-    architecture: Architecture | None = None
-    weights: Weights | None = None
-    family: Any = None
-
-    @property
-    def random(self) -> bool:
-        return self.weights is None or self.weights.random
-
-    @property
-    def told(self) -> str:
-        return self.weights.told if self.weights else "random weights"
 
 
 def run(
@@ -154,7 +49,6 @@ def run(
     jobs = _jobs(config, architectures)
     data = _read(config, jobs)
     settings = _settings(config)
-    started = time.perf_counter()
     with artifacts.claimed(out):
         _begin(out, settings, [job.published.name for job in jobs], overwrite=overwrite)
         models: list[GuideModel] = []
@@ -180,7 +74,7 @@ def run(
             config.table,
             machine(),
             data.told,
-            {**settings, "seconds": round(time.perf_counter() - started, 1)},
+            {**settings, "seconds": round(sum(model.seconds or 0 for model in models))},
             tuple(models),
             datetime.now(UTC).isoformat(timespec="seconds"),
         )
@@ -189,16 +83,12 @@ def run(
 
 
 def _made_or_kept(
-    job: _Job, config: GuideConfig, data: _Data, out: Path, on_progress: Callable[[Progress], None] | None
+    job: Job, config: GuideConfig, data: SharedRows, out: Path, on_progress: Callable[[Progress], None] | None
 ) -> GuideModel:
     folder = out / job.published.name
     if (found := _kept(folder)) is not None:
         return found
-    started = time.perf_counter()
-    with tempfile.TemporaryDirectory(prefix="edgekit-guide-") as room:
-        model = _Model(job, config, data, folder, Path(room), Worker(on_progress=on_progress))
-        found = model.measured()
-    found = replace(found, seconds=round(time.perf_counter() - started, 1), peak_bytes=model.peak or None)
+    found = measured(job, config, data, folder, on_progress)
     artifacts.write_text(folder / _MODEL, artifacts.to_json(found))
     return found
 
@@ -216,16 +106,16 @@ def failures(run: GuideRun) -> tuple[str, ...]:
     return (*whole, *parts)
 
 
-def _jobs(config: GuideConfig, architectures: Mapping[str, Architecture]) -> list[_Job]:
+def _jobs(config: GuideConfig, architectures: Mapping[str, Architecture]) -> list[Job]:
     wanted = [item for item in TABLES[config.table] if not config.models or item.name in config.models]
     jobs, lacking = [], []
     for published in wanted:
         if published.name not in architectures:
             from edgekit.guide.families import family
 
-            jobs.append(_Job(published, family=family(published.name)))
+            jobs.append(Job(published, family=family(published.name)))
         elif (weights := find_weights(config.weights, published.name)) is not None:
-            jobs.append(_Job(published, architectures[published.name], weights))
+            jobs.append(Job(published, architectures[published.name], weights))
         else:
             lacking.append(published.name)
     if lacking and (config.models or not jobs):
@@ -236,7 +126,7 @@ def _jobs(config: GuideConfig, architectures: Mapping[str, Architecture]) -> lis
     return jobs
 
 
-def _read(config: GuideConfig, jobs: Sequence[_Job]) -> _Data:
+def _read(config: GuideConfig, jobs: Sequence[Job]) -> SharedRows:
     """Everything that is wrong with the rows is found here, before anything is built."""
     if config.data is None:
         judged = None
@@ -259,7 +149,7 @@ def _read(config: GuideConfig, jobs: Sequence[_Job]) -> _Data:
         for rows in (judged, training):
             if job.architecture is not None and job.weights is not None and not job.weights.whole and rows is not None:
                 _check_labels(rows, job.architecture)
-    return _Data(calibration, judged, training)
+    return SharedRows(calibration, judged, training)
 
 
 def _check_labels(rows: Rows, architecture: Architecture) -> None:
@@ -315,188 +205,5 @@ def _kept(folder: Path) -> GuideModel | None:
     return None
 
 
-def _failed(job: _Job, reason: str) -> GuideModel:
+def _failed(job: Job, reason: str) -> GuideModel:
     return GuideModel(job.published.name, job.published.title, job.published, job.told, failure=reason)
-
-
-@dataclass
-class _Model:
-    """The making and measuring of one model's files in `work`; what passes is published in `folder`."""
-
-    job: _Job
-    config: GuideConfig
-    data: _Data
-    folder: Path
-    work: Path
-    worker: Worker
-    missing: dict[str, str] = field(default_factory=dict)
-    refused: list[str] = field(default_factory=list)
-    peak: int = 0
-
-    def measured(self) -> GuideModel:
-        published = self.job.published
-        source = self._source()
-        calibration, judged = self._references()
-        files = self._converted(source, calibration, judged)
-        samples = self._samples(next(iter(files)), judged)
-        if QAT in COLUMNS[self.config.table] and (aware := self._aware(source, calibration, next(iter(files)))) is not None:
-            files[aware] = QAT
-        rows = self._benchmark(files, samples)
-        self._explain(rows)
-        marks = {row.scheme: mark for row in rows if row.scheme and (mark := self._mark(row.scheme))}
-        return GuideModel(published.name, published.title, published, self.job.told, rows, missing=dict(self.missing), marks=marks)
-
-    @property
-    def _trusted(self) -> bool:
-        """Whether outputs mean something and there are rows to judge them by."""
-        return not self.job.random and self.data.judged is not None
-
-    def _run(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        outcome = self.worker.run(function, *args, **kwargs)
-        self.peak = max(self.peak, outcome.peak_bytes)
-        return outcome.value
-
-    def _source(self) -> Path:
-        """What is to be converted: the user's own model, or one that is built here."""
-        job, seed = self.job, self.config.seed
-        if job.family is not None:
-            target = self.work / job.family.file_name
-            self._run(job.family.build, target, seed)
-            return target
-        if job.architecture is None or job.weights is None:
-            raise ConfigError(f"{job.published.name}: nothing here builds it; leave it out with --models")
-        if job.weights.path is not None and job.weights.whole:
-            check_size(job.architecture, parameters(job.weights.path), job.weights.path)
-            return job.weights.path
-        target = self.work / f"{job.published.name}.h5"
-        self._run(write_model, job.architecture, job.weights, seed, target)
-        return target
-
-    def _references(self) -> tuple[str, str | None]:
-        """Rows to calibrate on and rows to judge on; None where they are the rest of the former, as `convert` draws them."""
-        config, job = self.config, self.job
-        if not job.random and config.representative_data is not None and config.representative_data != config.data:
-            return config.representative_data, config.data or config.representative_data
-        if not job.random and config.data is not None:
-            return config.data, None
-        files = []
-        for number, count in enumerate((_RANDOM_ROWS, _RUN_ROWS)):
-            if job.family is not None:
-                target = self.work / f"{number}_{job.family.rows_name}"
-                job.family.write_rows(target, count, config.seed + number)
-            else:
-                target = self.work / f"{number}.npz"
-                random_images(target, job.architecture.size if job.architecture else 0, count, config.seed + number)
-            files.append(str(target))
-        return files[0], files[1]
-
-    def _converted(self, source: Path, calibration: str, judged: str | None) -> dict[Path, str]:
-        """The published files with their schemes, float32 first."""
-        config = self.config
-        given = ConvertConfig()
-        told = ConvertConfig(
-            schemes=_SCHEMES[config.table],
-            representative_data=calibration,
-            representative_samples=config.representative_samples if self._trusted else _RANDOM_ROWS,
-            evaluation_data=judged,
-            evaluation_samples=_GATE_ROWS if self._trusted else _RUN_ROWS,
-            max_drop=config.max_drop if self._trusted else None,
-            search_seconds=given.search_seconds if self._trusted else 0.0,
-            max_length=(self.job.family.max_length if self.job.family else None) or given.max_length,
-            threads=config.timing.threads,
-            seed=config.seed,
-        )
-        # The folder is this run's own: what lies in it is of a run that was interrupted, or may be replaced.
-        found = convert(str(source), self.folder, told, overwrite=True, on_progress=self.worker.on_progress)
-        self.peak = max([self.peak, *(step.peak_bytes for step in found.steps)])
-        for result in found.results:
-            if result.refused:
-                self._refuse(result.scheme, result.refused)
-        if not any(result.path and result.scheme == "float32" for result in found.results):
-            raise RefusedError("; ".join(found.refusals))
-        return {result.path: result.scheme for result in found.results if result.path}
-
-    def _samples(self, float32: Path, judged: str | None) -> Samples:
-        """What every file is run on: the judged rows, or a few that only show that it runs, without their labels."""
-        if self._trusted and self.data.judged is not None:
-            samples = self._encoded(self.data.judged, float32)
-            self.data.skipped.update(samples.skipped)
-            return samples
-        rows = sources.read(judged or self.config.data or "")
-        return Samples(self._encoded(sources.take(rows, range(min(len(rows), _RUN_ROWS))), float32).inputs)
-
-    def _encoded(self, rows: Rows, float32: Path) -> Samples:
-        content = flatbuffer.read(float32)
-        encoding = assess.encoding_of(float32, assess.Data(rows.origin), self.work)
-        return encode(rows, content.signature(content.entry()).inputs, encoding, self.work / "images")
-
-    def _aware(self, source: Path, calibration: str, float32: Path) -> Path | None:
-        """The quantization-aware file, not judged yet; None with its reason in `missing`."""
-        published = self.job.published
-        if QAT not in published.latency_ms:
-            self.missing[QAT] = "the guide has no such row, and tfmot's 8-bit scheme no form of this model's layers"
-            return None
-        if source.suffix != ".h5":
-            self.missing[QAT] = f"quantization-aware training takes Keras models; the weights are {source.name}"
-            return None
-        rows = sources.read(calibration)
-        # Of the calibration rows, which are never judged.
-        chosen = draw(rows, self.config.representative_samples if self._trusted else _RANDOM_ROWS, self.config.seed)
-        settling = self.work / "settling"
-        self._encoded(sources.take(rows, chosen[:_SETTLING_ROWS]), float32).save(settling)
-        training = None
-        if self.data.training is not None:
-            taught = self.work / "training"
-            self._encoded(self.data.training, float32).save(taught)
-            training = Training(taught, self.config.qat_epochs, self.config.seed)
-        target = self.work / f"{published.name}_{QAT}.tflite"
-        try:
-            self._run(write_aware, source, settling, target, training)
-        except EdgekitError as error:
-            self._refuse(QAT, error.message)
-            return None
-        return target
-
-    def _refuse(self, scheme: str, reason: str) -> None:
-        self.missing[scheme] = reason
-        self.refused.append(scheme)
-
-    def _benchmark(self, files: Mapping[Path, str], samples: Samples) -> tuple[Measurement, ...]:
-        timing = replace(self.config.timing, seed=self.config.seed)
-        if not self._trusted:
-            timing = replace(timing, max_accuracy_seconds=_RUN_SECONDS)
-        found = benchmark(
-            list(files), samples, timing, reference=next(iter(files)), schemes=files, on_progress=self.worker.on_progress
-        )
-        rows = []
-        for file, row in zip(files, found, strict=True):
-            reason = judge(row, self.config.max_drop if self._trusted else None)
-            if row.scheme and reason:
-                self._refuse(row.scheme, reason.replace(str(file), file.name))
-                if row.scheme == QAT:
-                    continue
-            if row.scheme == QAT:
-                final = self.folder / file.name
-                with artifacts.staged(final, overwrite=True) as partial:
-                    shutil.copyfile(file, partial)
-                row = replace(row, path=str(final))
-            rows.append(row)
-        return tuple(rows)
-
-    def _explain(self, rows: Sequence[Measurement]) -> None:
-        """Why cells of accuracy are empty."""
-        without = "random weights: their accuracy would say nothing"
-        reason = without if self.job.random else "no labelled rows were given (--data)"
-        for row in rows:
-            if row.accuracy is None and row.scheme:
-                self.missing[cell(row.scheme, "accuracy")] = row.failure or reason
-
-    def _mark(self, scheme: str) -> str:
-        """What has to stand with every figure of a scheme."""
-        drawn = self.data.calibration is None and not self.job.random and scheme not in ("float32", "float16")
-        parts = (
-            (self.job.random, "random weights"),
-            (scheme == QAT and self.data.training is None, "ranges calibrated, not trained"),
-            (drawn, "calibrated on random images"),
-        )
-        return ", ".join(text for holds, text in parts if holds)

@@ -60,11 +60,11 @@ def run(
     """
     from dataclasses import replace
 
-    from edgekit import guiding
+    from edgekit import guided, guiding
     from edgekit.guide.table import terminal
     from edgekit.progress import progress
 
-    config = guiding.GuideConfig(
+    config = guided.GuideConfig(
         table=table,
         models=tuple(name.strip() for name in models.split(",") if name.strip()) if models else (),
         weights=weights,
@@ -74,7 +74,7 @@ def run(
         qat_data=qat_data,
         qat_epochs=qat_epochs,
         max_drop=max_drop,
-        timing=replace(guiding.TIMING, threads=threads, runs=runs, warmup=warmup, rounds=rounds),
+        timing=replace(guided.TIMING, threads=threads, runs=runs, warmup=warmup, rounds=rounds),
         seed=seed,
     )
     with progress(quiet) as tell:

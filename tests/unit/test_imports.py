@@ -21,7 +21,7 @@ LAYERS = (
     {"bridge"},
     {"publish", "packaging"},
     {"convert", "exporting", "assess", "pruning"},
-    {"predict"},
+    {"predict", "guided"},
     {"recipe", "pipeline", "progress", "diagnosing", "comparing", "guiding", "bundle"},
     {"options", "console"},
     {"commands"},

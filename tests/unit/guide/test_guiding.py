@@ -14,7 +14,8 @@ from edgekit.errors import CheckpointError, ConfigError, DatasetError, InputErro
 from edgekit.guide.models import Architecture
 from edgekit.guide.results import GuideRun, load
 from edgekit.guide.table import markdown
-from edgekit.guiding import GuideConfig, failures, run
+from edgekit.guided import GuideConfig
+from edgekit.guiding import failures, run
 from edgekit.measure.benchmark import BenchmarkConfig
 from tests.unit.guide import tiny
 
