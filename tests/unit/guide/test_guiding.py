@@ -17,6 +17,7 @@ from edgekit.guide.table import markdown
 from edgekit.guided import GuideConfig
 from edgekit.guiding import failures, run
 from edgekit.measure.benchmark import BenchmarkConfig
+from tests.unit.classifiers import image_classifier
 from tests.unit.guide import tiny
 
 TIMING = BenchmarkConfig(threads=1, runs=3, warmup=1, rounds=1, gzip=False)
@@ -25,6 +26,7 @@ ARCHITECTURES = {
     "mobilenet_v1": tiny.architecture("mobilenet_v1", "MobileNet-v1-1-224"),
     "mobilenet_v2": Architecture("mobilenet_v2", "MobileNet-v2-1-224", tiny.SIZE, tiny.CLASSES, 501, tiny.broken),
 }
+WHOLE = {"mobilenet_v1": replace(ARCHITECTURES["mobilenet_v1"], parameters=240)}
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +38,15 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def found(out: Path) -> GuideRun:
     """The first model works, the second cannot be built."""
     return run(out, RANDOM, architectures=ARCHITECTURES)
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    """A folder with a whole model of 240 weights called mobilenet_v1."""
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    (folder / "mobilenet_v1.tflite").write_bytes(image_classifier(tiny.CLASSES))
+    return folder
 
 
 @pytest.fixture
@@ -103,12 +114,9 @@ def test_a_second_run_keeps_what_is_finished_and_another_ones_is_refused(found: 
         run(out, replace(RANDOM, seed=1), architectures=ARCHITECTURES)
 
 
-def test_given_weights_are_judged_on_rows_that_calibration_did_not_see(images: Path, found: GuideRun, tmp_path: Path) -> None:
-    # The weights of an earlier run's float model, as a user has them.
-    weights = tmp_path / "weights"
-    weights.mkdir()
-    (weights / "mobilenet_v1.tflite").write_bytes(Path(found.models[0].rows[0].path).read_bytes())
+def test_given_weights_are_judged_on_rows_that_calibration_did_not_see(images: Path, weights: Path, tmp_path: Path) -> None:
     config = GuideConfig(
+        table=2,
         models=("mobilenet_v1",),
         weights=str(weights),
         data=str(images),
@@ -116,12 +124,13 @@ def test_given_weights_are_judged_on_rows_that_calibration_did_not_see(images: P
         max_drop=1.0,
         timing=TIMING,
     )
-    judged = run(tmp_path / "out", config, architectures=ARCHITECTURES)
+    judged = run(tmp_path / "out", config, architectures=WHOLE)
     model = judged.models[0]
     assert [row.accuracy.total for row in model.rows if row.accuracy] == [14] * len(model.rows)
-    assert judged.data == f"14 labelled rows of {images}, none of them calibrated on"
+    assert judged.data == f"14 labelled rows of {images.name}, none of them calibrated on"
     assert model.weights == "weights of mobilenet_v1.tflite"
-    assert "mobilenet_v1.tflite" in (model.reason("qat", "latency") or "")
+    assert [row.scheme for row in model.rows] == ["float32", "int8", "int16x8"]
+    assert model.marks == {}
     assert failures(judged) == ()
 
 
@@ -132,14 +141,10 @@ def test_no_network_is_one_error_and_nothing_is_written(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_weights_of_another_architecture(tmp_path: Path, found: GuideRun) -> None:
-    weights = tmp_path / "weights"
-    weights.mkdir()
-    (weights / "mobilenet_v1.tflite").write_bytes(Path(found.models[0].rows[0].path).read_bytes())
-    other = replace(ARCHITECTURES["mobilenet_v1"], parameters=2000)
+def test_a_whole_model_of_another_architecture(tmp_path: Path, weights: Path) -> None:
     config = GuideConfig(models=("mobilenet_v1",), weights=str(weights), timing=TIMING)
     with pytest.raises(ModelFormatError, match="another architecture"):
-        run(tmp_path / "out", config, architectures={"mobilenet_v1": other})
+        run(tmp_path / "out", config, architectures=ARCHITECTURES)
     assert not (tmp_path / "out").exists()
 
 
