@@ -83,6 +83,8 @@ class GuideConfig:
             raise ConfigError("qat_data: training needs weights to begin with; leave --qat-data out or give --weights DIR")
         if self.weights == RANDOM and self.data is not None:
             raise ConfigError("data: the accuracy of random weights would say nothing; leave --data out or give --weights DIR")
+        if self.qat_data is not None and self.qat_data == self.data:
+            raise ConfigError(f"qat_data: {self.qat_data} is judged on as well; train on other rows than those of --data")
         if self.qat_epochs < 1:
             raise ConfigError(f"qat_epochs is {self.qat_epochs}; give at least 1")
 
@@ -290,7 +292,8 @@ class _Model:
         )
         rows = []
         for file, row in zip(files, found, strict=True):
-            reason = judge(row, self.config.max_drop if self._trusted else None)
+            # The others passed when they were converted.
+            reason = judge(row, self.config.max_drop if self._trusted else None) if row.scheme == QAT else row.failure
             if row.scheme and reason:
                 self._refuse(row.scheme, reason.replace(str(file), file.name))
                 if row.scheme == QAT:

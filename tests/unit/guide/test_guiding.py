@@ -17,6 +17,7 @@ from edgekit.guide.table import markdown
 from edgekit.guided import GuideConfig
 from edgekit.guiding import failures, run
 from edgekit.measure.benchmark import BenchmarkConfig
+from tests.commands import edgekit
 from tests.unit.classifiers import image_classifier
 from tests.unit.guide import tiny
 
@@ -170,6 +171,7 @@ def test_options_that_contradict_each_other() -> None:
         ({"models": ("vgg",)}, "vgg is not in table 1"),
         ({"weights": "random", "data": "d"}, "say nothing"),
         ({"weights": "random", "qat_data": "d"}, "needs weights"),
+        ({"data": "d", "qat_data": "d"}, "judged on as well"),
     )
     for changes, told in cases:
         with pytest.raises(ConfigError, match=told):
@@ -179,3 +181,18 @@ def test_options_that_contradict_each_other() -> None:
 def test_a_folder_without_weights_of_a_model_that_was_asked_for(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds no weights of mobilenet_v1"):
         run(tmp_path / "out", GuideConfig(models=("mobilenet_v1",), weights=str(tmp_path)), architectures=ARCHITECTURES)
+
+
+def test_the_command_line_tells_in_one_line_what_is_wrong(tmp_path: Path) -> None:
+    for arguments, code, told in (
+        (("--weights", "random", "--data", tmp_path), 2, "leave --data out"),
+        (("--models", "vgg"), 2, "choose from mobilenet_v1, mobilenet_v2"),
+        (("--weights", tmp_path / "none"), 2, "no such folder"),
+        (("--weights", tmp_path), 3, "holds no weights of mobilenet_v1"),
+    ):
+        said = edgekit("guide", "run", *arguments, "--out", tmp_path / "out")
+        assert said.code == code
+        assert len(said.err) == 1
+        assert told in said.err[0]
+        assert said.out == ""
+    assert list(tmp_path.iterdir()) == []
