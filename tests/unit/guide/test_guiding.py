@@ -9,14 +9,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgekit import guiding
-from edgekit.errors import CheckpointError, ConfigError, DatasetError, InputError, ModelFormatError, OutputError
-from edgekit.guide.models import Architecture
+from edgekit import guided, guiding
+from edgekit.errors import CheckpointError, ConfigError, DatasetError, InputError, ModelFormatError, OutputError, RefusedError
 from edgekit.guide.results import GuideRun, load
 from edgekit.guide.table import markdown
 from edgekit.guided import GuideConfig
 from edgekit.guiding import failures, run
 from edgekit.measure.benchmark import BenchmarkConfig
+from edgekit.tflite import flatbuffer
+from edgekit.worker import Worker
 from tests.commands import edgekit
 from tests.unit.classifiers import image_classifier
 from tests.unit.guide import tiny
@@ -25,7 +26,7 @@ TIMING = BenchmarkConfig(threads=1, runs=3, warmup=1, rounds=1, gzip=False)
 RANDOM = GuideConfig(models=("mobilenet_v1", "mobilenet_v2"), weights="random", timing=TIMING)
 ARCHITECTURES = {
     "mobilenet_v1": tiny.architecture("mobilenet_v1", "MobileNet-v1-1-224"),
-    "mobilenet_v2": Architecture("mobilenet_v2", "MobileNet-v2-1-224", tiny.SIZE, tiny.CLASSES, 501, tiny.broken),
+    "mobilenet_v2": tiny.architecture("mobilenet_v2", "MobileNet-v2-1-224"),
 }
 WHOLE = {"mobilenet_v1": replace(ARCHITECTURES["mobilenet_v1"], parameters=240)}
 
@@ -36,9 +37,19 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def found(out: Path) -> GuideRun:
-    """The first model works, the second cannot be built."""
-    return run(out, RANDOM, architectures=ARCHITECTURES)
+def found(out: Path, tmp_path_factory: pytest.TempPathFactory) -> GuideRun:
+    """Random weights; the first model is there already, the second cannot be built."""
+    source = tmp_path_factory.mktemp("source") / "mobilenet_v1.tflite"
+    source.write_bytes(image_classifier(tiny.CLASSES))
+
+    def build(model: Any) -> Path:
+        if model.job.published.name == "mobilenet_v2":
+            raise RefusedError("no room")
+        return source
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(guided._Model, "_source", build)
+        return run(out, RANDOM, architectures=ARCHITECTURES)
 
 
 @pytest.fixture
@@ -67,7 +78,7 @@ def images(tmp_path: Path) -> Path:
 
 def test_one_models_failure_leaves_the_others_rows(found: GuideRun, out: Path) -> None:
     good, bad = found.models
-    assert [row.scheme for row in good.rows] == ["float32", "float16", "dynamic", "int8", "int16x8", "qat"]
+    assert [row.scheme for row in good.rows] == ["float32", "float16", "dynamic", "int8", "int16x8"]
     assert all(row.failure is None and row.latency is not None for row in good.rows)
     assert good.failure is None
     assert bad.rows == ()
@@ -85,14 +96,23 @@ def test_random_weights_are_marked_and_have_no_accuracy(found: GuideRun) -> None
     assert "random weights" in (model.reason("int8", "accuracy") or "")
     assert set(model.marks) == {row.scheme for row in model.rows}
     assert model.marks["float32"] == "random weights"
-    assert model.marks["qat"] == "random weights, ranges calibrated, not trained"
+    assert "Keras models" in (model.reason("qat", "latency") or "")
 
 
-def test_files_hold_the_schemes_that_they_are_called_after(found: GuideRun) -> None:
-    sizes = {row.scheme: row.size_bytes for row in found.models[0].rows}
-    assert sizes["qat"] < 2.5 * sizes["int8"]
-    ops = {row.scheme: row.ops for row in found.models[0].rows}
-    assert ops["float32"]
+def test_built_models_have_live_activations_and_reach_quantization_aware_files(tmp_path: Path) -> None:
+    built = Worker(timeout_s=300).run(tiny.build_all, tmp_path).value
+    least, largest = built.spread
+    assert least > 1e-3
+    assert largest < 1e3
+    assert built.same_weights
+    assert built.another.startswith("ModelFormatError: ")
+    assert "w.h5: its weights are of another architecture than MobileNet-v1" in built.another
+    assert built.no_network.startswith("CheckpointError: ")
+    assert "cannot be downloaded (URL fetch failure" in built.no_network
+    assert "--weights DIR" in built.no_network
+    assert built.agreement >= 0.75
+    content = flatbuffer.read(tmp_path / "qat.tflite")
+    assert {tensor.dtype for tensor in content.subgraphs[0].tensors} >= {"int8", "int32"}
 
 
 def test_markdown_says_what_is_missing_and_what_differs(found: GuideRun, out: Path) -> None:
@@ -135,9 +155,13 @@ def test_given_weights_are_judged_on_rows_that_calibration_did_not_see(images: P
     assert failures(judged) == ()
 
 
-def test_no_network_is_one_error_and_nothing_is_written(tmp_path: Path) -> None:
-    config = GuideConfig(models=("mobilenet_v1",), timing=TIMING)
-    with pytest.raises(CheckpointError, match=r"cannot be downloaded .*--weights DIR"):
+def test_no_network_is_one_error_and_nothing_is_written(tmp_path: Path, monkeypatch) -> None:
+    def build(model: Any) -> Path:
+        raise CheckpointError(f"{model.job.published.title}: no network")
+
+    monkeypatch.setattr(guided._Model, "_source", build)
+    config = GuideConfig(models=("mobilenet_v1", "mobilenet_v2"), timing=TIMING)
+    with pytest.raises(CheckpointError, match="MobileNet-v1-1-224: no network"):
         run(tmp_path / "out", config, architectures=ARCHITECTURES)
     assert not (tmp_path / "out").exists()
 

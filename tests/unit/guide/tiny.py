@@ -1,9 +1,17 @@
 """Classifiers of the guide's kind, small enough to train nothing and convert in a second."""
 
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
-from edgekit.guide.models import Architecture
+import numpy as np
+
+from edgekit.data.samples import Samples
+from edgekit.errors import EdgekitError
+from edgekit.guide.models import IMAGENET, RANDOM, Architecture, Weights, write_model
+from edgekit.guide.qat import write_aware
+from edgekit.tflite.interpreter import Model
 
 SIZE, CLASSES = 32, 5
 
@@ -28,9 +36,51 @@ def mobilenet(alpha: float, weights: str | None) -> Any:
     return tf_keras.Model(image, layers.Dense(CLASSES, activation="softmax", name="predictions")(x))
 
 
-def broken(weights: str | None) -> Any:
-    raise MemoryError("no room")
-
-
 def architecture(name: str, title: str, alpha: float = 1.0) -> Architecture:
     return Architecture(name, title, SIZE, CLASSES, 501, partial(mobilenet, alpha))
+
+
+@dataclass(frozen=True)
+class Built:
+    """What one TensorFlow child made: smallest and largest activation of the last layers, errors, and int8 decisions."""
+
+    spread: tuple[float, float]
+    same_weights: bool
+    another: str
+    no_network: str
+    agreement: float
+
+
+def build_all(folder: Path) -> Built:
+    """Build, draw, save and load models, and make the quantization-aware file `folder/qat.tflite`; in a worker child."""
+    import tf_keras
+
+    small, large = architecture("mobilenet_v1", "MobileNet-v1"), architecture("mobilenet_v1", "MobileNet-v1", 2.0)
+    write_model(small, Weights(RANDOM), 0, folder / "small.h5")
+    model = tf_keras.models.load_model(folder / "small.h5", compile=False)
+    draw = np.random.default_rng(0)
+    images = draw.uniform(-1, 1, (12, SIZE, SIZE, 3)).astype(np.float32)
+    inner = tf_keras.Model(model.inputs, model.layers[-2].output)
+    features = np.asarray(inner(images))
+    model.save_weights(folder / "w.h5")
+    given = Weights("file", folder / "w.h5")
+    write_model(small, given, 1, folder / "again.h5")
+    again = tf_keras.models.load_model(folder / "again.h5", compile=False)
+    errors = []
+    for built, weights in ((large, given), (small, Weights(IMAGENET))):
+        try:
+            write_model(built, weights, 0, folder / "none.h5")
+        except EdgekitError as error:
+            errors.append(f"{type(error).__name__}: {error.message}")
+    another, no_network = errors
+    Samples({"image": images}).save(folder / "rows")
+    write_aware(folder / "small.h5", folder / "rows", folder / "qat.tflite", None)
+    aware = Model(folder / "qat.tflite")
+    ours = [int(next(iter(aware.run({"image": image[None]}).values())).argmax()) for image in images]
+    return Built(
+        (float(features.std(axis=0).min()), float(features.max())),
+        all(np.array_equal(one, other) for one, other in zip(model.get_weights(), again.get_weights(), strict=True)),
+        another,
+        no_network,
+        float(np.mean(np.asarray(model(images)).argmax(axis=1) == ours)),
+    )
