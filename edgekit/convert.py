@@ -25,7 +25,7 @@ from edgekit.quantize import schemes
 from edgekit.quantize.calibrate import calibrate, check_method
 from edgekit.quantize.masks import soften_masks
 from edgekit.quantize.mediapipe import SEGMENTS
-from edgekit.quantize.plan import IntegerSettings, QuantizationPlan, quantize, trained_plan
+from edgekit.quantize.plan import EVERY_OP, IntegerSettings, QuantizationPlan, quantize, trained_plan
 from edgekit.quantize.preflight import preflight
 from edgekit.quantize.schemes import MINMAX, SEARCH_SECONDS, Scheme
 from edgekit.spec import DatasetReference, TensorSpec
@@ -45,7 +45,8 @@ class ConvertConfig:
     `max_length` counts tokens. `max_drop` is the accuracy (a proportion) that a scheme may lose against float32 on
     held-out rows before it is refused, or without labels the share of rows with another decision; None judges nothing.
     `inputs` and `outputs` are the dtypes of an int8 file's float inputs and outputs, `integer_only` leaves no float op in it.
-    Its plan is searched for in `search_seconds`, or taken from `plan`, a manifest that edgekit wrote for the same source.
+    Its plan is searched for in `search_seconds`, or taken from `plan`, a manifest that edgekit wrote for the same source;
+    with `every_op` it is every op that has an integer form, whatever that does to its outputs: for weights that mean nothing.
     `calibration` is one of `schemes.CALIBRATIONS`. `mediapipe` gives classifiers the inputs and outputs of MediaPipe Tasks;
     `labels` is a text file with an image classifier's labels, `score_threshold` the least probability worth telling.
     `brings` are the schemes that need no data because the source has a file of its own for them, see `bridge.brings`.
@@ -67,6 +68,7 @@ class ConvertConfig:
     score_threshold: float | None = None
     search_seconds: float = SEARCH_SECONDS
     plan: Path | None = None
+    every_op: bool = False
     calibration: str = MINMAX
     input_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     mean: tuple[float, ...] | None = None
@@ -181,7 +183,7 @@ def convert(
             search_seconds=config.search_seconds,
             max_drop=config.max_drop if data.real else None,
             journal=journal,
-            form=planned,
+            form=planned or (EVERY_OP if config.every_op else None),
         )
         own = partial(bridge.own_file, source, float_model, work, worker)
         maker = _Maker(float_model.path, work, data, calibrated, settings, worker, tell, dict.fromkeys(brought, own))

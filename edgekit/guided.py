@@ -224,6 +224,7 @@ class _Model:
             evaluation_samples=_GATE_ROWS if self._trusted else _RUN_ROWS,
             max_drop=config.max_drop if self._trusted else None,
             search_seconds=given.search_seconds if self._trusted else 0.0,
+            every_op=self.job.random,
             max_length=(self.job.family.max_length if self.job.family else None) or given.max_length,
             threads=config.timing.threads,
             seed=config.seed,

@@ -21,6 +21,7 @@ from edgekit.worker import Worker, together
 
 _EVERY, _PRODUCTS, _SEARCHED, _PLANNED = "every op", "matrix products", "the searched ops", "the plan's ops"
 _NORMALIZED, _AROUND = "every op, int16 in normalizations", "every op, int16 around matrix products"
+EVERY_OP = Form(_EVERY)
 _CONVERSIONS = ("QUANTIZE", "DEQUANTIZE", "CAST")
 _INTERFACE = ("float32", "int8", "uint8")
 # Below this SQNR of the logits, or with more other decisions than allowed, single ops are looked into.
