@@ -35,6 +35,8 @@ from edgekit.spec import DatasetReference, shown
 from edgekit.tflite import flatbuffer
 from edgekit.worker import Progress, Worker
 
+# A float32 scale and an int64 zero point.
+_SCALE_BYTES = 12
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -166,7 +168,17 @@ class _Model:
         rows = self._benchmark(files, samples)
         self._explain(rows)
         marks = {row.scheme: mark for row in rows if row.scheme and (mark := self._mark(row.scheme))}
-        return GuideModel(published.name, published.title, published, self.job.told, rows, missing=dict(self.missing), marks=marks)
+        return GuideModel(
+            published.name,
+            published.title,
+            published,
+            self.job.told,
+            rows,
+            missing=dict(self.missing),
+            marks=marks,
+            refused=tuple(self.refused),
+            scale_bytes={row.scheme: _scale_bytes(Path(row.path)) for row in rows if row.scheme and not row.failure},
+        )
 
     @property
     def _trusted(self) -> bool:
@@ -324,3 +336,8 @@ class _Model:
             (drawn, "calibrated on random images"),
         )
         return ", ".join(text for holds, text in parts if holds)
+
+
+def _scale_bytes(file: Path) -> int:
+    """What scales and zero points take of a file."""
+    return _SCALE_BYTES * sum(tensor.scales for graph in flatbuffer.read(file).subgraphs for tensor in graph.tensors)

@@ -24,7 +24,8 @@ class GuideModel:
     `weights` says in a sentence which weights the files hold. `marks` is what every cell of a scheme's row has to carry
     with it, such as "random weights, not trained". `missing` gives the reason of each empty cell, by `cell` or, where a
     whole row is missing, by its scheme. `refused` are the schemes whose
-    files failed or were not good enough. `failure` is why the model has no rows at all.
+    files failed or were not good enough. `scale_bytes` is what scales and zero
+    points take of each scheme's file. `failure` is why the model has no rows at all.
     """
 
     name: str
@@ -36,6 +37,7 @@ class GuideModel:
     missing: Mapping[str, str] = field(default_factory=dict)
     marks: Mapping[str, str] = field(default_factory=dict)
     refused: tuple[str, ...] = ()
+    scale_bytes: Mapping[str, int] = field(default_factory=dict)
     seconds: float | None = None
     peak_bytes: int | None = None
 
@@ -105,13 +107,19 @@ def columns(run: GuideRun) -> tuple[str, ...]:
 def differences(run: GuideRun) -> tuple[str, ...]:
     """What keeps measured figures from being those of the guide: sentences to stand under its table."""
     threads = run.settings.get("threads")
+    scales = [
+        f"{model.title} {model.scale_bytes['int8'] / 1e6:.2f} of {row.size_bytes / 1e6:.2f} MB"
+        for model in run.models
+        if (row := model.row("int8")) and "int8" in model.scale_bytes
+    ]
+    told = f" In int8: {'; '.join(scales)}." if scales else ""
     return (
         f"Published: {SOURCE}; {DEVICE}, {YEARS}. "
         f"Measured: {run.machine}{f', threads: {threads}' if threads else ''}{f', {run.date[:10]}' if run.date else ''}.",
         "Other processors and other kernels: milliseconds cannot be compared across the two, so ratios to float32 stand beside "
         "each other. Today's XNNPACK kernels make float32 faster too, so that the same int8 kernel gains less or more over it.",
-        "Quantized files are larger than the published ones by what scales and zero points for each channel take, and by the "
-        "names, versions and notes that today's files carry; published weights had one scale for each tensor.",
+        "Quantized files are larger than the published ones by what scales and zero points for each channel take; "
+        f"published weights had one of each for a tensor.{told}",
         "1 MB is 1,000,000 bytes.",
     )
 
@@ -133,6 +141,7 @@ def _model(content: object) -> GuideModel:
             "missing": _texts,
             "marks": _texts,
             "refused": listed,
+            "scale_bytes": _numbers,
         },
     )
     return model
