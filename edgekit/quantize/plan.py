@@ -176,7 +176,7 @@ class _Integer:
         )
 
     def _forms(self, bits: int) -> list[Form]:
-        if self.settings.form is not None:
+        if self.settings.form is not None and self.settings.form.bits == bits:
             form = replace(self.settings.form, name=_PLANNED)
             graph = read_graph(self.model)
             known = {forms.output(graph, operator) for operator in graph.operators}

@@ -85,6 +85,9 @@ def test_one_models_failure_leaves_the_others_rows(found: GuideRun, out: Path) -
     assert "no room" in (bad.failure or "")
     (told,) = failures(found)
     assert told.startswith("MobileNet-v2-1-224: ")
+    plans = {row.scheme: json.loads(Path(row.path).with_suffix(".json").read_text())["measured"]["plan"] for row in good.rows}
+    assert plans["int8"]["form"]["bits"] == 8
+    assert plans["int16x8"]["form"]["bits"] == 16
     for row in good.rows:
         assert Path(row.path).stat().st_size == row.size_bytes
     assert load(out) == found
