@@ -25,6 +25,7 @@ COMMANDS = (
     "export",
     "finetune",
     "inspect",
+    "optimize",
     "predict",
     "prune",
     "report",

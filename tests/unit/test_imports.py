@@ -21,7 +21,7 @@ LAYERS = (
     {"bridge"},
     {"publish", "packaging"},
     {"convert", "exporting", "assess", "pruning"},
-    {"predict"},
+    {"predict", "optimizing"},
     {"recipe", "pipeline", "progress", "diagnosing", "comparing", "bundle"},
     {"options", "console"},
     {"commands"},
