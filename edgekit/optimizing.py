@@ -16,7 +16,7 @@ from edgekit.data import sources
 from edgekit.data.encode import Encoding, encode
 from edgekit.data.representative import MINIMUM, draw
 from edgekit.data.samples import Array, Samples
-from edgekit.data.sources import Columns
+from edgekit.data.sources import Columns, Rows
 from edgekit.errors import ConfigError, ConversionError, DatasetError, ModelFormatError, RefusedError, WorkerError
 from edgekit.measure.benchmark import BenchmarkConfig, benchmark, check_threads
 from edgekit.measure.machine import machine
@@ -111,11 +111,13 @@ def run(
         for final in (_final(out, source, technique), *(_final(out, source, technique, scheme) for scheme in SCHEMES)):
             artifacts.refuse_existing(final, overwrite=overwrite)
     artifacts.refuse_existing(out / FILE_NAME, overwrite=overwrite)
+    given = _read(dataset, columns)
+    judged = _read(evaluation_data, columns) if evaluation_data is not None else None
     worker = Worker(on_progress=on_progress)
     with artifacts.claimed(out), tempfile.TemporaryDirectory(prefix="edgekit-optimize-") as place:
         room = Path(place)
         spec, classes = worker.run(describe, source.path).value
-        training, evaluation, notes = _rows(dataset, evaluation_data, columns, config, spec, classes, room)
+        training, evaluation, notes = _rows(given, judged, config, spec, classes, room)
         training.save(room / "training")
         representative = _representative(training, room, config.optimize.training.seed)
         made, refusals = _converted(source.path, ORIGINAL, representative, room, config, None)
@@ -154,24 +156,18 @@ def _final(out: Path, source: Source, technique: Technique, scheme: str = "") ->
     return out / (f"{source.name}_{technique.name}_{scheme}.tflite" if scheme else f"{source.name}_{technique.name}.h5")
 
 
+def _read(reference: str, columns: Columns) -> Rows:
+    return sources.read(reference, text_columns=columns.text_columns, label_column=columns.label_column, labelled=True)
+
+
 def _rows(
-    dataset: str,
-    evaluation_data: str | None,
-    columns: Columns,
-    config: OptimizingConfig,
-    spec: TensorSpec,
-    classes: int,
-    room: Path,
+    given: Rows, judged: Rows | None, config: OptimizingConfig, spec: TensorSpec, classes: int, room: Path
 ) -> tuple[Samples, Samples, list[str]]:
     """Rows to train on and rows to judge on as the model takes them, no row in both; and what was left out for that."""
-
-    def read(reference: str) -> Samples:
-        rows = sources.read(reference, text_columns=columns.text_columns, label_column=columns.label_column, labelled=True)
-        return encode(rows, [spec], Encoding(classes=classes, mean=config.mean, std=config.std), room / "images")
-
-    training = read(dataset)
-    if evaluation_data is not None:
-        evaluation = read(evaluation_data)
+    encoding = Encoding(classes=classes, mean=config.mean, std=config.std)
+    training = encode(given, [spec], encoding, room / "images")
+    if judged is not None:
+        evaluation = encode(judged, [spec], encoding, room / "images")
     else:
         order = np.random.default_rng(config.optimize.training.seed).permutation(len(training))
         count = round(len(training) * config.evaluation_share)
@@ -179,9 +175,9 @@ def _rows(
     seen = set(_digests(evaluation))
     apart = [number for number, digest in enumerate(_digests(training)) if digest not in seen]
     if not apart or not len(evaluation):
-        raise DatasetError(f"{dataset}: no row is left to train on that is not judged on; give other --evaluation-data")
+        raise DatasetError(f"{given.origin}: no row is left to train on that is not judged on; give other --evaluation-data")
     left_out = len(training) - len(apart)
-    told = f"{left_out} rows of {shown(dataset)} are among the evaluation rows and were left out of training."
+    told = f"{left_out} rows of {shown(given.origin)} are among the evaluation rows and were left out of training."
     return training.take(apart) if left_out else training, evaluation, [told] if left_out else []
 
 
