@@ -120,7 +120,8 @@ def run(
         training, evaluation, notes = _rows(given, judged, config, spec, classes, room)
         training.save(room / "training")
         representative = _representative(training, room, config.optimize.training.seed)
-        made, refusals = _converted(source.path, ORIGINAL, representative, room, config, None)
+        made, unmade = _converted(source.path, ORIGINAL, representative, room, config, None)
+        refusals: list[str] = []
         if not made or made[0].scheme != "float32":
             raise RefusedError(f"{source.path}: the original model cannot be converted, so there is nothing to compare with")
         for technique in chosen:
@@ -137,7 +138,7 @@ def run(
         where = f"{len(evaluation)} rows of {shown(evaluation_data or dataset)}"
         publisher = _Publisher(out, source, config, where, overwrite)
         rows = [publisher.publish(item, found, refusals) for item, found in zip(made, measured, strict=True)]
-        report = _report(source, made, rows, config, timing, where, [*notes, *_words(made, len(training))])
+        report = _report(source, made, rows, config, timing, where, [*notes, *unmade, *_words(made, len(training))])
         return Optimization(report, tuple(publisher.published), tuple(refusals))
 
 

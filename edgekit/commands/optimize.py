@@ -15,7 +15,8 @@ from edgekit.options import DATASET, fail
 @options.command()
 @click.argument("model", metavar="MODEL.h5")
 @click.option("--dataset", required=True, help=f"Labelled training rows: {DATASET}.")
-@click.option("--evaluation-data", help="Labelled rows to judge on, never trained on; left out, a fifth of the data set is kept.")
+@click.option("--evaluation-data", help="Labelled rows to judge on, never trained on; left out, a share of the data set.")
+@click.option("--evaluation-share", type=float, default=0.2, show_default=True, help="Share kept without --evaluation-data.")
 @click.option("--technique", "techniques", required=True, multiple=True, type=click.Choice([*TECHNIQUES, "all"]), help="Repeats.")
 @click.option("--sparsity", type=float, default=0.5, show_default=True, help="Share of weights that become zero.")
 @click.option("--clusters", type=int, default=16, show_default=True, help="Distinct values of each kernel.")
@@ -37,6 +38,7 @@ def optimize(
     techniques: tuple[str, ...],
     out: Path,
     max_drop: float,
+    evaluation_share: float,
     mean: str | None,
     std: str | None,
     threads: int,
@@ -64,6 +66,7 @@ def optimize(
         techniques,
         OptimizeConfig(sparsity, clusters, centroids, TrainConfig(**training)),
         max_drop,
+        evaluation_share,
         mean=options.numbers("--mean", mean),
         std=options.numbers("--std", std),
         threads=threads,

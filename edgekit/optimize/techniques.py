@@ -12,7 +12,7 @@ from edgekit.errors import DatasetError, ModelFormatError
 from edgekit.optimize.aware import calibrate, quantize_aware
 from edgekit.optimize.config import TECHNIQUES, History, OptimizeConfig, Optimized, Technique
 from edgekit.optimize.thin import chosen_layers, cluster, sparsify, weights_of
-from edgekit.optimize.train import Split, fit, split
+from edgekit.optimize.train import Split, fit, gives_logits, split
 from edgekit.spec import TensorSpec
 
 _CALIBRATION_ROWS = 512
@@ -87,7 +87,7 @@ def _aware(technique: Technique, model: Any, data: Split, config: OptimizeConfig
     draw = np.random.default_rng(config.training.seed)
     chosen = np.sort(draw.permutation(data.training)[:_CALIBRATION_ROWS])
     calibrate(trained, np.asarray(data.rows[chosen]))
-    history = fit(trained, data, config.training, stage=technique.name)
+    history = fit(trained, data, config.training, stage=technique.name, logits=gives_logits(model, data.rows))
     if not technique.clustered:
         return trained, history
     # What clusters add to the wrappers is for training alone, and such a file could not be loaded again.
