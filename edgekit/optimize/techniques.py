@@ -78,7 +78,8 @@ def _check(weights: Sequence[Weights], technique: Technique, config: OptimizeCon
                 f"{source}: {kernel.layer} reached {100 * kernel.sparsity:.1f} % zeros instead of {100 * config.sparsity:.1f} %; "
                 "train for more epochs or in smaller batches"
             )
-        if technique.clustered and kernel.count > config.clusters and kernel.distinct > config.clusters:
+        # tfmot's cluster-preserving training may give each output channel values of its own, which int8 has scales of its own for.
+        if technique.clustered and not technique.aware and kernel.distinct > config.clusters:
             raise ConversionError(
                 f"{source}: {kernel.layer} has {kernel.distinct} distinct values instead of {config.clusters}; "
                 "give another number of clusters"
