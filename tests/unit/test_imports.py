@@ -21,7 +21,7 @@ LAYERS = (
     {"publish", "packaging"},
     {"convert", "exporting", "assess", "pruning"},
     {"predict"},
-    {"recipe", "pipeline", "progress", "diagnosing", "comparing", "bundle"},
+    {"recipe", "pipeline", "progress", "diagnosing", "comparing", "bundle", "demo"},
     {"options", "console"},
     {"commands"},
     {"cli", "__main__"},
