@@ -19,6 +19,7 @@ COMMANDS = (
     "compare",
     "completion",
     "convert",
+    "demo",
     "diagnose",
     "distill",
     "evaluate",

@@ -22,7 +22,7 @@ LAYERS = (
     {"publish", "packaging"},
     {"convert", "exporting", "assess", "pruning"},
     {"predict", "optimizing"},
-    {"recipe", "pipeline", "progress", "diagnosing", "comparing", "bundle"},
+    {"recipe", "pipeline", "progress", "diagnosing", "comparing", "bundle", "demo"},
     {"options", "console"},
     {"commands"},
     {"cli", "__main__"},
