@@ -136,7 +136,7 @@ def run(
         timing = BenchmarkConfig(threads=config.threads, runs=_RUNS, rounds=_ROUNDS, seed=config.optimize.training.seed)
         measured = benchmark(list(names), evaluation, timing, reference=made[0].file, schemes=names, on_progress=on_progress)
         where = f"{len(evaluation)} rows of {shown(evaluation_data or dataset)}"
-        publisher = _Publisher(out, source, config, where, overwrite)
+        publisher = _Publisher(out, source, config, {"dataset": dataset, "evaluation_data": evaluation_data}, where, overwrite)
         rows = [publisher.publish(item, found, refusals) for item, found in zip(made, measured, strict=True)]
         report = _report(source, made, rows, config, timing, where, [*notes, *unmade, *_words(made, len(training))])
         return Optimization(report, tuple(publisher.published), tuple(refusals))
@@ -236,6 +236,7 @@ class _Publisher:
     out: Path
     source: Source
     config: OptimizingConfig
+    rows: Mapping[str, str | None]
     data: str
     overwrite: bool
     published: list[Path] = field(default_factory=list)
@@ -263,7 +264,7 @@ class _Publisher:
         return named
 
     def _write(self, file: Path, final: Path, kind: str, made: _Made, measured: Mapping[str, Any]) -> None:
-        told = {"technique": made.technique, "scheme": made.scheme, **self.config.__dict__}
+        told = {"technique": made.technique, "scheme": made.scheme, **self.rows, **self.config.__dict__}
         parents = {str(self.source.path): artifacts.sha256(self.source.path)}
         with artifacts.staged(final, overwrite=self.overwrite) as partial:
             shutil.copyfile(file, partial)

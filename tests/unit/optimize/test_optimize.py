@@ -149,7 +149,9 @@ def test_a_refused_file_gets_no_name_and_the_other_does(tmp_path):
         (tmp_path / name).write_bytes(name.encode())
     out = tmp_path / "out"
     refusals: list[str] = []
-    publisher = _Publisher(out, source, OptimizingConfig(("qat",), max_drop=0.02), "10 rows", overwrite=False)
+    publisher = _Publisher(
+        out, source, OptimizingConfig(("qat",), max_drop=0.02), {"dataset": "rows.npz"}, "10 rows", overwrite=False
+    )
     for scheme, lost in (("float32", 1), ("int8", 3)):
         file = tmp_path / f"{scheme[:5]}.tflite" if scheme == "float32" else tmp_path / "int8.tflite"
         file.write_bytes(b"model")
