@@ -175,8 +175,9 @@ def _float_layer(layer: Any) -> Any:
 
 
 def _name(weight: Any, layer: Any) -> str:
-    """The last part of a weight's name, without the layer's own, which numbers tell apart."""
-    return str(weight.name.split(":")[0].split("/")[-1]).removeprefix(layer.name)
+    """The last part of a weight's name; tfmot puts its input layer's own name in front, which is numbered."""
+    last = str(weight.name.split(":")[0].split("/")[-1])
+    return last.removeprefix(layer.name) if type(layer).__name__ == "QuantizeLayer" else last
 
 
 def _made_by_keras_3(source: Path) -> bool:

@@ -2,15 +2,16 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from edgekit.errors import CheckpointError, DatasetError, ModelFormatError
+from edgekit.spec import Signature
 from edgekit.tflite import flatbuffer, metadata, package
-from edgekit.tflite.interpreter import Model
+from edgekit.tflite.interpreter import Model, quantize
 from edgekit.tflite.package import LABELS, TOKENIZER
 
 # Input name -> attribute of a tokenizers Encoding.
@@ -22,13 +23,14 @@ class Prediction:
     """The likeliest label and every label's score: a probability, or the value itself where the model gives one value.
 
     `milliseconds` counts tokenizing or decoding and one inference. `remark` says what happened to an input that was empty
-    or too long.
+    or too long. `inputs` are the arrays that the file was given, by name, as it stores them.
     """
 
     label: str
     scores: Mapping[str, float]
     milliseconds: float
     remark: str = ""
+    inputs: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
 
 
 class Predictor:
@@ -64,6 +66,16 @@ class Predictor:
     def pairs(self) -> bool:
         """Whether it judges pairs of texts."""
         return bool(self._settings.get("pairs", False))
+
+    @property
+    def activation(self) -> str:
+        """What makes scores of its outputs: softmax, sigmoid or none."""
+        return str(self._settings.get("activation", "softmax"))
+
+    @property
+    def signature(self) -> Signature:
+        """Its inputs and outputs."""
+        return self._model.signature
 
     def text(self, text: str, pair: str | None = None) -> Prediction:
         """Judge one text, or a text and its second half. Raises `DatasetError` if the model takes the other kind."""
@@ -103,8 +115,9 @@ class Predictor:
         return self._run({spec.name: real[np.newaxis]}, started, "")
 
     def _run(self, row: Mapping[str, np.ndarray], started: float, remark: str) -> Prediction:
+        row = {spec.name: quantize(row[spec.name], spec) for spec in self._model.signature.inputs}
         values = next(iter(self._model.run(row).values()))[0].astype(np.float64)
-        activation = self._settings.get("activation", "softmax")
+        activation = self.activation
         if activation == "softmax":
             values = np.exp(values - values.max())
             values /= values.sum()
@@ -112,7 +125,7 @@ class Predictor:
             values = 1 / (1 + np.exp(-values))
         milliseconds = (time.perf_counter() - started) * 1e3
         scores = dict(zip(self.labels, values.tolist(), strict=True))
-        return Prediction(self.labels[int(values.argmax())], scores, milliseconds, remark)
+        return Prediction(self.labels[int(values.argmax())], scores, milliseconds, remark, row)
 
     def _read_settings(self) -> dict[str, Any]:
         if found := package.settings(self.path):

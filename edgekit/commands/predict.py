@@ -26,12 +26,12 @@ def predict(file: Path, inputs: tuple[str, ...], pair: str | None, threads: int,
     """Label and scores of each text or image, from the file alone; - reads a line at a time from stdin."""
     if pair is not None and (len(inputs) > 1 or inputs[0] == _STREAM):
         raise ConfigError("--pair goes with one text; put a tab between the texts of several pairs")
-    _in_child(file)
+    in_child(file)
     # One inference at a time does no linear algebra, and threads that wait for some take time to start.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from edgekit.predict import Predictor
 
-    with _quiet():
+    with quiet_runtime():
         predictor = Predictor(file, threads=threads)
     for number, given in enumerate(_each(inputs), 1):
         if predictor.is_text:
@@ -50,7 +50,7 @@ def predict(file: Path, inputs: tuple[str, ...], pair: str | None, threads: int,
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet_runtime() -> Iterator[None]:
     """The runtime says on stderr that it has made its delegate, and cannot be told not to."""
     sys.stderr.flush()
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
@@ -80,7 +80,7 @@ def halves(given: str, pair: str | None, *, pairs: bool) -> tuple[str, str | Non
     return (first, second) if pairs and tab else (given, None)
 
 
-def _in_child(file: Path) -> None:
+def in_child(file: Path) -> None:
     """Go on in a forked child, whose exit this process passes on: a malformed file can crash the interpreter.
 
     A fork shares what is loaded so far, so it costs a few milliseconds where a fresh child would start Python again.

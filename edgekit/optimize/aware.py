@@ -16,7 +16,7 @@ from edgekit import keras2
 from edgekit.data.samples import Array
 from edgekit.errors import ConversionError
 from edgekit.optimize.config import TrainConfig
-from edgekit.optimize.train import Split, fit
+from edgekit.optimize.train import Split, fit, gives_logits
 
 _CALIBRATION_BATCH = 32
 
@@ -67,7 +67,7 @@ def train_to_int8(
     aware = quantize_aware(model, source)
     calibrate(aware, calibration)
     if split is not None:
-        fit(aware, split, config or TrainConfig(), stage="qat")
+        fit(aware, split, config or TrainConfig(), stage="qat", logits=gives_logits(model, calibration))
     keras2.write_integer(aware, target, source)
     return aware
 

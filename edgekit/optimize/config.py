@@ -50,9 +50,9 @@ class TrainConfig:
     `held_out` is the share of the training rows that is kept out of training and picks the best epoch.
     """
 
-    epochs: int = 6
+    epochs: int = 8
     batch_size: int = 32
-    learning_rate: float = 1e-4
+    learning_rate: float = 2e-4
     held_out: float = 0.1
     seed: int = 0
 

@@ -1,6 +1,7 @@
 """Each technique from the float model to its file: what an optimizing child runs. Needs TensorFlow."""
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +9,11 @@ import numpy as np
 
 from edgekit import keras2
 from edgekit.data.samples import Samples
-from edgekit.errors import DatasetError, ModelFormatError
+from edgekit.errors import ConversionError, DatasetError, ModelFormatError
 from edgekit.optimize.aware import calibrate, quantize_aware
-from edgekit.optimize.config import TECHNIQUES, History, OptimizeConfig, Optimized, Technique
+from edgekit.optimize.config import TECHNIQUES, History, OptimizeConfig, Optimized, Technique, Weights
 from edgekit.optimize.thin import chosen_layers, cluster, sparsify, weights_of
-from edgekit.optimize.train import Split, fit, split
+from edgekit.optimize.train import Split, fit, gives_logits, split
 from edgekit.spec import TensorSpec
 
 _CALIBRATION_ROWS = 512
@@ -63,7 +64,26 @@ def optimize(source: Path, samples: Path, technique: str, config: OptimizeConfig
     if chosen.aware:
         keras2.write_integer(model, room / f"{technique}.tflite", source)
         keras2.without_wrappers(model, source).save(str(room / f"{technique}.float.h5"))
-    return Optimized(technique, tuple(histories), weights_of(model, names))
+    weights = weights_of(model, names)
+    _check(weights, chosen, config, source)
+    return Optimized(technique, tuple(histories), weights)
+
+
+def _check(weights: Sequence[Weights], technique: Technique, config: OptimizeConfig, source: Path) -> None:
+    """Raise `ConversionError` where a kernel has fewer zeros or more distinct values than were asked for."""
+    for kernel in weights:
+        # The number of zeros is rounded.
+        if technique.sparse == "magnitude" and kernel.sparsity < config.sparsity - 1 / kernel.count:
+            raise ConversionError(
+                f"{source}: {kernel.layer} reached {100 * kernel.sparsity:.1f} % zeros instead of {100 * config.sparsity:.1f} %; "
+                "train for more epochs or in smaller batches"
+            )
+        # tfmot's cluster-preserving training may give each output channel values of its own, which int8 has scales of its own for.
+        if technique.clustered and not technique.aware and kernel.distinct > config.clusters:
+            raise ConversionError(
+                f"{source}: {kernel.layer} has {kernel.distinct} distinct values instead of {config.clusters}; "
+                "give another number of clusters"
+            )
 
 
 def _stages(technique: Technique) -> list[str]:
@@ -87,7 +107,7 @@ def _aware(technique: Technique, model: Any, data: Split, config: OptimizeConfig
     draw = np.random.default_rng(config.training.seed)
     chosen = np.sort(draw.permutation(data.training)[:_CALIBRATION_ROWS])
     calibrate(trained, np.asarray(data.rows[chosen]))
-    history = fit(trained, data, config.training, stage=technique.name)
+    history = fit(trained, data, config.training, stage=technique.name, logits=gives_logits(model, data.rows))
     if not technique.clustered:
         return trained, history
     # What clusters add to the wrappers is for training alone, and such a file could not be loaded again.

@@ -12,7 +12,7 @@ import numpy as np
 
 from edgekit.errors import ConversionError
 from edgekit.optimize.config import History, OptimizeConfig, Weights
-from edgekit.optimize.train import Split, fit
+from edgekit.optimize.train import Split, fit, gives_logits
 
 _MASK_UPDATES = 40
 # tfmot's pattern: of four neighbours among the input channels at most two are not zero.
@@ -51,12 +51,19 @@ def sparsify(model: Any, data: Split, config: OptimizeConfig, pattern: str, sour
         }
     else:
         settings = {"pruning_schedule": sparsity.PolynomialDecay(0.0, config.sparsity, 0, end, frequency=frequency)}
+    logits = gives_logits(model, data.rows)
     wrapped = _wrapped(model, lambda layer: sparsity.prune_low_magnitude(layer, **settings), source)
     # Before the schedule has ended, the model has too few zeros to be chosen.
     first = end // batches + 1
     update = sparsity.UpdatePruningStep()
     history = fit(
-        wrapped, data, config.training, stage="sparsity", callback=update, first_choice=min(first, config.training.epochs)
+        wrapped,
+        data,
+        config.training,
+        stage="sparsity",
+        logits=logits,
+        callback=update,
+        first_choice=min(first, config.training.epochs),
     )
     return sparsity.strip_pruning(wrapped), history
 
@@ -76,8 +83,9 @@ def cluster(model: Any, data: Split, config: OptimizeConfig, source: Path, *, ke
         "preserve_sparsity": keep_zeros,
         "cluster_per_channel": False,
     }
+    logits = gives_logits(model, data.rows)
     wrapped = _wrapped(model, lambda layer: experimental.cluster_weights(layer, **settings), source)
-    history = fit(wrapped, data, config.training, stage="clustering")
+    history = fit(wrapped, data, config.training, stage="clustering", logits=logits)
     return tfmot.clustering.keras.strip_clustering(wrapped), history
 
 

@@ -1,7 +1,6 @@
 """One training loop for Keras classifiers: shuffled batches of labelled rows, the best epoch by rows that it never trains on."""
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +13,7 @@ from edgekit.worker import progress
 
 _EVALUATION_BATCH = 128
 _SUM_TOLERANCE = 1e-3
+_LOOKED_AT = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,20 +41,20 @@ def fit(
     config: TrainConfig,
     *,
     stage: str,
+    logits: bool,
     callback: Any = None,
     first_choice: int = 0,
-    settled: Callable[[], None] | None = None,
 ) -> History:
     """Train `model` in place and leave it with the weights of the epoch with the least loss on the held-out rows.
 
-    Epoch 0 is the model as it came; only epochs from `first_choice` on may be chosen, for techniques that reach their
-    goal late. `callback` is a tfmot callback that is told of batches and epochs; `settled` is called before an epoch is judged.
+    `logits` says whether its outputs are logits or probabilities, see `gives_logits`. Epoch 0 is the model as it came; only
+    epochs from `first_choice` on may be chosen, for techniques that reach their goal late. `callback` is a tfmot callback that
+    is told of batches and epochs.
     """
     import tf_keras
 
     started = time.perf_counter()
     tf_keras.utils.set_random_seed(config.seed)
-    logits = gives_logits(model, np.asarray(data.rows[: min(len(data.rows), 8)]))
     loss = tf_keras.losses.SparseCategoricalCrossentropy(from_logits=logits)
     model.compile(optimizer=tf_keras.optimizers.legacy.Adam(config.learning_rate), loss=loss)
     if callback is not None:
@@ -78,8 +78,6 @@ def fit(
                 progress(stage, done, total, f"epoch {number}, loss {np.mean(losses[-50:]):.4f}")
         if callback is not None:
             callback.on_epoch_end(number - 1)
-        if settled is not None:
-            settled()
         epochs.append(_judged(model, data, number, float(np.mean(losses)), logits=logits))
         if number >= first_choice and (kept is None or epochs[-1].loss < _loss_of(epochs, best)):
             best, kept = number, model.get_weights()
@@ -90,8 +88,8 @@ def fit(
 
 
 def gives_logits(model: Any, rows: Array) -> bool:
-    """Whether the outputs for `rows` are no probabilities: some lie outside [0, 1] or do not sum to 1."""
-    found = np.asarray(model(rows, training=False))
+    """Whether a float model's outputs for `rows` are no probabilities: some lie outside [0, 1] or do not sum to 1."""
+    found = np.asarray(model(np.asarray(rows[:_LOOKED_AT]), training=False))
     return bool((found < 0).any() or (found > 1).any() or (np.abs(found.sum(axis=-1) - 1) > _SUM_TOLERANCE).any())
 
 

@@ -20,6 +20,7 @@ COMMANDS = (
     "compare",
     "completion",
     "convert",
+    "demo",
     "diagnose",
     "distill",
     "evaluate",

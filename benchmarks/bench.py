@@ -1,0 +1,70 @@
+"""What the scripts with several parts share: where things are, conversions that are kept, and limits on figures."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from checks import Checks, ask
+from turns import Entry, Figures, table
+
+from edgekit.measure.benchmark import BenchmarkConfig
+
+# int16x8 runs on reference kernels: all rows take it minutes.
+CONFIG = BenchmarkConfig(threads=2, runs=200, rounds=5, max_seconds=10.0, timeout_s=1800)
+LENGTH = 64
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Where things are, and the checks that all parts share."""
+
+    shared: Path
+    work: Path
+    checks: Checks
+
+    @property
+    def minilm(self) -> Path:
+        return self.shared / "models/minilm-l6-sst2"
+
+    @property
+    def train(self) -> Path:
+        return self.shared / "data/sst2/train.tsv"
+
+    @property
+    def dev(self) -> Path:
+        return self.shared / "data/sst2/dev.tsv"
+
+    def room(self, *names: str) -> Path:
+        folder = self.work.joinpath(*names)
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def convert(self, model: Path, out: Path, schemes: Iterable[str], *options: str | Path) -> dict[str, Entry]:
+        """`edgekit convert`, and an entry for each scheme: its file, or why there is none."""
+        named = [part for scheme in schemes for part in ("--scheme", scheme)]
+        files = {scheme: out / f"{model.stem if model.is_file() else model.name}_{scheme}.tflite" for scheme in schemes}
+        missing: list[str] = []
+        if not all(file.is_file() for file in files.values()):
+            answer = ask(["convert", model, *named, *options, "--out", out, "--overwrite"])
+            missing = answer.failures
+            out.mkdir(parents=True, exist_ok=True)
+            (out / "cost.txt").write_text(f"{answer.cost.seconds} {answer.cost.peak_bytes}")
+        told = "; ".join(missing)
+        return {scheme: Entry(scheme, file, "float32", None if file.is_file() else told) for scheme, file in files.items()}
+
+    def limit(self, what: str, found: dict[str, Figures], name: str, points: float) -> None:
+        """Hold the accuracy lost by `name` against `points`, and say why where there is no figure."""
+        item = found[name]
+        if item.failure is not None:
+            self.checks.holds(f"{what}{name}: {item.failure}", False)
+        else:
+            self.checks.at_most(f"{what}{name}, accuracy lost against {item.entry.base}", item.lost, points, "points")
+
+    def show(self, found: dict[str, Figures], title: str) -> None:
+        self.checks.say()
+        for line in ("", title, "", *table(found), ""):
+            self.checks.say(line)
+
+
+def renamed(entry: Entry, name: str, base: str = "float32") -> Entry:
+    return Entry(name, entry.file, base, entry.failure)
