@@ -105,8 +105,17 @@ def _front_caption(model: GuideModel, found: plots.Pareto) -> str:
         plots.AGREEMENT: "The share of decisions that are float32's own, since no accuracy was measured.",
         plots.SIZE: "Size, since neither accuracy nor agreement is known.",
     }[found.quality]
-    marks = dict.fromkeys(mark for point in found.points if (mark := model.marks.get(point.scheme, "")))
-    return " ".join((*(f"{mark[:1].upper()}{mark[1:]}." for mark in marks), f"{better}; filled points are the Pareto front.", told))
+    marked: dict[str, list[str]] = {}
+    for point in found.points:
+        if mark := model.marks.get(point.scheme):
+            marked.setdefault(mark, []).append(plots.scheme_name(point.scheme))
+    # Where files differ in what marks them, each mark names its own.
+    marks = [f"{mark[:1].upper()}{mark[1:]}{_among(names) if len(marked) > 1 else ''}." for mark, names in marked.items()]
+    return " ".join((*marks, f"{better}; filled points are the Pareto front.", told))
+
+
+def _among(names: Sequence[str]) -> str:
+    return f" ({'; '.join(names)})"
 
 
 def _quality(run: GuideRun) -> Table:

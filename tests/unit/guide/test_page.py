@@ -147,6 +147,12 @@ def test_random_weights_are_marked_in_every_cell_and_picture_that_they_touch(tex
     assert len(re.findall(rf"<text[^>]*>MobileNet-v2-1-224 \({RANDOM}\)</text>", text)) == 2
 
 
+def test_a_picture_says_which_file_each_mark_is_of(run: GuideRun):
+    marked = replace(run.models[0], marks={"float32": RANDOM, "int8": RANDOM, "qat": f"{RANDOM}, not trained"})
+    told = page(replace(run, models=(marked,)))
+    assert f"W{RANDOM[1:]} (float32; int8). W{RANDOM[1:]}, not trained (int8, QAT). Up and to the left" in told
+
+
 def test_names_and_sentences_are_escaped(run: GuideRun):
     evil = replace(run.models[0], title=EVIL, weights=EVIL, marks={"int8": EVIL}, missing={"qat": EVIL})
     text = page(replace(run, machine=EVIL, data=EVIL, settings={EVIL: EVIL}, models=(evil, *run.models[1:])))
