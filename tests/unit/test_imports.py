@@ -18,7 +18,7 @@ LAYERS = (
     {"report"},
     {"guide"},
     {"bridge"},
-    {"publish", "packaging"},
+    {"publish", "packaging", "lengths"},
     {"convert", "exporting", "assess", "pruning"},
     {"predict"},
     {"recipe", "pipeline", "progress", "diagnosing", "comparing", "bundle", "demo"},
