@@ -24,7 +24,8 @@ class Prediction:
     """The likeliest label and every label's score: a probability, or the value itself where the model gives one value.
 
     `milliseconds` counts tokenizing or decoding and one inference. `remark` says what happened to an input that was empty
-    or too long. `inputs` are the arrays that the file was given, by name, as it stores them; of several sequence lengths, as the longest takes them.
+    or too long. `inputs` are the arrays that the file was given, by name, as it stores them: as the longest takes them where it
+    has several sequence lengths.
     """
 
     label: str
