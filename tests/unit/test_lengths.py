@@ -18,8 +18,10 @@ from edgekit.lengths import LengthFigures, Lengths, judge, rows_for, run_each
 from edgekit.measure.accuracy import proportion
 from edgekit.measure.benchmark import BenchmarkConfig, benchmark, outputs
 from edgekit.predict import Predictor
+from edgekit.quantize.calibrate import calibrate
 from edgekit.quantize.forms import Form
-from edgekit.quantize.lengths import carry_form, merge, same_names
+from edgekit.quantize.lengths import carry_calibration, carry_form, merge, same_names
+from edgekit.quantize.quantizer import write_integer
 from edgekit.tflite import flatbuffer, lengths, signatures
 from edgekit.tflite.inspect import describe, inspect
 from edgekit.tflite.interpreter import Model
@@ -33,22 +35,26 @@ LONGEST = LENGTHS[-1]
 _TOKENS, _WIDTH = 200, 64
 
 
-def encoder(length: int, *, shift: float = 0.0) -> bytes:
+def encoder(length: int, *, shift: float = 0.0, suffix: str = "") -> bytes:
     """Looks up each token, adds them up and multiplies; padding adds nothing, so every length answers alike but for `shift`."""
     draw = np.random.default_rng(0)
     table = draw.standard_normal((_TOKENS, _WIDTH)).astype(np.float32)
     table[0] = 0
     build = Builder()
     ids, mask = build.tensor("ids", [1, length], "int32"), build.tensor("mask", [1, length], "int32")
-    real, found = build.tensor("real", [1, length], "int32"), build.tensor("found", [1, length, _WIDTH])
-    total, logits = build.tensor("total", [1, _WIDTH]), build.tensor("logits", [1, 2])
-    rows = build.tensor("table", [_TOKENS, _WIDTH], data=table)
+    real, found = build.tensor(f"real{suffix}", [1, length], "int32"), build.tensor(f"found{suffix}", [1, length, _WIDTH])
+    total, logits = build.tensor(f"total{suffix}", [1, _WIDTH]), build.tensor("logits", [1, 2])
+    rows = build.tensor(f"table{suffix}", [_TOKENS, _WIDTH], data=table)
     axis = build.tensor("axis", [1], "int32", data=np.array([1], np.int32))
-    weights = build.tensor("weights", [2, _WIDTH], data=draw.standard_normal((2, _WIDTH)).astype(np.float32) + np.float32(shift))
+    matrix = draw.standard_normal((2, _WIDTH)).astype(np.float32) + np.float32(shift)
+    weights, bias = (
+        build.tensor(f"weights{suffix}", [2, _WIDTH], data=matrix),
+        build.tensor(f"bias{suffix}", [2], data=matrix[:, 0]),
+    )
     build.op("MUL", [ids, mask], [real], schema.MulOptionsT())
     build.op("GATHER", [rows, real], [found], schema.GatherOptionsT())
     build.op("SUM", [found, axis], [total], schema.ReducerOptionsT())
-    build.op("FULLY_CONNECTED", [total, weights, -1], [logits], schema.FullyConnectedOptionsT())
+    build.op("FULLY_CONNECTED", [total, weights, bias], [logits], schema.FullyConnectedOptionsT())
     build.ends({"input_ids": ids, "attention_mask": mask}, {"logits": logits}, "serving_default")
     return build.pack()
 
@@ -169,6 +175,34 @@ def test_names_are_carried_op_by_op(parts, tmp_path):
     other.write_bytes(text_classifier(4))
     with pytest.raises(ConversionError, match="other ops at another length"):
         same_names(parts[16], other)
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_carried_ranges_give_the_same_integers(tmp_path, bits):
+    """Tensors have other names at the shorter length, as exporters number them."""
+    parts = singles(tmp_path, chosen=(16,)) | singles(tmp_path, lambda length: encoder(length, suffix="_b"), (4,))
+    rows = held_out(tmp_path / "rows", [3, 4, 9, 16] * 3)
+    calibrate(parts[16], rows, tmp_path / "calibration")
+    names = same_names(parts[16], parts[4])
+    assert names["table"] == "table_b"
+    carry_calibration(tmp_path / "calibration", names, tmp_path / "carried")
+    made = {}
+    form = Form("products", bits, ops=("FULLY_CONNECTED",), floating=frozenset())
+    for length, calibration, its in ((16, "calibration", form), (4, "carried", carry_form(form, names))):
+        made[length] = tmp_path / f"{length}_int.tflite"
+        write_integer(parts[length], tmp_path / calibration, made[length], its)
+    target = tmp_path / "merged.tflite"
+    merge(made, target, origin="model")
+    found = [
+        {tensor.buffer for tensor in graph.tensors if tensor.name.startswith(("weights", "bias", "table")) and tensor.data_bytes}
+        for graph in flatbuffer.read(target).subgraphs
+    ]
+    assert found[0] == found[1] and len(found[0]) == 3
+    model = lengths.load(target)
+    assert isinstance(model, LengthsModel)
+    short = model.run(row(4))["logits"]
+    assert model.length == 4
+    np.testing.assert_array_equal(short, model.models[16].run(row(4))["logits"])
 
 
 def test_predict_chooses_by_the_text(several, parts, tiny_bert, tmp_path):
