@@ -24,8 +24,8 @@ class Prediction:
     """The likeliest label and every label's score: a probability, or the value itself where the model gives one value.
 
     `milliseconds` counts tokenizing or decoding and one inference. `remark` says what happened to an input that was empty
-    or too long. `inputs` are the arrays that the file was given, by name, as it stores them: as the longest takes them where it
-    has several sequence lengths.
+    or too long. `inputs` are the arrays that the file was given, by name, as it stores them, and `signature` is the one that
+    took them, where the file has one for each of several lengths.
     """
 
     label: str
@@ -33,6 +33,7 @@ class Prediction:
     milliseconds: float
     remark: str = ""
     inputs: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
+    signature: str | None = None
 
 
 class Predictor:
@@ -118,9 +119,10 @@ class Predictor:
 
     def _run(self, row: Mapping[str, np.ndarray], started: float, remark: str) -> Prediction:
         row = {spec.name: quantize(row[spec.name], spec) for spec in self._model.signature.inputs}
+        fed, signature = row, None
         if isinstance(self._model, LengthsModel):
             before = time.perf_counter()
-            self._model.prepare(row)
+            signature, fed = self._model.prepare(row)
             started += time.perf_counter() - before
         values = next(iter(self._model.run(row).values()))[0].astype(np.float64)
         activation = self.activation
@@ -131,7 +133,7 @@ class Predictor:
             values = 1 / (1 + np.exp(-values))
         milliseconds = (time.perf_counter() - started) * 1e3
         scores = dict(zip(self.labels, values.tolist(), strict=True))
-        return Prediction(self.labels[int(values.argmax())], scores, milliseconds, remark, row)
+        return Prediction(self.labels[int(values.argmax())], scores, milliseconds, remark, fed, signature)
 
     def _read_settings(self) -> dict[str, Any]:
         if found := package.settings(self.path):

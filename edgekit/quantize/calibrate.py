@@ -20,9 +20,10 @@ from edgekit.quantize.histogram import RANGES, Histogram
 from edgekit.quantize.moments import gather
 from edgekit.quantize.quantizer import one_line, product_weights, recipe_everything
 from edgekit.quantize.schemes import CALIBRATIONS, MINMAX
-from edgekit.quantize.tensors import MASK, Tensors
+from edgekit.quantize.tensors import Tensors
 from edgekit.quantize.tree import prepare
 from edgekit.tflite import flatbuffer
+from edgekit.tflite.lengths import MASK
 
 # Rows in memory at a time.
 _CHUNK = 32

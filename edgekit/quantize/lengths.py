@@ -125,8 +125,9 @@ def same_names(longest: Path, other: Path) -> dict[str, str]:
 
 def carry_calibration(calibration: Path, names: Mapping[str, str], target: Path) -> None:
     """Write what was calibrated at the longest length under the names at another one: the same ranges give the same integers."""
-    statistics, means = pickle.loads(calibration.read_bytes())
-    found = [{names[name]: value for name, value in values.items() if name in names} for values in (statistics, means)]
+    found = [
+        {names[name]: value for name, value in values.items() if name in names} for values in pickle.loads(calibration.read_bytes())
+    ]
     target.write_bytes(pickle.dumps(tuple(found)))
 
 

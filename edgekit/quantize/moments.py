@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from edgekit.data.samples import Samples
-from edgekit.quantize.tensors import MASK, Tensors
+from edgekit.quantize.tensors import Tensors
 from edgekit.quantize.tree import listed, load
 from edgekit.tflite import flatbuffer
+from edgekit.tflite.lengths import MASK
 
 PRODUCTS = ("FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D")
 ACTIVATIONS, WEIGHTS, BIAS = 0, 1, 2

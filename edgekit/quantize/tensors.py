@@ -9,9 +9,6 @@ import numpy as np
 from edgekit.data.samples import as_fed
 from edgekit.tflite import flatbuffer
 
-# The input that says which tokens are none.
-MASK = "attention_mask"
-
 
 class Tensors:
     """Runs a model and gives the values of the tensors at `indices` of the entry's subgraph."""

@@ -120,11 +120,14 @@ class LengthsModel:
         self.load_ms = model.load_ms + sum(each.prepare_ms for each in self.models.values())
         self.ops, self.delegated_ops, self.partitions = model.ops, model.delegated_ops, model.partitions
 
-    def prepare(self, inputs: Mapping[str, Array]) -> None:
-        """Load what this row needs, which `set_inputs` does otherwise."""
-        length = fit({name: np.asarray(array) for name, array in inputs.items()}, self._entries)[0]
-        if length in self.models:
-            return
+    def prepare(self, inputs: Mapping[str, Array]) -> tuple[str, dict[str, Array]]:
+        """Load what this row needs, as `set_inputs` does; returns the signature that it runs in, and the row as that takes it."""
+        length, row = fit({name: np.asarray(array) for name, array in inputs.items()}, self._entries)
+        if length not in self.models:
+            self._load_for(length)
+        return self._entries[length].key, row
+
+    def _load_for(self, length: int) -> None:
         if self._one is not None and not self.models:
             self.models = {length: self._one(signature_key=self._entries[length].key)}
         else:
@@ -146,8 +149,9 @@ class LengthsModel:
         fits = MASK in inputs and all(np.shape(array) == (1, self.longest) for array in inputs.values())
         length = self.longest
         if fits:
-            self.prepare(inputs)
             length, inputs = fit({name: np.asarray(array) for name, array in inputs.items()}, self._entries)
+            if length not in self.models:
+                self._load_for(length)
         elif length not in self.models:
             self._load()
         self._model = self.models[length]

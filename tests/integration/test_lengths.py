@@ -66,7 +66,8 @@ def test_weights_are_shared_in_every_scheme(several):
         alone = sum(size for buffer, size in shorter.items() if buffer not in longest)
         # What a length has for itself are its tables of positions and of segments, 8 rows of 64 numbers each.
         assert alone <= 2 * 8 * 64 * 4 < sum(longest.values()) / 10, result.scheme
-        assert result.lengths is not None and result.lengths.growth < 0.35
+        # Of so small a file the tables of tensors and ops are half.
+        assert result.lengths is not None and result.lengths.growth < 0.55
 
 
 def test_each_length_was_compared_with_pytorch(several):
