@@ -21,7 +21,7 @@ LAYERS = (
     {"publish", "packaging", "lengths"},
     {"convert", "exporting", "assess", "pruning"},
     {"predict"},
-    {"recipe", "pipeline", "progress", "diagnosing", "comparing", "bundle", "demo"},
+    {"recipe", "pipeline", "progress", "diagnosing", "comparing", "advising", "bundle", "demo"},
     {"options", "console"},
     {"commands"},
     {"cli", "__main__"},
