@@ -1,7 +1,6 @@
 """Which scheme to take: a model's files, made now or measured before, through the guide's decision tree."""
 
 import json
-import shlex
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,8 +21,9 @@ from edgekit.data.representative import MINIMUM, draw
 from edgekit.data.sources import Columns, Rows
 from edgekit.errors import ConfigError, ConversionError, DatasetError, EdgekitError, InputError
 from edgekit.guide.advice import Advice
+from edgekit.guide.steps import Origin, steps
 from edgekit.guide.targets import TARGETS, Fit, Hardware, Target, fit
-from edgekit.guide.tree import INTEGER_ONLY, SIMPLEST_FIRST, Candidate, Data, Need, Question, Recommendation, recommend
+from edgekit.guide.tree import SIMPLEST_FIRST, Candidate, Data, Need, Question, recommend
 from edgekit.measure.benchmark import BenchmarkConfig, benchmark
 from edgekit.measure.machine import machine
 from edgekit.measure.measurement import Measurement
@@ -104,7 +104,7 @@ def advise(
         target.needs,
         target.source,
         target.read,
-        _next(found, question, answer),
+        steps(_origin(found), question, answer),
         _report(found),
     )
 
@@ -268,7 +268,7 @@ def _of_folder(folder: Path, config: ConvertConfig, columns: Columns, target: Ta
     newer = _newer(folder)
     candidates: dict[str, Candidate] = {}
     for file, manifest in everything.items():
-        figures = newer.get((file.name, file.stat().st_size)) if file in manifests else None
+        figures = newer.get(_key(folder, file)) if file in manifests else None
         stored = manifest["measured"]["measurement"]
         figures = replace(figures or measurement(stored), path=str(file))
         settings = manifest["config"]
@@ -294,7 +294,10 @@ def _of_folder(folder: Path, config: ConvertConfig, columns: Columns, target: Ta
         report.machine if report else machine(),
         settings,
         kept=True,
-        notes=tuple(f"{file.name}: left out, no manifest of edgekit's that fits it lies beside it" for file in strangers),
+        notes=(
+            *(f"{file.name}: left out, no manifest of edgekit's that fits it lies beside it" for file in strangers),
+            *_timed_apart(folder, everything, newer),
+        ),
     )
 
 
@@ -318,11 +321,40 @@ def _manifests(folder: Path) -> tuple[dict[Path, dict[str, Any]], dict[Path, dic
     return published, rejected, strangers
 
 
-def _newer(folder: Path) -> dict[tuple[str, int], Measurement]:
+def _newer(folder: Path) -> dict[tuple[str, str, int], Measurement]:
     """What `edgekit run` or `edgekit benchmark --out` found after the files were published: all in turns, on more rows."""
     if not (folder / FILE_NAME).is_file():
         return {}
-    return {(Path(row.path).name, row.size_bytes): row for row in load(folder).rows}
+    below = {place.name for place in folder.iterdir() if place.is_dir()}
+    found = {}
+    for row in load(folder).rows:
+        path = Path(row.path)
+        found[path.parent.name if path.parent.name in below else "", path.name, row.size_bytes] = row
+    return found
+
+
+def _key(folder: Path, file: Path) -> tuple[str, str, int]:
+    return "" if file.parent == folder else file.parent.name, file.name, file.stat().st_size
+
+
+def _timed_apart(
+    folder: Path, manifests: Mapping[Path, Mapping[str, Any]], newer: Mapping[tuple[str, str, int], Measurement]
+) -> tuple[str, ...]:
+    """What was timed in another run than float32, on a machine that may have been busier then."""
+    runs = {}
+    for file, manifest in manifests.items():
+        # Of one run, everything but the scheme is the same.
+        config = {key: value for key, value in manifest["config"].items() if key != "scheme"}
+        timed = _key(folder, file) in newer
+        runs[file] = "" if timed else json.dumps([str(file.parent), config], sort_keys=True)
+    base = next((runs[file] for file, manifest in manifests.items() if manifest["config"]["scheme"] == "float32"), None)
+    if base is None or not (apart := [file for file, run in runs.items() if run != base]):
+        return ()
+    files = ", ".join(str(file.relative_to(folder)) for file in apart)
+    return (
+        f"Timed in another run than float32, so that p50 compares loosely: {files}; edgekit benchmark with all of them and "
+        f"--out {folder / FILE_NAME} times them in turns.",
+    )
 
 
 def _known_data(
@@ -356,6 +388,11 @@ def _kind(model: Path) -> Kind | None:
 # What is told.
 
 
+def _origin(found: _Found) -> Origin:
+    paths = {item.name: item.measurement.path for item in found.candidates if item.measurement is not None}
+    return Origin(found.name, found.model, str(found.kind or ""), found.settings, dict(ConvertConfig().__dict__), paths, found.kept)
+
+
 def _report(found: _Found) -> Report:
     rows = tuple(
         replace(item.measurement, scheme=item.name)
@@ -372,110 +409,6 @@ def _report(found: _Found) -> Report:
         reference=next((row.path for row in rows if row.scheme == "float32"), ""),
         notes=found.notes,
     )
-
-
-def _next(found: _Found, question: Question, answer: Recommendation) -> tuple[str, ...]:
-    data = found.settings.get("representative_data") or "rows.tsv"
-    taken = answer.candidate
-    file = taken.measurement.path if taken and taken.measurement and found.kept else ""
-    model = shlex.quote(found.model)
-    integer = TARGETS[question.hardware].integer_only
-    lines: list[str] = []
-    if answer.taken and taken is not None:
-        lines += [
-            f"the file is there: {file}" if file and taken.refused is None else "",
-            _convert_line(found, question, taken.name),
-        ]
-        if question.hardware is Hardware.GPU:
-            lines.append(
-                f"edgekit benchmark {shlex.quote(file or f'tflite_models/{found.name}_{taken.scheme}.tflite')} --device adb --gpu"
-            )
-        if question.hardware is Hardware.EDGETPU:
-            lines.append(f"edgetpu_compiler {shlex.quote(file or f'tflite_models/{found.name}_int8.tflite')}")
-        if (drop := taken.measurement.drop if taken.measurement else None) and drop.high > question.max_drop:
-            lines.append(
-                f"judge it on more than {drop.total} rows (--evaluation-data, --evaluation-samples) to narrow the interval"
-            )
-    elif answer.leaf == "quantization-aware training":
-        lines += [*_training(found, data), _diagnose_line(found, data)]
-        lines += [f"until then: {_convert_line(found, question, taken.name)}" if taken is not None and not integer else ""]
-    elif answer.leaf == "diagnose":
-        again = _convert_line(found, question, taken.name if taken else "int8")
-        lines += [
-            _diagnose_line(found, data),
-            f"more rows, or --calibration percentile, mse or entropy: {again}",
-            "labelled rows would allow quantization-aware training (edgekit finetune --qat, edgekit optimize --technique qat)",
-        ]
-    elif answer.leaf == "data first":
-        lines += [f"edgekit advise {model} --target {question.hardware} --data {shlex.quote(str(data))}"]
-        lines += [
-            f"at least {MINIMUM} rows of what the model will see, some hundred are better; labels are needed to judge accuracy"
-        ]
-    elif answer.leaf == "no integer-only file":
-        lines += [
-            _convert_line(found, question, INTEGER_ONLY),
-            f"edgekit advise {model} --target cpu --data {shlex.quote(str(data))}",
-        ]
-    elif answer.leaf == "other ops":
-        ops = ", ".join(dict.fromkeys(item.op for item in taken.fit.obstacles)) if taken and taken.fit else ""
-        lines += [f"replace {ops} in the model by ops on the list, and convert it again" if ops else ""]
-        lines += [f"edgekit advise {model} --target cpu --data {shlex.quote(str(data))}"]
-    elif answer.leaf == "shrink":
-        lines += [f"edgekit prune {model} --dataset {shlex.quote(str(data))} --heads 0.5 --ffn 0.5 --out {found.name}-pruned"] * (
-            found.kind is Kind.CHECKPOINT
-        )
-        lines += ["a narrower network, smaller inputs, or a microcontroller with more room"]
-    return tuple(line for line in lines if line)
-
-
-def _convert_line(found: _Found, question: Question, name: str) -> str:
-    """The command that makes one file as it was made here."""
-    integer_only = name == INTEGER_ONLY
-    scheme = "int8" if integer_only else name
-    settings = found.settings
-    words = ["edgekit", "convert", found.model, "--scheme", scheme]
-    if integer_only:
-        words += ["--integer-only", *(() if found.kind is Kind.CHECKPOINT else ("--inputs", "int8")), "--outputs", "int8"]
-    if settings.get("representative_data"):
-        words += ["--representative-data", str(settings["representative_data"])]
-    elif SCHEMES[scheme].needs_data:
-        words += ["--representative-data", "rows.tsv"]
-    if settings.get("evaluation_data"):
-        words += ["--evaluation-data", str(settings["evaluation_data"])]
-    defaults = ConvertConfig()
-    for key in ("representative_samples", "evaluation_samples", "calibration", "bridge", "threads", "seed"):
-        if settings.get(key) is not None and settings[key] != getattr(defaults, key):
-            words += [f"--{key.replace('_', '-')}", str(settings[key])]
-    if found.kind is Kind.CHECKPOINT and settings.get("max_length"):
-        words += ["--max-length", str(settings["max_length"])]
-    for key in ("mean", "std"):
-        if settings.get(key):
-            words += [f"--{key}", ",".join(f"{value:g}" for value in settings[key])]
-    for tensor, shape in (settings.get("input_shapes") or {}).items():
-        words += ["--input-shape", f"{tensor}={','.join(map(str, shape))}"]
-    return shlex.join([*words, "--max-drop", f"{question.max_drop:g}"])
-
-
-def _training(found: _Found, data: str) -> list[str]:
-    model, rows, out = shlex.quote(found.model), shlex.quote(str(data)), shlex.quote(f"{found.name}-qat")
-    if found.kind is Kind.CHECKPOINT:
-        convert_line = f"edgekit convert {out} --scheme int8 --representative-data {rows}"
-        return [f"edgekit finetune --model {model} --dataset {rows} --qat --out {out}", convert_line]
-    if found.kind is Kind.KERAS:
-        return [f"edgekit optimize {model} --technique qat --dataset {rows} --out {out}"]
-    return [
-        "train it quantization-aware where it was trained: edgekit optimize --technique qat takes a Keras-2 .h5, "
-        "edgekit finetune --qat a checkpoint"
-    ]
-
-
-def _diagnose_line(found: _Found, data: str) -> str:
-    """The command that says what costs the accuracy, where the files are kept."""
-    paths = {item.name: item.measurement.path for item in found.candidates if item.measurement is not None}
-    wrong = paths.get(INTEGER_ONLY) or paths.get("int8")
-    if not found.kept or wrong is None or "float32" not in paths:
-        return "give --out DIR, and then edgekit diagnose says which layers lose the accuracy"
-    return shlex.join(["edgekit", "diagnose", wrong, "--against", paths["float32"], "--data", str(data)])
 
 
 def write_page(advice: Advice, out: Path) -> None:

@@ -108,7 +108,7 @@ def advise(
         show(terminal(found))
         if report is not None:
             click.echo(str(report))
-    if found.recommendation.candidate is None:
+    if not found.usable:
         fail(
             f"{model}: no file for the {found.question.hardware} ({found.recommendation.reason}); {found.recommendation.title}: "
             f"{found.next[0]}",

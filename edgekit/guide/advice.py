@@ -42,6 +42,12 @@ class Advice:
         return f"{self.model} on {TARGETS[self.question.hardware].title}: {taken}"
 
     @property
+    def usable(self) -> bool:
+        """Whether there is a file for the target, be it only until a better one is made."""
+        found = self.recommendation
+        return found.taken or (found.candidate is not None and not TARGETS[self.question.hardware].integer_only)
+
+    @property
     def fit(self) -> Fit | None:
         """Of the file that the tree ended at; of a CPU there is no list."""
         candidate = self.recommendation.candidate

@@ -23,6 +23,7 @@ INTEGER_ONLY = "int8 integer-only"
 SIMPLEST_FIRST = ("float32", "float16", "dynamic", "int8", INTEGER_ONLY, "int16x8")
 # Above this share of ops that a target hands back, it is not that target that runs the model.
 _MOST_HANDED_BACK = 0.5
+_SHOWN = 4  # kinds of ops in one sentence
 
 
 class Need(enum.StrEnum):
@@ -247,6 +248,14 @@ class _Walk:
 
     def _measured(self) -> tuple[str, str]:
         pool = [item for item in self.ran if self._keeps(item)]
+        if any(item.name == "int8" for item in pool):
+            for item in pool:
+                if item.integer_only:
+                    why = (
+                        f"integers at both ends: its p50 of {milliseconds(item.p50_ms)} ms leaves out what its caller must convert"
+                    )
+                    self.lost[item.name] = Passed(item.name, "for accelerators", why)
+            pool = [item for item in pool if not item.integer_only]
         if self.question.need is Need.ACCURACY:
             for item in (unsure := [item for item in pool if self._highest(item) > self.question.max_drop]):
                 why = f"{self._loss_words(item)}: more than {_points(self.question.max_drop)} cannot be ruled out"
@@ -299,7 +308,8 @@ class _Walk:
             return "yes", "not known"
         told = f"{fit.ops - fit.in_the_way} of {fit.ops} ops"
         if fit.obstacles:
-            told += f"; in the way: {', '.join(map(str, fit.obstacles))}, which {self.target.elsewhere}"
+            more = f" and {len(fit.obstacles) - _SHOWN} kinds more" if len(fit.obstacles) > _SHOWN else ""
+            told += f"; in the way: {', '.join(map(str, fit.obstacles[:_SHOWN]))}{more}, which {self.target.elsewhere}"
         stops = fit.in_the_way > 0 if fit.hardware is Hardware.MICROCONTROLLER else fit.in_the_way > _MOST_HANDED_BACK * fit.ops
         return ("no" if stops else "yes"), told
 
@@ -309,7 +319,8 @@ class _Walk:
         return "yes" if self._keeps(self.chosen) else "no", f"{self._loss_words(self.chosen)}; {self._allowed()}"
 
     def _integer_labels(self) -> tuple[str, str]:
-        return "yes" if self.question.data is Data.LABELLED else "no", self.question.data_described or str(self.question.data)
+        told = f"{self.question.data} data; {self.steps[-1].decided_by}"
+        return "yes" if self.question.data is Data.LABELLED else "no", told
 
     def _room(self) -> tuple[str, str]:
         found, asked = [], self.question
@@ -411,7 +422,8 @@ class _Walk:
             parts.append(self._loss_words(item))
         found = item.measurement
         if found is not None and found.partitions is not None:
-            parts.append(f"{found.partitions} partitions with {found.delegated_ops} of {found.ops} ops")
+            pieces = "1 partition" if found.partitions == 1 else f"{found.partitions} partitions"
+            parts.append(f"{pieces} with {found.delegated_ops} of {found.ops} ops")
         return ", ".join(parts)
 
     def _loss(self, item: Candidate) -> float | None:
