@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from edgekit import __version__
 from edgekit.guide.picture import svg
-from edgekit.guide.targets import TARGETS, Fit
+from edgekit.guide.targets import TARGETS, Fit, Hardware
 from edgekit.guide.tree import Candidate, Question, Recommendation
 from edgekit.report import plots
 from edgekit.report.content import Report
@@ -60,7 +60,7 @@ class Advice:
             return ()
         target = TARGETS[self.question.hardware]
         told = [str(obstacle) for obstacle in self.fit.obstacles] + list(self.fit.interface)
-        if self.fit.arena_bytes is not None and target.elsewhere.startswith("stop"):
+        if self.question.hardware is Hardware.MICROCONTROLLER:
             told.append(f"arena: at least {self.fit.arena_bytes:,} bytes for the tensors that are alive at one time")
         if not self.fit.obstacles:
             return (f"none: all {self.fit.ops} ops are on the target's list", *told)

@@ -162,7 +162,6 @@ TARGETS: Mapping[Hardware, Target] = MappingProxyType(
                 ),
                 elsewhere="stop the model: nothing falls back",
                 integer_only=True,
-                fixed_shapes=True,
             ),
         )
     }
@@ -194,7 +193,7 @@ class Fit:
     float_ops: int
     obstacles: tuple[Obstacle, ...]
     interface: tuple[str, ...]
-    arena_bytes: int | None
+    arena_bytes: int
 
     @property
     def in_the_way(self) -> int:
@@ -257,8 +256,8 @@ def _interface(target: Target, file: ModelFile) -> tuple[str, ...]:
     )
 
 
-def _arena(file: ModelFile) -> int | None:
-    """The most bytes of tensors alive at one time in the first subgraph; None where a shape is free."""
+def _arena(file: ModelFile) -> int:
+    """The most bytes of tensors alive at one time in the first subgraph; a free axis, such as the batch, counts as 1."""
     graph = file.subgraphs[0]
     last = len(graph.operators)
     born: dict[int, int] = dict.fromkeys(graph.inputs, 0)
@@ -278,9 +277,7 @@ def _arena(file: ModelFile) -> int | None:
             continue
         count = _BYTES.get(tensor.dtype, 1)
         for size in tensor.shape:
-            if size < 0:
-                return None
-            count *= size
+            count *= max(size, 1)
         sizes[index] = count
     return max(
         (sum(size for index, size in sizes.items() if born[index] <= place <= dies[index]) for place in range(last)), default=0

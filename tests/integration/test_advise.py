@@ -23,7 +23,7 @@ def _write_network(path: Path) -> None:
 
     tf.random.set_seed(0)
     layers = tf_keras.layers
-    inputs = layers.Input((8, 8, 3), name="image")
+    inputs = layers.Input((8, 8, 3), batch_size=1, name="image")
     hidden = layers.Conv2D(64, 3, padding="same", activation="relu")(inputs)
     hidden = layers.GlobalAveragePooling2D()(layers.Conv2D(64, 3, activation="relu")(hidden))
     model = tf_keras.Model(inputs, layers.Dense(4)(hidden))
@@ -116,7 +116,7 @@ def test_a_model_is_converted_measured_and_advised(made: tuple[Said, Path]) -> N
     assert found["recommendation"]["leaf"] == "int8 integer-only"
     taken = found["recommendation"]["candidate"]
     assert (taken["fit"]["float_ops"], taken["fit"]["obstacles"]) == (0, [])
-    assert taken["measurement"]["drop"]["total"] == 120 or taken["measurement"]["drop"]["total"] >= 10
+    assert taken["measurement"]["drop"]["total"] == 120  # too few rows to hold any back from calibration
     assert {(c["scheme"], c["integer_only"]) for c in found["candidates"]} == {
         *((scheme, False) for scheme in ("float32", "float16", "dynamic", "int8", "int16x8")),
         ("int8", True),

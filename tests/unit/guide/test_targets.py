@@ -76,7 +76,8 @@ def test_free_shapes_and_too_many_axes_are_told() -> None:
     tensors[3] = _tensor("hidden", "int8", (-1, 4))
     free = _fits("edgetpu", _file(tensors=tuple(tensors)))
     assert _told(free) == ["FULLY_CONNECTED ×1 (free shape)", "SOFTMAX ×1 (free shape)"]
-    assert free.arena_bytes is None
+    assert free.arena_bytes == 8 + 4
+    assert _fits("microcontroller", _file(tensors=tuple(tensors))).in_the_way == 0
     tensors[3] = _tensor("hidden", "int8", (1, 1, 1, 1, 4))
     assert "more than 4 axes" in _told(_fits("hexagon", _file(tensors=tuple(tensors))))[0]
 
