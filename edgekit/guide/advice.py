@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from edgekit import __version__
 from edgekit.guide.picture import svg
 from edgekit.guide.targets import TARGETS, Fit, Hardware
-from edgekit.guide.tree import Candidate, Question, Recommendation
+from edgekit.guide.tree import Candidate, Question, Recommendation, points
 from edgekit.report import plots
 from edgekit.report.content import Report
 from edgekit.report.table import columns, failures, remarks
@@ -102,6 +102,8 @@ def page(advice: Advice) -> str:
     # The report's own look, so that both pages are of one piece.
     styled = files("edgekit.report").joinpath("page.html.j2").read_text(encoding="utf-8")
     report = advice.report
+    # What a scheme is in the guide's words stands in the tree; a phone has no room for it here as well.
+    first, *others = columns(report)
     return template.render(
         advice=advice,
         found=advice.recommendation,
@@ -110,7 +112,7 @@ def page(advice: Advice) -> str:
         circumstances=[(name, value) for name, value in _circumstances(advice) if value],
         tree=Markup(svg(advice.recommendation.path, advice.model)),
         scatter=Markup(plots.scatter(report)),
-        columns=columns(report),
+        columns=[first, *(column for column in others if column.numeric)],
         failed=[row.failure is not None for row in report.rows],
         notes=(*remarks(report), *failures(report)),
         version=__version__,
@@ -123,7 +125,7 @@ def _circumstances(advice: Advice) -> list[tuple[str, str]]:
         ("Model", advice.model),
         ("Target", TARGETS[question.hardware].title),
         ("Need", str(question.need)),
-        ("May lose", f"{100 * question.max_drop:g} points of accuracy"),
+        ("May lose", points(question.max_drop)),
         ("Data", advice.report.data),
         ("Machine", advice.report.machine),
         ("Assumed", "; ".join(advice.assumed)),

@@ -466,8 +466,7 @@ class _Walk:
         return "was not judged"
 
     def _allowed(self) -> str:
-        points = f"{100 * self.question.max_drop:g}"
-        return f"{points} point{'' if points == '1' else 's'} may be lost"
+        return f"{points(self.question.max_drop)} may be lost"
 
     def _doubt(self, item: Candidate) -> str:
         if self._loss(item) is None:
@@ -490,3 +489,8 @@ class _Figure:
 def _points(share: float) -> str:
     text = f"{100 * share:.1f}"
     return (text.lstrip("-") if float(text) == 0 else text).replace("-", "−")
+
+
+def points(share: float) -> str:
+    """A share of accuracy in words."""
+    return f"{100 * share:g} point{'' if 100 * share == 1 else 's'} of accuracy"
