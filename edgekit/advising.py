@@ -192,7 +192,7 @@ def _converted(
         _level(rows) if config.representative_data is not None else Data.NONE,
         described,
         machine(),
-        dict(config.__dict__),
+        {**config.__dict__, **columns.__dict__},
         kept=False,
         notes=made.notes,
     )

@@ -105,6 +105,8 @@ def _convert_line(found: Origin, question: Question, name: str) -> str:
     for key in ("mean", "std"):
         if settings.get(key):
             words += [f"--{key}", ",".join(f"{value:g}" for value in settings[key])]
+    words += [word for column in settings.get("text_columns") or () for word in ("--text-column", column)]
+    words += ["--label-column", str(settings["label_column"])] if settings.get("label_column") else []
     for tensor, shape in (settings.get("input_shapes") or {}).items():
         words += ["--input-shape", f"{tensor}={','.join(map(str, shape))}"]
     return shlex.join([*words, "--max-drop", f"{question.max_drop:g}"])
