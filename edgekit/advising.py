@@ -62,6 +62,7 @@ class _Found:
     machine: str
     settings: Mapping[str, Any]
     kept: bool
+    ends: tuple[str, str]
     notes: tuple[str, ...] = ()
 
 
@@ -163,17 +164,12 @@ def _converted(
     made = convert(model, room, replace(config, schemes=wanted), columns=columns, overwrite=overwrite, on_progress=on_progress)
     results = [(result, False) for result in made.results]
     if target.integer_only and config.representative_data is not None:
-        strict = replace(
-            config,
-            schemes=("int8",),
-            integer_only=True,
-            inputs="float32" if source.kind is Kind.CHECKPOINT else "int8",
-            outputs="int8",
-        )
+        inputs, outputs = _ends(next((result.path for result in made.results if result.scheme == "float32"), None), source.kind)
+        strict = replace(config, schemes=("int8",), integer_only=True, inputs=inputs, outputs=outputs)
         try:
             again = convert(model, room / _INTEGER_ONLY, strict, columns=columns, overwrite=overwrite, on_progress=on_progress)
             results += [(result, True) for result in again.results]
-        except ConversionError as error:
+        except (ConversionError, ConfigError) as error:
             results.append((Converted("int8", None, refused=error.message), True))
     rows = _judged(config, columns)
     measured = _measure([result.path for result, _ in results if result.path], rows, config, on_progress)
@@ -194,8 +190,24 @@ def _converted(
         machine(),
         {**config.__dict__, **columns.__dict__},
         kept=False,
+        ends=_ends(next((result.path for result in made.results if result.scheme == "float32"), None), source.kind),
         notes=made.notes,
     )
+
+
+def _ends(float32: Path | None, kind: Kind | None) -> tuple[str, str]:
+    """What the inputs and outputs of an integer-only file become: int8 where they are float, since token ids stay as they are."""
+    try:
+        content = flatbuffer.read(float32) if float32 is not None else None
+    except EdgekitError:
+        content = None
+    if content is None:
+        return "float32" if kind is Kind.CHECKPOINT else "int8", "int8"
+    found = content.signature(content.entry())
+    inputs, outputs = (
+        "int8" if any(spec.dtype == "float32" for spec in ends) else "float32" for ends in (found.inputs, found.outputs)
+    )
+    return inputs, outputs
 
 
 def _judged(config: ConvertConfig, columns: Columns) -> Rows | None:
@@ -284,16 +296,18 @@ def _of_folder(folder: Path, config: ConvertConfig, columns: Columns, target: Ta
     if config.representative_data is not None:
         settings["representative_data"] = config.representative_data
     model = next(iter(first["parents"]), str(folder))
+    kind = _kind(Path(model))
     return _Found(
         names.pop(),
         model,
-        _kind(Path(model)),
+        kind,
         tuple(candidates.values()),
         data,
         described,
         report.machine if report else machine(),
         settings,
         kept=True,
+        ends=_ends(next((file for file, found in manifests.items() if found["config"]["scheme"] == "float32"), None), kind),
         notes=(
             *(f"{file.name}: left out, no manifest of edgekit's that fits it lies beside it" for file in strangers),
             *_timed_apart(folder, everything, newer),

@@ -62,7 +62,7 @@ def advise(
     from edgekit.advising import Asked
     from edgekit.convert import ConvertConfig
     from edgekit.data.sources import Columns
-    from edgekit.guide.targets import Hardware
+    from edgekit.guide.targets import TARGETS, Hardware
     from edgekit.guide.tree import Need
     from edgekit.progress import progress
 
@@ -110,7 +110,7 @@ def advise(
             click.echo(str(report))
     if not found.usable:
         fail(
-            f"{model}: no file for the {found.question.hardware} ({found.recommendation.reason}); {found.recommendation.title}: "
+            f"{model}: no file for {TARGETS[found.question.hardware].title} ({found.recommendation.reason}); {found.recommendation.title}: "
             f"{found.next[0]}",
             RefusedError.exit_code,
         )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgekit.data.representative import MINIMUM
-from edgekit.guide.targets import TARGETS, Hardware
+from edgekit.guide.targets import FOREIGN, TARGETS, Hardware
 from edgekit.guide.tree import INTEGER_ONLY, Question, Recommendation
 from edgekit.quantize.schemes import SCHEMES
 
@@ -16,7 +16,7 @@ class Origin:
     """What a model's files were made of: `model` as convert takes it, of a `kind` of `bridge.Kind` or of an unknown one.
 
     `settings` are convert's as they were and `defaults` as they are unless given; `paths` are the files by candidate, which
-    are there after the command only where they are `kept`.
+    are there after the command only where they are `kept`. `ends` are the dtypes of an integer-only file's inputs and outputs.
     """
 
     name: str
@@ -26,6 +26,7 @@ class Origin:
     defaults: Mapping[str, Any]
     paths: Mapping[str, str]
     kept: bool
+    ends: tuple[str, str] = ("int8", "int8")
 
 
 def steps(found: Origin, question: Question, answer: Recommendation) -> tuple[str, ...]:
@@ -72,8 +73,14 @@ def steps(found: Origin, question: Question, answer: Recommendation) -> tuple[st
             f"edgekit advise {model} --target cpu --data {shlex.quote(str(data))}",
         ]
     elif answer.leaf == "other ops":
-        ops = ", ".join(dict.fromkeys(item.op for item in taken.fit.obstacles)) if taken and taken.fit else ""
-        lines += [f"replace {ops} in the model by ops on the list, and convert it again" if ops else ""]
+        stand = taken.fit.obstacles if taken and taken.fit else ()
+        foreign = list(dict.fromkeys(item.op for item in stand if item.reason in FOREIGN))
+        wide = sum(item.count for item in stand if item.reason == "in int16")
+        lines += [f"replace in the model by ops on the list, and convert it again: {', '.join(foreign)}"] * bool(foreign)
+        lines += [
+            f"{wide} ops are in int16, where edgekit leaves normalizations that lose in int8: one that folds into a convolution or a "
+            f"dense layer (batch normalization) has no such ops"
+        ] * bool(wide)
         lines += [f"edgekit advise {model} --target cpu --data {shlex.quote(str(data))}"]
     elif answer.leaf == "shrink":
         lines += [f"edgekit prune {model} --dataset {shlex.quote(str(data))} --heads 0.5 --ffn 0.5 --out {found.name}-pruned"] * (
@@ -90,7 +97,8 @@ def _convert_line(found: Origin, question: Question, name: str) -> str:
     settings = found.settings
     words = ["edgekit", "convert", found.model, "--scheme", scheme]
     if integer_only:
-        words += ["--integer-only", *(() if found.kind == "checkpoint" else ("--inputs", "int8")), "--outputs", "int8"]
+        words.append("--integer-only")
+        words += [word for end, dtype in zip(("inputs", "outputs"), found.ends, strict=True) for word in (f"--{end}", dtype)]
     if settings.get("representative_data") and (SCHEMES[scheme].needs_data or not settings.get("evaluation_data")):
         words += ["--representative-data", str(settings["representative_data"])]
     elif SCHEMES[scheme].needs_data:

@@ -12,6 +12,9 @@ _LITERT = "https://github.com/google-ai-edge/LiteRT/blob/f67457790c9c2ab67347d6f
 _MICRO = "https://github.com/tensorflow/tflite-micro/blob/90b983c2b3f1480642e040bbd2ddb37b998f3424/tensorflow/lite/micro"
 _BYTES = {"float16": 2, "bfloat16": 2, "int16": 2, "uint16": 2, "float32": 4, "int32": 4, "uint32": 4, "float64": 8, "int64": 8}
 _FLOATS = ("float16", "bfloat16", "float32", "float64", "complex64", "complex128")
+_CUSTOM, _UNLISTED = "custom op", "not on its list"
+# Why an op is in the way whatever its dtype is.
+FOREIGN = (_CUSTOM, _UNLISTED)
 _EIGHT = ("int8", "uint8", "bool")
 
 
@@ -221,9 +224,9 @@ def fit(target: Target, file: ModelFile) -> Fit:
 
 def _reason(target: Target, graph: Subgraph, operator: Operator, constant: set[int]) -> str:
     if operator.custom:
-        return "custom op" if target.ops is not None or operator.flex else ""
+        return _CUSTOM if target.ops is not None or operator.flex else ""
     if target.ops is not None and operator.name not in target.ops:
-        return "not on its list"
+        return _UNLISTED
     dtypes = _dtypes(graph, operator)
     if target.integer_only and (wrong := next((dtype for dtype in dtypes if dtype in _FLOATS), None)):
         return f"in {wrong}"
