@@ -109,11 +109,8 @@ def advise(
         if report is not None:
             click.echo(str(report))
     if not found.usable:
-        fail(
-            f"{model}: no file for {TARGETS[found.question.hardware].title} ({found.recommendation.reason}); {found.recommendation.title}: "
-            f"{found.next[0]}",
-            RefusedError.exit_code,
-        )
+        answer, title = found.recommendation, TARGETS[found.question.hardware].title
+        fail(f"{model}: no file for {title} ({answer.reason}); {answer.title}: {found.next[0]}", RefusedError.exit_code)
 
 
 def asks() -> bool:

@@ -78,8 +78,8 @@ def steps(found: Origin, question: Question, answer: Recommendation) -> tuple[st
         wide = sum(item.count for item in stand if item.reason == "in int16")
         lines += [f"replace in the model by ops on the list, and convert it again: {', '.join(foreign)}"] * bool(foreign)
         lines += [
-            f"{wide} ops are in int16, where edgekit leaves normalizations that lose in int8: one that folds into a convolution or a "
-            f"dense layer (batch normalization) has no such ops"
+            f"{wide} ops are in int16, where edgekit leaves normalizations that lose in int8: one that folds into a convolution "
+            f"or a dense layer (batch normalization) has no such ops"
         ] * bool(wide)
         lines += [f"edgekit advise {model} --target cpu --data {shlex.quote(str(data))}"]
     elif answer.leaf == "shrink":
