@@ -125,7 +125,7 @@ TARGETS: Mapping[Hardware, Target] = MappingProxyType(
                 "a Hexagon DSP",
                 needs=(
                     "int8 in every op, scales for each channel of a weight, tensors of at most 4 axes, fixed shapes, batch 1",
-                    "this is the TF Lite delegate's list; Qualcomm's own QNN delegate takes more ops, int8 and int16 too",
+                    "this is the list of TF Lite's own delegate; Qualcomm's QNN delegate is another one and has its own",
                 ),
                 source=f"{_LITERT}/hexagon/README.md",
                 read="LiteRT f674577 of 2026-08-21",
