@@ -105,8 +105,8 @@ def _convert_line(found: Origin, question: Question, name: str) -> str:
         words += ["--representative-data", "rows.tsv"]
     if settings.get("evaluation_data"):
         words += ["--evaluation-data", str(settings["evaluation_data"])]
-    counts = ("representative_samples", "evaluation_samples") if "--representative-data" in words else ()
-    counts = counts or (("evaluation_samples",) if "--evaluation-data" in words else ())
+    judged = {"--representative-data", "--evaluation-data"} & set(words)
+    counts = ["representative_samples"] * ("--representative-data" in words) + ["evaluation_samples"] * bool(judged)
     for key in (*counts, "calibration", "bridge", "threads", "seed"):
         if settings.get(key) is not None and settings[key] != found.defaults[key]:
             words += [f"--{key.replace('_', '-')}", str(settings[key])]
