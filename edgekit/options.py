@@ -123,6 +123,14 @@ def numbers(option: str, text: str | None) -> tuple[float, ...] | None:
         raise ConfigError(f"{option} {text}: not numbers; give one for each channel, such as 123.7,116.3,103.5") from None
 
 
+def lengths(text: str | None) -> tuple[int, ...]:
+    """The numbers of --sequence-lengths, none without it. Raises `ConfigError`."""
+    try:
+        return tuple(int(part) for part in text.split(",")) if text is not None else ()
+    except ValueError:
+        raise ConfigError(f"--sequence-lengths {text}: not whole numbers; give them as 16,32,64,128") from None
+
+
 def input_shape(text: str) -> tuple[str, tuple[int, ...]]:
     name, _, sizes = text.rpartition("=")
     if not name or not all(part.strip().isdigit() and int(part) > 0 for part in sizes.split(",")):

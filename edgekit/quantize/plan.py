@@ -103,7 +103,7 @@ def quantize(
         state_versions(target)
         reason = "int8 weights in matrix products and tables; DEPTHWISE_CONV_2D stays float32, its dynamic form is not delegated"
         if calibration is not None:
-            reason += "; biases corrected on the representative data"
+            reason += "; weights rounded together and biases corrected on the representative data"
         plan = _plan(target, "ai-edge-quantizer", "int8 weights", reason)
         if not plan.hybrid and not plan.integer:
             raise RefusedError(f"{model.name}: has no matrix product or table with constant weights to quantize; choose float16")
