@@ -332,7 +332,7 @@ class _Model:
         drawn = self.data.calibration is None and not self.job.random and scheme not in ("float32", "float16")
         parts = (
             (self.job.random, "random weights"),
-            (scheme == QAT and self.data.training is None, "ranges calibrated, not trained"),
+            (scheme == QAT and self.data.training is None, "ranges calibrated without training"),
             (drawn, "calibrated on random images"),
         )
         return ", ".join(text for holds, text in parts if holds)
