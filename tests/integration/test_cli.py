@@ -29,6 +29,7 @@ COMMANDS = (
     "finetune",
     "guide",
     "inspect",
+    "optimize",
     "predict",
     "prune",
     "report",
