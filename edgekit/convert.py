@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgekit import artifacts, bridge, checkpoint, lengths, packaging
+from edgekit import artifacts, bridge, checkpoint, lengths, packaging, ranges
 from edgekit.bridge import Bridge, FloatModel, Kind, Source, Step
 from edgekit.data import sources
 from edgekit.data.encode import Encoding, encode
@@ -174,6 +174,7 @@ def convert(
     _check(source, config)
     parents = {str(source.path): artifacts.sha256(source.path)}
     planned = read_plan(config.plan, parents) if config.plan is not None else None
+    trained, other = ranges.read(source.path) if source.kind is Kind.CHECKPOINT else (None, "")
     rows, judged = _read(config, columns or Columns())
     worker = Worker(on_progress=on_progress)
     tell = _Teller(
@@ -198,6 +199,7 @@ def convert(
             max_drop=config.max_drop if data.real else None,
             journal=journal,
             form=planned,
+            ranges=trained,
         )
         maker = _Maker(float_model.path, work, data, calibrated, settings, worker, tell)
         tasks = [partial(bridge.check_source, source, float_model, data.held_out, work, worker)]
@@ -228,6 +230,7 @@ def convert(
         told = several.measure(packed, failed, reference, config.threads) if several else {}
         tell("publish")
         notes = package.notes if package is not None else ()
+        notes += (other,) if other and "int8" in failed | made else ()
         publisher = Publisher(out, source, parents, config, float_model, data, overwrite, notes, told)
         results = []
         for scheme in wanted:

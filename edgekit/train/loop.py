@@ -152,7 +152,7 @@ def run(job: Job, room: Path) -> FinetuneResult:
     aware = _end_rounding(rounding, model, evaluation) if rounding is not None else None
     _save_model(room / MODEL, model, tokenizer)
     if rounding is not None:
-        ranges.write(room / MODEL, rounding.ranges())
+        ranges.write(room / MODEL, rounding.trained())
     copy_plan(job.model, room / MODEL)
     last = position.epochs[-1]
     return FinetuneResult(

@@ -139,7 +139,7 @@ class FakeQuantization:
             for held, ends in zip((self._inputs[name], self._outputs[name]), state[name], strict=True):
                 held.ends = None if ends is None else (ends[0], ends[1])
 
-    def ranges(self) -> ranges.TrainedRanges:
+    def trained(self) -> ranges.TrainedRanges:
         """The ranges as they are now, with the digests of the weights as they are now."""
         return ranges.TrainedRanges({name: found for name in self.used if (found := self._layer(name)) is not None})
 
