@@ -32,7 +32,7 @@ from edgekit.train.config import (
     FinetuneResult,
     QuantizationAware,
 )
-from edgekit.train.quantization import FakeQuantization
+from edgekit.train.quantization import RANGES_RATE, FakeQuantization
 from edgekit.train.teacher import Teacher
 from edgekit.train.tokens import Encoded, Tokens, batches, load_tokenizer
 from edgekit.worker import progress
@@ -94,10 +94,10 @@ def run(job: Job, room: Path) -> FinetuneResult:
         Tokens.encode(rows, tokenizer, model, job.model, config.max_length) for rows in (job.train, job.evaluation)
     )
     teacher, distillation = _taught(job, model, train)
-    optimizer = _optimizer(model, config)
     per_epoch = -(-len(train) // config.batch_size)
     total = per_epoch * config.epochs
     rounding = FakeQuantization(model, train.batch(np.arange(1))[0], total) if config.quantization_aware else None
+    optimizer = _optimizer(model, config, rounding)
     position, resumed_at = _Position(), 0
     if (state := _newest_state(room)) is not None and (
         found := _load_state(state, job.key, model, optimizer, rounding)
@@ -113,7 +113,7 @@ def run(job: Job, room: Path) -> FinetuneResult:
         epoch, first = divmod(position.step, per_epoch)
         for batch in itertools.islice(batches(train.lengths, config.batch_size, (config.seed, epoch)), first, None):
             for group in optimizer.param_groups:
-                group["lr"] = config.learning_rate * _schedule(position.step, total, config.warmup_ratio)
+                group["lr"] = group["peak"] * _schedule(position.step, total, config.warmup_ratio)
             if rounding is not None:
                 rounding.at(position.step)
             inputs, labels = train.batch(batch)
@@ -182,15 +182,19 @@ def _schedule(step: int, total: int, warmup_ratio: float) -> float:
     return (step + 1) / (warmup + 1) if step < warmup else (total - step) / max(1, total - warmup)
 
 
-def _optimizer(model: Any, config: FinetuneConfig) -> Any:
+def _optimizer(model: Any, config: FinetuneConfig, rounding: FakeQuantization | None) -> Any:
     import torch
 
     # Biases and the scales of LayerNorm (MobileBERT's NoNorm too) are the vectors among the parameters.
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = [
+    groups: list[dict[str, Any]] = [
         {"params": [parameter for parameter in parameters if parameter.dim() > 1], "weight_decay": config.weight_decay},
         {"params": [parameter for parameter in parameters if parameter.dim() <= 1], "weight_decay": 0.0},
     ]
+    for group in groups:
+        group["peak"] = config.learning_rate
+    if rounding is not None:
+        groups.append({"params": rounding.learned, "weight_decay": 0.0, "peak": RANGES_RATE})
     return torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
 
 

@@ -5,8 +5,8 @@ pass the rounding as if it were not there (straight-through estimator). Weights 
 -127 … 127, with a scale that follows them; what goes in and comes out per tensor, asymmetric, to -128 … 127.
 """
 
+import functools
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 from edgekit import ranges
@@ -16,36 +16,77 @@ from edgekit.architectures import is_transposed, linear_layers
 _SETTLING_STEPS, _SETTLING_SHARE = 50, 0.1
 # The last share of the steps has fixed ranges, to which the weights settle.
 _FIXED_SHARE = 0.25
+# The highest learning rate of ranges, whose logarithms do not grow with the weights.
+RANGES_RATE = 1e-2
 # What remains of a range when the next batch is seen.
-_MOMENTUM = 0.98
+_MOMENTUM = 0.9
 _LOW, _HIGH, _WEIGHT = -128, 127, 127
 # As ai-edge-quantizer has it.
 _LEAST_RANGE = 1e-9
 
 
 class Range:
-    """The range of one tensor: a moving average of each batch's least and greatest value."""
+    """The range of one tensor: a moving average of each batch's least and greatest value, times factors that are learned.
+
+    `factors` is a parameter (2,) of their logarithms, so that a step means as much to a wide range as to a narrow one (Jain et
+    al., Trained Quantization Thresholds, MLSys 2020).
+    """
 
     def __init__(self) -> None:
-        self.ends: tuple[float, float] | None = None
+        import torch
+
+        self.observed: tuple[float, float] | None = None
+        self.factors = torch.nn.Parameter(torch.zeros(2))
+
+    @property
+    def ends(self) -> tuple[float, float] | None:
+        """As they are now; 0 is among the values, for it has a place of its own on every grid."""
+        if self.observed is None:
+            return None
+        low, high = (end * factor for end, factor in zip(self.observed, self.factors.detach().exp().tolist(), strict=True))
+        return min(low, 0.0), max(high, 0.0)
 
     def observe(self, values: Any) -> None:
         found = tuple(end.item() for end in values.detach().aminmax())
-        if self.ends is None:
-            self.ends = found
+        if self.observed is None:
+            self.observed = found
         else:
-            low, high = (_MOMENTUM * old + (1 - _MOMENTUM) * new for old, new in zip(self.ends, found, strict=True))
-            self.ends = low, high
+            low, high = (_MOMENTUM * old + (1 - _MOMENTUM) * new for old, new in zip(self.observed, found, strict=True))
+            self.observed = low, high
 
     def rounded(self, values: Any) -> Any:
-        """`values` as int8 has them; 0 has a place of its own on every grid."""
-        import torch
+        """`values` as int8 has them."""
+        return values if self.ends is None else _rounding().apply(values, self.factors, *self.ends)
 
-        if self.ends is None:
-            return values
-        low, high = min(self.ends[0], 0.0), max(self.ends[1], 0.0)
-        scale = max(high - low, _LEAST_RANGE) / (_HIGH - _LOW)
-        return torch.fake_quantize_per_tensor_affine(values, scale, round(_LOW - low / scale), _LOW, _HIGH)
+
+@functools.cache
+def _rounding() -> Any:
+    """The rounding of activations with its gradients, as a `torch.autograd.Function`."""
+    import torch
+
+    class Rounding(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, values: Any, factors: Any, low: float, high: float) -> Any:
+            scale = max(high - low, _LEAST_RANGE) / (_HIGH - _LOW)
+            found = torch.fake_quantize_per_tensor_affine(values, scale, round(_LOW - low / scale), _LOW, _HIGH)
+            ctx.save_for_backward(values, found)
+            ctx.ends = low, high
+            return found
+
+        @staticmethod
+        def backward(ctx: Any, gradient: Any) -> Any:
+            values, found = ctx.saved_tensors
+            low, high = ctx.ends
+            above, below = values > high, values < low
+            passed = gradient.masked_fill(above | below, 0.0)
+            if not ctx.needs_input_grad[1]:
+                return passed, None, None, None
+            # A value outside follows the end that it is clipped to; one inside is moved as the steps grow.
+            grown = (passed * (found - values)).sum() / max(high - low, _LEAST_RANGE)
+            ends = low * ((gradient * below).sum() - grown), high * ((gradient * above).sum() + grown)
+            return passed, torch.stack(ends), None, None
+
+    return Rounding
 
 
 class FakeQuantization:
@@ -65,12 +106,18 @@ class FakeQuantization:
         self._trace(inputs)
         self._handle = model.register_forward_pre_hook(self._see_mask, with_kwargs=True)
         for name in self.used:
-            self._layers[name].forward = partial(self._forward, name)
+            self._layers[name].forward = functools.partial(self._forward, name)
 
     @property
     def used(self) -> tuple[str, ...]:
         """The layers that compute anything, in the order of their modules."""
         return tuple(name for name in self._layers if name in self._outputs)
+
+    @property
+    def learned(self) -> list[Any]:
+        """The parameters of the ranges, each once."""
+        held = {id(each): each.factors for name in self.used for each in self._both(name)}
+        return list(held.values())
 
     def _trace(self, inputs: Mapping[str, Any]) -> None:
         import torch
@@ -83,7 +130,7 @@ class FakeQuantization:
             self._inputs.setdefault(name, taken)
             kept[id(output)] = output, self._outputs.setdefault(name, Range())
 
-        handles = [module.register_forward_hook(partial(see, name)) for name, module in self._layers.items()]
+        handles = [module.register_forward_hook(functools.partial(see, name)) for name, module in self._layers.items()]
         training = self.model.training
         self.model.eval()
         with torch.no_grad():
@@ -119,10 +166,11 @@ class FakeQuantization:
         return values
 
     def at(self, step: int) -> None:
-        """Say how many steps are done: the first ones only observe, then values are rounded, and at last the ranges are fixed."""
+        """Say how many steps are done: the first ones only observe, then ranges are learned, and at last they are fixed."""
         settled = max(1, min(_SETTLING_STEPS, int(_SETTLING_SHARE * self.total)))
-        self.rounding = step >= settled
-        self.observing = step < max(settled, int((1 - _FIXED_SHARE) * self.total))
+        self.rounding, self.observing = step >= settled, step < settled
+        for held in self.learned:
+            held.requires_grad_(settled <= step < int((1 - _FIXED_SHARE) * self.total))
 
     def detach(self) -> None:
         """Leave the model as it was before, but for its weights."""
@@ -130,14 +178,18 @@ class FakeQuantization:
         for name in self.used:
             del self._layers[name].forward
 
-    def state(self) -> dict[str, list[tuple[float, float] | None]]:
-        """What `restore` needs; plain values."""
-        return {name: [self._inputs[name].ends, self._outputs[name].ends] for name in self.used}
+    def state(self) -> dict[str, list[Any]]:
+        """What `restore` needs."""
+        return {name: [(held.observed, held.factors.detach()) for held in self._both(name)] for name in self.used}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         for name in self.used:
-            for held, ends in zip((self._inputs[name], self._outputs[name]), state[name], strict=True):
-                held.ends = None if ends is None else (ends[0], ends[1])
+            for held, (observed, factors) in zip(self._both(name), state[name], strict=True):
+                held.observed = None if observed is None else (observed[0], observed[1])
+                held.factors.data.copy_(factors)
+
+    def _both(self, name: str) -> tuple[Range, Range]:
+        return self._inputs[name], self._outputs[name]
 
     def trained(self) -> ranges.TrainedRanges:
         """The ranges as they are now, with the digests of the weights as they are now."""
