@@ -2,7 +2,7 @@
 
 import pickle
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from edgekit.ranges import LayerRanges, TrainedRanges, digest
 from edgekit.tflite import flatbuffer
 
 _WEIGHTS, _BIAS = 1, 2
-# What a fused activation leaves of a range.
+# What a fused activation leaves of a range; the float kernel has no others.
 _LIMITS = {"NONE": (-np.inf, np.inf), "RELU": (0.0, np.inf), "RELU6": (0.0, 6.0), "RELU_N1_TO_1": (-1.0, 1.0)}
 _Ends = tuple[float, float]
 
@@ -55,7 +55,7 @@ def take_ranges(model: Path, calibration: Path, ranges: TrainedRanges, target: P
     """
     statistics, means = pickle.loads(calibration.read_bytes())
     data = prepare(model.read_bytes())
-    activations = _fused(data)
+    activations = dict(_fused(data))
     known = _by_constants(ranges)
     found: dict[str, _Ends] = {}
     used: set[str] = set()
@@ -72,9 +72,9 @@ def take_ranges(model: Path, calibration: Path, ranges: TrainedRanges, target: P
         used |= names
         corrected.pop(output, None)
         _widen(found, given, layer.input)
-        clipped = _clipped(layer.output, activations[output]) if biased else None
-        if clipped is not None:
-            _widen(found, output, clipped)
+        if biased:
+            low, high = np.clip(layer.output, *_LIMITS[activations[output]])
+            _widen(found, output, (float(low), float(high)))
             whole += 1
         else:
             left.append(output)
@@ -92,13 +92,9 @@ def _by_constants(ranges: TrainedRanges) -> _Known:
     for name, layer in ranges.layers.items():
         for key in ((layer.weight_sha256, layer.bias_sha256), layer.weight_sha256):
             names, other = found.get(key, (frozenset[str](), layer))
-            both = LayerRanges(_wider(layer.input, other.input), _wider(layer.output, other.output), *_digests(layer))
+            both = replace(layer, input=_wider(layer.input, other.input), output=_wider(layer.output, other.output))
             found[key] = names | {name}, both
     return found
-
-
-def _digests(layer: LayerRanges) -> tuple[str, str]:
-    return layer.weight_sha256, layer.bias_sha256
 
 
 def _match(known: _Known, weights: np.ndarray, bias: np.ndarray | None) -> tuple[frozenset[str], LayerRanges | None, bool]:
@@ -110,14 +106,6 @@ def _match(known: _Known, weights: np.ndarray, bias: np.ndarray | None) -> tuple
             if stored and key in known:
                 return *known[key], key != stored
     return frozenset(), None, False
-
-
-def _clipped(ends: _Ends, activation: str) -> _Ends | None:
-    """What the fused activation leaves; None for one that gives other values than it takes."""
-    if activation not in _LIMITS:
-        return None
-    low, high = np.clip(ends, *_LIMITS[activation])
-    return float(low), float(high)
 
 
 def _widen(found: dict[str, _Ends], tensor: str, ends: _Ends) -> None:
@@ -135,12 +123,8 @@ def _over(limits: Mapping[str, Any], ends: _Ends) -> dict[str, Any]:
     return {**limits, "min": low, "max": high, "least": least, "greatest": greatest}
 
 
-def _fused(model: bytes) -> dict[str, str]:
-    """The activation that each fully connected op ends with, by the name of its output."""
-    return dict(_activations(model))
-
-
-def _activations(model: bytes) -> Iterator[tuple[str, str]]:
+def _fused(model: bytes) -> Iterator[tuple[str, str]]:
+    """Each fully connected op by the name of its output, with the activation that it ends with."""
     from ai_edge_litert import schema_py_generated as schema
 
     names = {value: name for name, value in vars(schema.ActivationFunctionType).items() if isinstance(value, int)}

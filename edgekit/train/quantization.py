@@ -209,10 +209,28 @@ class FakeQuantization:
 
 
 def _rounded_weight(module: Any) -> Any:
+    """The weight as int8 has it. The scale reaches to the greatest value of each channel, so the gradient passes everywhere."""
     import torch
 
-    weight = module.weight
-    axis = int(is_transposed(module))
-    scales = weight.detach().abs().amax(1 - axis).clamp_min(_LEAST_RANGE) / _WEIGHT
-    zeros = torch.zeros(len(scales), dtype=torch.int32)
-    return torch.fake_quantize_per_channel_affine(weight, scales, zeros, axis, -_WEIGHT, _WEIGHT)
+    weight = module.weight.detach()
+    with torch.no_grad():
+        scales = weight.abs().amax(1 - int(is_transposed(module)), keepdim=True).clamp_min_(_LEAST_RANGE).div_(_WEIGHT)
+        rounded = (weight / scales).round_().mul_(scales)
+    return _straight().apply(module.weight, rounded)
+
+
+@functools.cache
+def _straight() -> Any:
+    """Gives its second argument and hands the gradient to the first, as a `torch.autograd.Function`."""
+    import torch
+
+    class Straight(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, values: Any, rounded: Any) -> Any:
+            return rounded
+
+        @staticmethod
+        def backward(ctx: Any, gradient: Any) -> Any:
+            return gradient, None
+
+    return Straight
