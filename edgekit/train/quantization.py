@@ -64,25 +64,28 @@ def _rounding() -> Any:
     """The rounding of activations with its gradients, as a `torch.autograd.Function`."""
     import torch
 
+    def on_grid(values: Any, low: float, high: float) -> Any:
+        scale = max(high - low, _LEAST_RANGE) / (_HIGH - _LOW)
+        return torch.fake_quantize_per_tensor_affine(values, scale, round(_LOW - low / scale), _LOW, _HIGH)
+
     class Rounding(torch.autograd.Function):
         @staticmethod
         def forward(ctx: Any, values: Any, factors: Any, low: float, high: float) -> Any:
-            scale = max(high - low, _LEAST_RANGE) / (_HIGH - _LOW)
-            found = torch.fake_quantize_per_tensor_affine(values, scale, round(_LOW - low / scale), _LOW, _HIGH)
-            ctx.save_for_backward(values, found)
+            # Not what comes out, which models change in place.
+            ctx.save_for_backward(values)
             ctx.ends = low, high
-            return found
+            return on_grid(values, low, high)
 
         @staticmethod
         def backward(ctx: Any, gradient: Any) -> Any:
-            values, found = ctx.saved_tensors
+            (values,) = ctx.saved_tensors
             low, high = ctx.ends
             above, below = values > high, values < low
             passed = gradient.masked_fill(above | below, 0.0)
             if not ctx.needs_input_grad[1]:
                 return passed, None, None, None
             # A value outside follows the end that it is clipped to; one inside is moved as the steps grow.
-            grown = (passed * (found - values)).sum() / max(high - low, _LEAST_RANGE)
+            grown = (passed * (on_grid(values, low, high) - values)).sum() / max(high - low, _LEAST_RANGE)
             ends = low * ((gradient * below).sum() - grown), high * ((gradient * above).sum() + grown)
             return passed, torch.stack(ends), None, None
 
@@ -126,6 +129,8 @@ class FakeQuantization:
         kept: dict[int, tuple[Any, Range]] = {}
 
         def see(name: str, module: Any, given: tuple[Any, ...], output: Any) -> None:
+            if not given:
+                return
             taken = kept.setdefault(id(given[0]), (given[0], Range()))[1]
             self._inputs.setdefault(name, taken)
             kept[id(output)] = output, self._outputs.setdefault(name, Range())
