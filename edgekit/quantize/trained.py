@@ -40,9 +40,15 @@ class Taken:
     @property
     def told(self) -> str:
         """What the user is told."""
-        rest = f"; {len(self.left)} keep calibrated ones, such as {self.left[0]}" if self.left else ""
-        lost = f"; of {len(self.unmatched)} layers no op has the weights, such as {self.unmatched[0]}" if self.unmatched else ""
-        return f"ranges trained: {self.ops} of {self.considered} fully connected ops take them{rest}{lost}"
+        told = f"ranges trained: {self.ops} of {self.considered} fully connected ops take them"
+        if self.left:
+            told += f"; {len(self.left)} keep calibrated ones"
+        if self.unmatched:
+            told += (
+                f"; no op has the weights of {len(self.unmatched)} layers, such as {self.unmatched[0]}"
+                " (--bridge litert multiplies a normalization's scale into them, onnx does not)"
+            )
+        return told
 
 
 def take_ranges(model: Path, calibration: Path, ranges: TrainedRanges, target: Path) -> Taken:
