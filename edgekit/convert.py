@@ -230,7 +230,7 @@ def convert(
         told = several.measure(packed, failed, reference, config.threads) if several else {}
         tell("publish")
         notes = package.notes if package is not None else ()
-        notes += (other,) if other and "int8" in failed | made else ()
+        notes += (other,) if other and any(scheme.name == "int8" for scheme in wanted) else ()
         publisher = Publisher(out, source, parents, config, float_model, data, overwrite, notes, told)
         results = []
         for scheme in wanted:
