@@ -15,6 +15,7 @@ from edgekit.errors import ConfigError
 from edgekit.train.config import DistilConfig
 from edgekit.train.finetune import FinetuneConfig, finetune
 from edgekit.worker import Worker
+from tests.commands import edgekit
 from tests.killing import kill_training
 from tests.unit.train.test_finetune import ARCHITECTURES, _rows
 
@@ -139,3 +140,10 @@ def test_the_rounding_is_int8s_and_gradients_pass_it(found: dict[str, Any]) -> N
 def test_bfloat16_beside_it_is_refused(kind: Callable[..., FinetuneConfig]) -> None:
     with pytest.raises(ConfigError, match="quantization_aware and bfloat16"):
         kind(quantization_aware=True, bfloat16=True)
+
+
+@pytest.mark.parametrize("command", [("finetune", "--model", "m"), ("distill", "--teacher", "m", "--student", "m")])
+def test_the_option_reaches_the_settings(command: tuple[str, ...], tmp_path: Path) -> None:
+    run = edgekit(*command, "--dataset", "none.tsv", "--out", str(tmp_path / "out"), "--qat", "--bfloat16")
+    assert run.code == 2
+    assert "quantization_aware and bfloat16" in run.err[-1]
