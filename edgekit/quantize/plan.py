@@ -219,8 +219,8 @@ class _Integer:
 
     @property
     def _trained(self) -> bool:
-        """Whether integers in matrix products are what the weights were trained for."""
-        return self.taken is not None and self.taken.whole
+        """Whether integers in matrix products, with float32 around them, are what the weights were trained for."""
+        return self.taken is not None and self.taken.whole and not self.settings.integer_only
 
     def _try(self, form: Form, *, run: bool) -> None:
         file = self.files[form.name]

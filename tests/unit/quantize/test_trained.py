@@ -136,6 +136,14 @@ def test_the_file_has_the_ranges_and_noise_alone_starts_no_search(encoder, tmp_p
     assert plan.candidates[0].name == "matrix products"
 
 
+def test_with_integers_only_noise_counts_as_ever(encoder, tmp_path, monkeypatch):
+    monkeypatch.setattr(planning, "_QUIET_DB", 1000.0)
+    plan = planned(encoder, tmp_path / "int8.tflite", monkeypatch, ranges=trained(encoder), max_drop=1.0, integer_only=True)
+    assert plan.trained_ranges is not None
+    assert plan.trained_ranges.ops > 0
+    assert len(plan.candidates) == 3, "a form that was not trained stops nothing from being tried"
+
+
 def test_the_form_that_was_trained_is_preferred_where_decisions_are_equal():
     every = Candidate("every op", rows=64, agreement=1.0, sqnr_db=29.0, p50_ms=1.0)
     products = Candidate("matrix products", rows=64, agreement=1.0, sqnr_db=15.0, p50_ms=1.05)
