@@ -81,8 +81,8 @@ def save_others(folder: Path, rows: Path) -> dict[str, Path]:
     return {name: folder / name for name in configs}
 
 
-def rounded(checkpoints: dict[str, Path], rows: Path) -> dict[str, tuple[TrainedRanges, np.ndarray]]:
-    """The ranges of each on the saved rows, and the logits (N, C) that PyTorch gives with rounding."""
+def ranges(checkpoints: dict[str, Path], rows: Path) -> dict[str, TrainedRanges]:
+    """The ranges that each one's linear layers have on the saved rows."""
     import torch
 
     from edgekit.checkpoint import load_classifier
@@ -96,6 +96,22 @@ def rounded(checkpoints: dict[str, Path], rows: Path) -> dict[str, tuple[Trained
         with torch.no_grad():
             rounding.at(0)
             model.train()(**batch)
-            rounding.at(9)
-            found[name] = rounding.trained(), model.eval()(**batch).logits.numpy()
+        found[name] = rounding.trained()
     return found
+
+
+def layer_outputs(checkpoint: Path, ranges: TrainedRanges, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What each linear layer gives with rounding, its input being the given one."""
+    import torch
+
+    from edgekit.checkpoint import load_classifier
+    from edgekit.train.quantization import FakeQuantization
+
+    model = load_classifier(checkpoint)
+    ids = torch.ones((1, LENGTH), dtype=torch.long)
+    rounding = FakeQuantization(model, {"input_ids": ids, "attention_mask": ids}, 10)
+    unlearned = torch.zeros(2)
+    rounding.restore({name: [(layer.input, unlearned), (layer.output, unlearned)] for name, layer in ranges.layers.items()})
+    rounding.at(9)
+    with torch.no_grad():
+        return {name: model.get_submodule(name)(torch.from_numpy(values)).numpy() for name, values in inputs.items()}
