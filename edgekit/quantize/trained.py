@@ -56,16 +56,17 @@ def take_ranges(model: Path, calibration: Path, ranges: TrainedRanges, target: P
 
     Ops are known by their constants: weights and bias together, or weights alone where the graph adds the bias elsewhere, and
     then the output's range is not the layer's. Where tensors with different ranges became one, it has the wider range.
-    Biases are not corrected where a layer was trained: it has learned with its weights rounded as they are. int16 keeps the
+    Weights are not rounded together nor biases corrected where a layer was trained: it has learned with each weight rounded to the
+    nearest. int16 keeps the
     calibrated range, whose steps are fine enough.
     """
-    statistics, means = pickle.loads(calibration.read_bytes())
+    statistics, products = pickle.loads(calibration.read_bytes())
     data = prepare(model.read_bytes())
     activations = dict(_fused(data))
     known = _by_constants(ranges)
     found: dict[str, _Ends] = {}
     used: set[str] = set()
-    left, whole, corrected = [], 0, dict(means)
+    left, whole, untrained = [], 0, dict(products)
     for graph, operator, constant in operators(data):
         if operator.name != "FULLY_CONNECTED" or (weights := constant(operator.inputs[_WEIGHTS])) is None:
             continue
@@ -76,7 +77,7 @@ def take_ranges(model: Path, calibration: Path, ranges: TrainedRanges, target: P
             left.append(output)
             continue
         used |= names
-        corrected.pop(output, None)
+        untrained.pop(output, None)
         _widen(found, given, layer.input)
         if biased:
             low, high = np.clip(layer.output, *_LIMITS[activations[output]])
@@ -85,7 +86,7 @@ def take_ranges(model: Path, calibration: Path, ranges: TrainedRanges, target: P
         else:
             left.append(output)
     taken = {name: _over(statistics[name], ends) for name, ends in found.items() if name in statistics}
-    target.write_bytes(pickle.dumps(({**statistics, **taken}, corrected)))
+    target.write_bytes(pickle.dumps(({**statistics, **taken}, untrained)))
     return Taken(whole, whole + len(left), tuple(left), tuple(name for name in ranges.layers if name not in used))
 
 
