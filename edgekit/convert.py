@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgekit import artifacts, bridge, checkpoint, lengths, packaging
+from edgekit import artifacts, bridge, checkpoint, lengths, packaging, ranges
 from edgekit.bridge import Bridge, FloatModel, Kind, Source, Step
 from edgekit.data import sources
 from edgekit.data.encode import Encoding, encode
@@ -180,6 +180,7 @@ def convert(
     _check(source, config)
     parents = {str(source.path): artifacts.sha256(source.path)}
     planned = read_plan(config.plan, parents) if config.plan is not None else None
+    trained, other = ranges.read(source.path) if source.kind is Kind.CHECKPOINT else (None, "")
     rows, judged = _read(config, columns or Columns())
     worker = Worker(on_progress=on_progress)
     tell = _Teller(
@@ -205,6 +206,7 @@ def convert(
             max_drop=config.max_drop if data.real else None,
             journal=journal,
             form=planned or (EVERY_OP if config.every_op else None),
+            ranges=trained,
         )
         own = partial(bridge.own_file, source, float_model, work, worker)
         maker = _Maker(float_model.path, work, data, calibrated, settings, worker, tell, dict.fromkeys(brought, own))
@@ -238,6 +240,7 @@ def convert(
         told = several.measure(packed, failed, reference, config.threads) if several else {}
         tell("publish")
         notes = package.notes if package is not None else ()
+        notes += (other,) if other and any(scheme.name == "int8" for scheme in wanted) else ()
         publisher = Publisher(out, source, parents, config, float_model, data, overwrite, notes, told)
         results = []
         for scheme in wanted:

@@ -85,6 +85,12 @@ def training(command: Command) -> Command:
     for option in (
         overwrite_option,
         columns,
+        click.option(
+            "--qat",
+            "quantization_aware",
+            is_flag=True,
+            help="Quantization-aware: round in linear layers as int8 will, and keep the ranges for edgekit convert.",
+        ),
         click.option("--freeze-embeddings", is_flag=True, help="Leave the token embeddings as they are: a step is faster."),
         click.option("--bfloat16", is_flag=True, help="Matrix products in bfloat16; faster on CPUs with avx512_bf16 or amx_bf16."),
         click.option("--max-length", type=int, default=128, show_default=True, help="Tokens of a row."),

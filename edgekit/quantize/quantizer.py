@@ -214,7 +214,7 @@ def _quantized(name: str, data: bytes, recipe: Any, statistics: Any, products: M
 def product_weights(model: bytes) -> dict[str, tuple[str, np.ndarray]]:
     """Op and constant float32 weights of each matrix product, by the name of its output."""
     found = {}
-    for graph, operator, constant in _operators(model):
+    for graph, operator, constant in operators(model):
         if operator.name in PRODUCTS and (weights := constant(operator.inputs[1])) is not None:
             found[graph.tensors[operator.outputs[0]].name] = operator.name, weights
     return found
@@ -222,7 +222,7 @@ def product_weights(model: bytes) -> dict[str, tuple[str, np.ndarray]]:
 
 def _tables(model: bytes) -> Iterable[tuple[str, str, np.ndarray]]:
     """Name, output's name and float32 values of each constant look-up table."""
-    for graph, operator, constant in _operators(model):
+    for graph, operator, constant in operators(model):
         if operator.name == "GATHER" and (values := constant(operator.inputs[0])) is not None:
             yield graph.tensors[operator.inputs[0]].name, graph.tensors[operator.outputs[0]].name, values
 
@@ -232,7 +232,7 @@ def _looked_up(model: bytes) -> list[str]:
     return [output for _, output, _ in _tables(model)]
 
 
-def _operators(model: bytes) -> Iterator[tuple[flatbuffer.Subgraph, flatbuffer.Operator, Callable[[int], np.ndarray | None]]]:
+def operators(model: bytes) -> Iterator[tuple[flatbuffer.Subgraph, flatbuffer.Operator, Callable[[int], np.ndarray | None]]]:
     """Each op with its graph and what gives a tensor's constant float32 values, or None where it has none."""
     from ai_edge_litert import schema_py_generated as schema
 
@@ -263,7 +263,7 @@ def _weight_statistics(model: bytes, calibrated: Mapping[str, Any], activation_b
     XNNPACK refuses the op because the step is beyond its multiplier's range.
     """
     found: dict[str, Any] = {}
-    for graph, operator, constant in _operators(model):
+    for graph, operator, constant in operators(model):
         if operator.name not in _CHANNEL_AXIS:
             continue
         axis, activations, biases = _CHANNEL_AXIS[operator.name]

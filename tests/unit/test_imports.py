@@ -11,7 +11,20 @@ import pytest
 
 # From the ground up. A unit may import what lies in a lower layer and itself; `AMONG_THEMSELVES` says where neighbours may as well.
 LAYERS = (
-    {"errors", "spec", "artifacts", "worker", "child", "architectures", "checkpoint", "linear8", "masks", "network", "parity"},
+    {
+        "errors",
+        "spec",
+        "artifacts",
+        "worker",
+        "child",
+        "architectures",
+        "checkpoint",
+        "linear8",
+        "masks",
+        "network",
+        "parity",
+        "ranges",
+    },
     {"data", "tflite"},
     {"keras2"},
     {"train", "prune", "export", "quantize", "optimize"},
@@ -28,7 +41,20 @@ LAYERS = (
     {"cli", "__main__"},
 )
 AMONG_THEMSELVES = (
-    {"errors", "spec", "artifacts", "worker", "child", "architectures", "checkpoint", "linear8", "masks", "network", "parity"},
+    {
+        "errors",
+        "spec",
+        "artifacts",
+        "worker",
+        "child",
+        "architectures",
+        "checkpoint",
+        "linear8",
+        "masks",
+        "network",
+        "parity",
+        "ranges",
+    },
     {"recipe", "pipeline"},
     {"cli", "__main__"},
 )

@@ -143,6 +143,15 @@ def test_constants_lie_inside_the_flatbuffer(room):
     assert {model.Buffers(index).Offset() for index in range(model.BuffersLength())} == {0}
 
 
+def test_zero_points_that_are_alike_are_stored_once(room):
+    path, _ = make(room, "int8")
+    graph = schema.Model.GetRootAs(path.read_bytes(), 0).Subgraphs(0)
+    quantizations = [graph.Tensors(index).Quantization() for index in range(graph.TensorsLength())]
+    vectors = [found.ZeroPointAsNumpy() for found in quantizations if found and found.ZeroPointLength() == 16]
+    assert len(vectors) == 4, "weights and biases of both convolutions"
+    assert len({vector.__array_interface__["data"][0] for vector in vectors}) == 1
+
+
 def test_the_plan_tells_integers_floats_and_conversions_apart(room):
     path, plan = make(room, "int8")
     names = [operator.name for operator in flatbuffer.read(path).subgraphs[0].operators]
