@@ -1,14 +1,18 @@
 """What the scripts run in workers: a child can only find functions of modules, not of a script."""
 
 import shutil
+import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from edgekit.bridge import TOKEN_INPUTS
 from edgekit.data.samples import Samples
 from edgekit.export import classifier
+from edgekit.tflite import lengths
+from edgekit.tflite.lengths import LengthsModel
 
 
 def torch_logits(checkpoint: Path, samples: Path, target: Path) -> None:
@@ -32,6 +36,33 @@ def write_checkpoint(folder: Path, tokenizer: Path) -> int:
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copyfile(tokenizer / name, folder / name)
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+def time_lengths(file: Path, samples: Path, threads: int) -> dict[str, np.ndarray]:
+    """For each row the signature's length, ms and logits when the file chooses it, and ms and logits in the longest; in turns."""
+    chosen = lengths.load(file, threads=threads)
+    if not isinstance(chosen, LengthsModel):
+        raise TypeError(f"{file} has one length")
+    longest = chosen.models[chosen.longest]
+    for model in chosen.models.values():
+        model.invoke()
+    found: dict[str, list[np.ndarray]] = {name: [] for name in ("length", "ms", "logits", "ms_longest", "logits_longest")}
+
+    def timed(model: Any, suffix: str, row: dict[str, np.ndarray]) -> None:
+        model.set_inputs(row)
+        # The weights that the other one left in the cache are not these: the second run counts.
+        model.invoke()
+        started = time.perf_counter()
+        model.invoke()
+        found[f"ms{suffix}"].append(np.float64((time.perf_counter() - started) * 1e3))
+        found[f"logits{suffix}"].append(next(iter(model.outputs().values()))[0])
+
+    for number, row in enumerate(Samples.load(samples)):
+        turns = [(chosen, ""), (longest, "_longest")]
+        for model, suffix in turns if number % 2 else reversed(turns):
+            timed(model, suffix, row)
+        found["length"].append(np.int64(lengths.fit(row, chosen.models)[0]))
+    return {name: np.array(values) for name, values in found.items()}
 
 
 ENCODERS = {

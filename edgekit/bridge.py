@@ -20,7 +20,7 @@ from edgekit.parity import Parity, compare, require
 from edgekit.quantize.converter import convert_float, reference_outputs, write_trained
 from edgekit.quantize.masks import soften_masks
 from edgekit.spec import TensorSpec
-from edgekit.tflite import flatbuffer, signatures
+from edgekit.tflite import flatbuffer, lengths, signatures
 from edgekit.tflite.interpreter import Model
 from edgekit.worker import Outcome, Worker
 
@@ -230,6 +230,9 @@ def compare_outputs(source: Source, made: FloatModel, held_out: Path) -> dict[st
 
 def _check_float(path: Path) -> None:
     file = flatbuffer.read(path)
+    if several := lengths.by_length(file):
+        told = ",".join(map(str, several))
+        raise ModelFormatError(f"{path}: has several sequence lengths; convert its checkpoint with --sequence-lengths {told}")
     quantized = sorted(
         {tensor.dtype for graph in file.subgraphs for tensor in graph.tensors if tensor.scale is not None or tensor.scales}
     )

@@ -14,6 +14,7 @@ from edgekit.errors import DISK_FULL, ConfigError, EdgekitError, OutputError
 from edgekit.options import EXIT_CODES, fail
 
 COMMANDS = (
+    "advise",
     "benchmark",
     "bundle",
     "compare",

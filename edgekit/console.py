@@ -31,6 +31,10 @@ def show_training(out: Path, result: "FinetuneResult", as_json: bool) -> None:
         print_json(result)
         return
     click.echo(f"{out}: accuracy {result.accuracy:.4f} ({result.correct} of {result.total}), loss {result.loss:.4f}")
+    if (aware := result.quantization) is not None:
+        click.echo(
+            f"rounded in {aware.layers} linear layers; without rounding {aware.accuracy:.4f} ({aware.correct} of {aware.total})"
+        )
     if (told := result.distillation) is not None:
         points = 100 * (result.accuracy - told.accuracy)
         click.echo(f"teacher {told.teacher}: accuracy {told.accuracy:.4f} ({told.correct} of {told.total})")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgekit import artifacts, bridge, checkpoint, packaging
+from edgekit import artifacts, bridge, checkpoint, lengths, packaging, ranges
 from edgekit.bridge import Bridge, FloatModel, Kind, Source, Step
 from edgekit.data import sources
 from edgekit.data.encode import Encoding, encode
@@ -18,6 +18,7 @@ from edgekit.data.samples import Samples, random_samples
 from edgekit.data.sources import Columns, Rows, TextRows
 from edgekit.data.text import check_room
 from edgekit.errors import CalibrationError, ConfigError, EdgekitError
+from edgekit.lengths import Lengths
 from edgekit.measure.benchmark import BenchmarkConfig, benchmark, check_threads
 from edgekit.measure.measurement import Measurement
 from edgekit.publish import Data, Publisher, final_path, read_plan
@@ -34,6 +35,7 @@ from edgekit.worker import Progress, Worker, together
 
 # Rows that each file is judged on where the user names none: never those that calibration saw.
 HELD_OUT = 200
+MAX_LENGTH = 64
 _UNTAUGHT_ROWS = 16
 _QUICK = BenchmarkConfig(runs=30, warmup=5, rounds=1, max_seconds=1.0, max_accuracy_seconds=3.5, gzip=False)
 
@@ -44,6 +46,7 @@ class ConvertConfig:
 
     `max_length` counts tokens. `max_drop` is the accuracy (a proportion) that a scheme may lose against float32 on
     held-out rows before it is refused, or without labels the share of rows with another decision; None judges nothing.
+    `sequence_lengths` gives a checkpoint's files a signature for each, in place of one for `max_length` tokens.
     `inputs` and `outputs` are the dtypes of an int8 file's float inputs and outputs, `integer_only` leaves no float op in it.
     Its plan is searched for in `search_seconds`, or taken from `plan`, a manifest that edgekit wrote for the same source.
     `calibration` is one of `schemes.CALIBRATIONS`. `mediapipe` gives classifiers the inputs and outputs of MediaPipe Tasks;
@@ -56,7 +59,8 @@ class ConvertConfig:
     representative_samples: int = COUNT
     evaluation_data: DatasetReference | None = None
     evaluation_samples: int = HELD_OUT
-    max_length: int = 64
+    max_length: int = MAX_LENGTH
+    sequence_lengths: tuple[int, ...] = ()
     max_drop: float | None = 0.05
     bridge: Bridge = Bridge.ONNX
     inputs: str = "float32"
@@ -95,6 +99,8 @@ class ConvertConfig:
             raise ConfigError(f"search_seconds is {self.search_seconds:g}; give 0 for no search, or a number of seconds")
         if self.score_threshold is not None and not 0 <= self.score_threshold <= 1:
             raise ConfigError(f"score_threshold is {self.score_threshold:g}; give a probability between 0 and 1, such as 0.5")
+        if self.sequence_lengths:
+            self._check_lengths()
         if self.mediapipe and self.outputs == "int8":
             raise ConfigError("outputs is int8; MediaPipe takes float32 or uint8 scores")
         for given, what in (
@@ -107,16 +113,29 @@ class ConvertConfig:
             if given and "int8" in self.brings:
                 raise ConfigError(f"{what}: the model was trained quantization-aware and brings its int8 file; leave it out")
 
+    def _check_lengths(self) -> None:
+        lengths.check_lengths(self.sequence_lengths)
+        if self.mediapipe:
+            raise ConfigError("mediapipe: MediaPipe takes files with one subgraph; leave sequence_lengths out (--sequence-lengths)")
+        if self.integer_only:
+            raise ConfigError("integer_only: rewrites the graph for one length; leave sequence_lengths out (--sequence-lengths)")
+        if self.max_length not in (MAX_LENGTH, self.sequence_lengths[-1]):
+            raise ConfigError(
+                f"max_length is {self.max_length}, but the longest of sequence_lengths is {self.sequence_lengths[-1]}; leave it out"
+            )
+        object.__setattr__(self, "max_length", self.sequence_lengths[-1])
+
 
 @dataclass(frozen=True)
 class Converted:
-    """One scheme's result: `path` where it was published, else why it was `refused`."""
+    """One scheme's result: `path` where it was published, else why it was `refused`; `lengths` where it has several."""
 
     scheme: str
     path: Path | None
     measurement: Measurement | None = None
     plan: QuantizationPlan | None = None
     refused: str | None = None
+    lengths: Lengths | None = None
 
 
 @dataclass(frozen=True)
@@ -159,9 +178,12 @@ def convert(
     _check(source, config)
     parents = {str(source.path): artifacts.sha256(source.path)}
     planned = read_plan(config.plan, parents) if config.plan is not None else None
+    trained, other = ranges.read(source.path) if source.kind is Kind.CHECKPOINT else (None, "")
     rows, judged = _read(config, columns or Columns())
     worker = Worker(on_progress=on_progress)
-    tell = _Teller(on_progress, len(wanted) + 4 + any(scheme.activations == "int16" for scheme in wanted))
+    tell = _Teller(
+        on_progress, len(wanted) + 4 + any(scheme.activations == "int16" for scheme in wanted) + bool(config.sequence_lengths)
+    )
     with artifacts.claimed(out), tempfile.TemporaryDirectory(prefix="edgekit-convert-") as room:
         work = Path(room)
         tell("to float32 .tflite")
@@ -182,6 +204,7 @@ def convert(
             max_drop=config.max_drop if data.real else None,
             journal=journal,
             form=planned,
+            ranges=trained,
         )
         own = partial(bridge.own_file, source, float_model, work, worker)
         maker = _Maker(float_model.path, work, data, calibrated, settings, worker, tell, dict.fromkeys(brought, own))
@@ -201,26 +224,37 @@ def convert(
             if scheme.name == "int8":
                 maker.make(scheme)
         made, failed = maker.made, maker.failed
+        bare = {name: file for name, (file, _) in made.items()}
+        several = None
+        if config.sequence_lengths:
+            tell("other lengths")
+            held = data.held_out, rows_to_see
+            several = lengths.Several(source, config.sequence_lengths, config.bridge, float_model, *held, work, worker)
+            several.merge(made, failed, calibrated.path, settings)
         tell("measure")
         packed = {name: _packed(package, file, name, work) for name, (file, _) in made.items()}
         reference = packed.get("float32") or _packed(package, float_model.path, "float32", work)
         measured = _measure(reference, packed, data.held_out, config, work)
+        told = several.measure(packed, failed, reference, config.threads) if several else {}
         tell("publish")
         notes = package.notes if package is not None else ()
-        publisher = Publisher(out, source, parents, config, float_model, data, overwrite, notes)
+        notes += (other,) if other and any(scheme.name == "int8" for scheme in wanted) else ()
+        publisher = Publisher(out, source, parents, config, float_model, data, overwrite, notes, told)
         results = []
         for scheme in wanted:
             if scheme.name in failed:
                 results.append(Converted(scheme.name, None, refused=failed[scheme.name]))
                 continue
-            file, plan = made[scheme.name]
+            plan = made[scheme.name][1]
             measurement = measured[packed[scheme.name]]
-            reason = judge(measurement, config.max_drop if data.real else None)
+            allowed = config.max_drop if data.real else None
+            reason = judge(measurement, allowed) or (lengths.judge(told[scheme.name], scheme.name, allowed) if told else None)
             if reason is None:
                 measurement = publisher.publish(scheme, packed[scheme.name], plan, measurement)
             elif measurement.failure is None:
-                reason = publisher.reject(scheme, packed[scheme.name], plan, measurement, reason, bare=file)
-            results.append(Converted(scheme.name, None if reason else final_path(out, source, scheme), measurement, plan, reason))
+                reason = publisher.reject(scheme, packed[scheme.name], plan, measurement, reason, bare=bare[scheme.name])
+            path = None if reason else final_path(out, source, scheme)
+            results.append(Converted(scheme.name, path, measurement, plan, reason, told.get(scheme.name)))
         journal.unlink(missing_ok=True)
         if source.kind is Kind.CHECKPOINT and any(result.path for result in results):
             checkpoint.publish_tokenizer(source.path, out)
@@ -330,7 +364,9 @@ def _check(source: Source, config: ConvertConfig) -> None:
         if config.inputs != "float32":
             raise ConfigError(f"{source.name}: takes token ids, which stay int32 always; leave out --inputs {config.inputs}")
         checkpoint.check_length(source.path, config.max_length)
-        check_room(checkpoint.tokenizer_folder(source.path), config.max_length)
+        check_room(checkpoint.tokenizer_folder(source.path), min(config.sequence_lengths, default=config.max_length))
+    elif config.sequence_lengths:
+        raise ConfigError(f"{source.path}: --sequence-lengths is for checkpoints, which are exported at each; leave it out")
     elif config.bridge is not Bridge.ONNX:
         raise ConfigError(f"{source.path}: --bridge {config.bridge} is for checkpoints; leave it out")
 

@@ -85,6 +85,12 @@ def training(command: Command) -> Command:
     for option in (
         overwrite_option,
         columns,
+        click.option(
+            "--qat",
+            "quantization_aware",
+            is_flag=True,
+            help="Quantization-aware: round in linear layers as int8 will, and keep the ranges for edgekit convert.",
+        ),
         click.option("--freeze-embeddings", is_flag=True, help="Leave the token embeddings as they are: a step is faster."),
         click.option("--bfloat16", is_flag=True, help="Matrix products in bfloat16; faster on CPUs with avx512_bf16 or amx_bf16."),
         click.option("--max-length", type=int, default=128, show_default=True, help="Tokens of a row."),
@@ -121,6 +127,14 @@ def numbers(option: str, text: str | None) -> tuple[float, ...] | None:
         return tuple(float(part) for part in text.split(","))
     except ValueError:
         raise ConfigError(f"{option} {text}: not numbers; give one for each channel, such as 123.7,116.3,103.5") from None
+
+
+def lengths(text: str | None) -> tuple[int, ...]:
+    """The numbers of --sequence-lengths, none without it. Raises `ConfigError`."""
+    try:
+        return tuple(int(part) for part in text.split(",")) if text is not None else ()
+    except ValueError:
+        raise ConfigError(f"--sequence-lengths {text}: not whole numbers; give them as 16,32,64,128") from None
 
 
 def input_shape(text: str) -> tuple[str, tuple[int, ...]]:

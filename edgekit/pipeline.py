@@ -117,9 +117,16 @@ def described(result: FinetuneResult) -> Mapping[str, str]:
             "Learned from": ", ".join(told.losses),
             **{f"Left out: {name}": reason for name, reason in told.left_out.items()},
         }
+    rounded = {}
+    if (aware := result.quantization) is not None:
+        rounded = {
+            "Quantization-aware": f"{aware.layers} linear layers; figures are with rounding",
+            "Accuracy without rounding": f"{aware.correct} of {aware.total} ({100 * aware.accuracy:.1f} %)",
+        }
     return {
         "Accuracy": f"{result.correct} of {result.total} ({100 * result.accuracy:.1f} %)",
         "Loss": f"{result.loss:.4f}",
+        **rounded,
         **lessons,
         "Judged on": result.evaluated_on,
         "Classes": ", ".join(result.labels),

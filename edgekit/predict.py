@@ -10,8 +10,9 @@ import numpy as np
 
 from edgekit.errors import CheckpointError, DatasetError, ModelFormatError
 from edgekit.spec import Signature
-from edgekit.tflite import flatbuffer, metadata, package
-from edgekit.tflite.interpreter import Model, quantize
+from edgekit.tflite import flatbuffer, lengths, metadata, package
+from edgekit.tflite.interpreter import quantize
+from edgekit.tflite.lengths import LengthsModel
 from edgekit.tflite.package import LABELS, TOKENIZER
 
 # Input name -> attribute of a tokenizers Encoding.
@@ -23,7 +24,8 @@ class Prediction:
     """The likeliest label and every label's score: a probability, or the value itself where the model gives one value.
 
     `milliseconds` counts tokenizing or decoding and one inference. `remark` says what happened to an input that was empty
-    or too long. `inputs` are the arrays that the file was given, by name, as it stores them.
+    or too long. `inputs` are the arrays that the file was given, by name, as it stores them, and `signature` is the one that
+    took them, where the file has one for each of several lengths.
     """
 
     label: str
@@ -31,6 +33,7 @@ class Prediction:
     milliseconds: float
     remark: str = ""
     inputs: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
+    signature: str | None = None
 
 
 class Predictor:
@@ -43,7 +46,7 @@ class Predictor:
         and `UnsupportedOpError`.
         """
         self.path = path
-        self._model = Model(path, threads=threads, mapped=True)
+        self._model = lengths.load_lazily(path, threads=threads)
         if described := self._model.metadata:
             try:
                 metadata.parse(described)
@@ -116,6 +119,11 @@ class Predictor:
 
     def _run(self, row: Mapping[str, np.ndarray], started: float, remark: str) -> Prediction:
         row = {spec.name: quantize(row[spec.name], spec) for spec in self._model.signature.inputs}
+        fed, signature = row, None
+        if isinstance(self._model, LengthsModel):
+            before = time.perf_counter()
+            signature, fed = self._model.prepare(row)
+            started += time.perf_counter() - before
         values = next(iter(self._model.run(row).values()))[0].astype(np.float64)
         activation = self.activation
         if activation == "softmax":
@@ -125,7 +133,7 @@ class Predictor:
             values = 1 / (1 + np.exp(-values))
         milliseconds = (time.perf_counter() - started) * 1e3
         scores = dict(zip(self.labels, values.tolist(), strict=True))
-        return Prediction(self.labels[int(values.argmax())], scores, milliseconds, remark, row)
+        return Prediction(self.labels[int(values.argmax())], scores, milliseconds, remark, fed, signature)
 
     def _read_settings(self) -> dict[str, Any]:
         if found := package.settings(self.path):

@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,10 @@ def final_path(out: Path, source: Source, scheme: Scheme) -> Path:
 
 @dataclass(frozen=True)
 class Publisher:
-    """What all files of one conversion have in common. `config` is a dataclass; it goes into the manifests as it is."""
+    """What all files of one conversion have in common. `config` is a dataclass; it goes into the manifests as it is.
+
+    `lengths` has the figures by sequence length of the schemes whose files have several.
+    """
 
     out: Path
     source: Source
@@ -48,6 +51,7 @@ class Publisher:
     data: Data
     overwrite: bool
     notes: tuple[str, ...] = ()
+    lengths: Mapping[str, Any] = field(default_factory=dict)
 
     def publish(self, scheme: Scheme, file: Path, plan: QuantizationPlan, measurement: Measurement) -> Measurement:
         """Put `file` under its final name, with its manifest; returns the measurement under that name."""
@@ -102,6 +106,7 @@ class Publisher:
                 tools=(*made.made_by, "ai-edge-quantizer", "ai-edge-litert"),
                 measured={
                     **measured,
+                    **({"lengths": self.lengths[scheme.name]} if scheme.name in self.lengths else {}),
                     "data": self.data.description,
                     "plan": plan,
                     "bridge": list(made.made_by) or ["the source is a .tflite"],

@@ -16,8 +16,9 @@ from edgekit.data.samples import Samples, random_samples, row_shape
 from edgekit.data.sources import Rows, TextRows, take
 from edgekit.errors import EdgekitError, ModelFormatError
 from edgekit.spec import TensorSpec, shown
-from edgekit.tflite import flatbuffer, package
+from edgekit.tflite import flatbuffer, lengths, package
 from edgekit.tflite.interpreter import Model, quantize
+from edgekit.tflite.lengths import LengthsModel
 from edgekit.worker import Worker
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -97,6 +98,8 @@ def golden(file: Path, digest: str, labels: Sequence[str], data: Data | None, se
             told = data or Data("", tokenizer=tokenizer)
             samples = encode(rows, signature.inputs, assess.encoding_of(file, told, Path(room)), Path(room))
             stored = _stored(file, samples, signature.inputs)
+        if several := lengths.by_length(content):
+            stored = [_cut(row, list(several), number) for number, row in enumerate(stored)]
         found = Worker(timeout_s=_SECONDS).run(_run, file, stored).value
     tolerance, difference = {}, {}
     for spec in signature.outputs:
@@ -127,7 +130,8 @@ def golden(file: Path, digest: str, labels: Sequence[str], data: Data | None, se
             )
         )
     version = importlib.metadata.version("ai-edge-litert")
-    return Golden(file.name, digest, entry.key, source, f"ai-edge-litert {version}, CPU", tolerance, difference, tuple(cases))
+    called = ", ".join(each.key for each in several.values()) or entry.key
+    return Golden(file.name, digest, called, source, f"ai-edge-litert {version}, CPU", tolerance, difference, tuple(cases))
 
 
 def _rows(file: Path, data: Data | None, seed: int, tokenizer: Path | None) -> tuple[Rows | None, str]:
@@ -178,6 +182,13 @@ def _stored(file: Path, samples: Samples, specs: Sequence[TensorSpec]) -> list[d
         raise type(error)(f"{file}: {error.message}") from None
 
 
+def _cut(row: Mapping[str, Array], known: Sequence[int], number: int) -> dict[str, Array]:
+    """A flat row as one of the signatures that hold its tokens takes it: each of them has its turn, so that all are tested."""
+    wide = {name: np.resize(values, known[-1])[None] for name, values in row.items()}
+    holding = [length for length in known if length >= lengths.fit(wide, known)[0]]
+    return {name: values[0] for name, values in lengths.fit(wide, holding[number % len(holding) :])[1].items()}
+
+
 def _rounded(values: Array) -> Array:
     """Few decimals keep the JSON small; the file is run on exactly these values."""
     return values.round(_DECIMALS) if values.dtype.kind == "f" else values
@@ -191,14 +202,16 @@ class _Found:
 
 def _run(file: Path, rows: list[dict[str, Array]]) -> _Found:
     """Real values of every output, by XNNPACK and by the runtime's own kernels; the latter empty where they do not run it."""
-    delegated = _outputs(Model(file), rows)
+    delegated = _outputs(lengths.load(file), rows)
     try:
-        return _Found(delegated, _outputs(Model(file, delegate=False), rows))
+        return _Found(delegated, _outputs(lengths.load(file, delegate=False), rows))
     except EdgekitError:
         return _Found(delegated, [])
 
 
-def _outputs(model: Model, rows: list[dict[str, Array]]) -> list[dict[str, Array]]:
+def _outputs(model: Model | LengthsModel, rows: list[dict[str, Array]]) -> list[dict[str, Array]]:
+    if isinstance(model, LengthsModel):
+        return [_outputs(model.models[next(iter(row.values())).size], [row])[0] for row in rows]
     shapes = {spec.name: tuple(1 if size < 0 else size for size in spec.shape) for spec in model.signature.inputs}
     fed = ({name: np.resize(values, shapes[name]) for name, values in row.items()} for row in rows)
     return [{name: np.array(value, np.float64) for name, value in model.run(row).items()} for row in fed]

@@ -16,7 +16,7 @@ from edgekit.data.images import Preprocessing, for_input
 from edgekit.errors import ModelFormatError, OutputError
 from edgekit.quantize.mediapipe import gives_probabilities
 from edgekit.spec import Signature
-from edgekit.tflite import flatbuffer, metadata, package
+from edgekit.tflite import flatbuffer, lengths, metadata, package
 from edgekit.tflite.flatbuffer import ModelFile
 from edgekit.tflite.metadata import ModelMetadata
 from edgekit.tflite.op_versions import Requirements, requirements
@@ -148,6 +148,7 @@ def _context(
             "files": ", ".join(in_file),
             "segments": any(item.name == "token_type_ids" for item in inputs),
         }
+    several = list(lengths.by_length(content)) if text else []
     many = len(labels) > _MOST_LABELS_IN_CODE
     return {
         "version": __version__,
@@ -156,6 +157,7 @@ def _context(
         "name": identifier(file.stem, upper=True),
         "signature": entry.key,
         "other_signatures": ", ".join(item.key for item in content.entries if item.key != entry.key),
+        "lengths": several,
         "inputs": inputs,
         "outputs": outputs,
         "kinds": list(kinds.values()),
@@ -326,10 +328,14 @@ def _render(template: str, context: Mapping[str, Any]) -> str:
     return environment.from_string(source).render(context).rstrip("\n") + "\n"
 
 
-def _arguments(items: Sequence[Tensor]) -> str:
-    return ", ".join(
-        f"{item.kind.array[0].lower()}{item.kind.array[1:]}(values(case, {literal(item.name)}), {item.size})" for item in items
-    )
+def _arguments(items: Sequence[Tensor], several: Sequence[int]) -> str:
+    """Each input of a golden row; with several lengths it is listed whole, whatever its length is."""
+
+    def argument(item: Tensor) -> str:
+        values = f"values(case, {literal(item.name)})"
+        return f"{item.kind.array[0].lower()}{item.kind.array[1:]}({values}, {f'{values}.length()' if several else item.size})"
+
+    return ", ".join(map(argument, items))
 
 
 def _read(item: Tensor) -> str:

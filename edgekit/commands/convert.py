@@ -23,6 +23,7 @@ _MODEL = "a checkpoint folder, hub id, package:NAME, .onnx, SavedModel folder, K
 @click.option("--evaluation-data", metavar="D", help="Rows to judge on; left out, others of the representative data.")
 @click.option("--evaluation-samples", type=int, default=200, show_default=True, help="How many of them, drawn with the seed.")
 @click.option("--max-length", type=int, default=64, show_default=True, help="Tokens of an input.")
+@click.option("--sequence-lengths", metavar="16,32,…", help="A signature for each of these lengths, over the same weights.")
 @click.option("--max-drop", type=float, default=0.05, show_default=True, help="Accuracy that may be lost before a file is refused.")
 @click.option("--bridge", type=click.Choice(["onnx", "litert"]), default="onnx", show_default=True, help="Road from a checkpoint.")
 @click.option("--inputs", type=click.Choice(["float32", "int8", "uint8"]), default="float32", show_default=True)
@@ -46,6 +47,7 @@ def convert(
     model: str,
     schemes: tuple[str, ...],
     input_shapes: tuple[str, ...],
+    sequence_lengths: str | None,
     out: Path,
     mean: str | None,
     std: str | None,
@@ -70,6 +72,7 @@ def convert(
         schemes,
         bridge=Bridge(bridge),
         input_shapes=shapes,
+        sequence_lengths=options.lengths(sequence_lengths),
         mean=options.numbers("--mean", mean),
         std=options.numbers("--std", std),
         brings=brings(model),
@@ -84,6 +87,7 @@ def convert(
         print_json({"published": [result for result in found.results if result.path], "refused": found.refusals})
     elif measured:
         notes = [f"{result.scheme}: {result.plan.reason}" for result in found.results if result.path and result.plan]
+        notes += [f"{result.scheme}: {result.lengths.told}" for result in found.results if result.path and result.lengths]
         notes += found.notes
         show_report(assess.of_conversion(measured, found.reference, found.source.name, found.data, notes), as_json=False)
         for result in found.results:

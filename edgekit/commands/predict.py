@@ -34,11 +34,13 @@ def predict(file: Path, inputs: tuple[str, ...], pair: str | None, threads: int,
     with quiet_runtime():
         predictor = Predictor(file, threads=threads)
     for number, given in enumerate(_each(inputs), 1):
-        if predictor.is_text:
-            text, second = halves(given, pair, pairs=predictor.pairs)
-            found = predictor.text(text, second)
-        else:
-            found = predictor.image(Path(given))
+        # A file with several sequence lengths loads those that are needed when they are.
+        with quiet_runtime():
+            if predictor.is_text:
+                text, second = halves(given, pair, pairs=predictor.pairs)
+                found = predictor.text(text, second)
+            else:
+                found = predictor.image(Path(given))
         if found.remark:
             click.echo(f"edgekit: note: input {number}: {found.remark}", err=True)
         if as_json:

@@ -87,7 +87,7 @@ def answer(found: Prediction) -> dict[str, Any]:
         for name, values in found.inputs.items()
     }
     told = {"label": found.label, "scores": found.scores, "milliseconds": found.milliseconds, "remark": found.remark}
-    return {"predict": told, "inputs": inputs}
+    return {"predict": told, "inputs": inputs, "signature": found.signature}
 
 
 class Server(ThreadingHTTPServer):

@@ -117,9 +117,9 @@ def load(path: Path, threads: int) -> Runnable:
     """
     runtime = runtime_of(path)
     if runtime is Runtime.LITERT:
-        from edgekit.tflite.interpreter import Model
+        from edgekit.tflite import lengths
 
-        return Model(path, threads=threads)
+        return lengths.load(path, threads=threads)
     if runtime is Runtime.ONNX:
         return _Onnx(path, threads)
     return _Checkpoint(path, threads) if runtime is Runtime.PYTORCH else _TorchScript(path, threads)

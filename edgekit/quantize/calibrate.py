@@ -14,20 +14,22 @@ import numpy as np
 
 from edgekit.data.samples import Samples, as_fed
 from edgekit.errors import ConfigError, ConversionError
-from edgekit.quantize.bias import mean_inputs
+from edgekit.quantize.bias import prepared
 from edgekit.quantize.forms import MULTIPLIED
 from edgekit.quantize.histogram import RANGES, Histogram
-from edgekit.quantize.quantizer import one_line, recipe_everything
+from edgekit.quantize.moments import gather
+from edgekit.quantize.quantizer import one_line, product_weights, recipe_everything
 from edgekit.quantize.schemes import CALIBRATIONS, MINMAX
 from edgekit.quantize.tensors import Tensors
 from edgekit.quantize.tree import prepare
 from edgekit.tflite import flatbuffer
+from edgekit.tflite.lengths import MASK
 
 # Rows in memory at a time.
 _CHUNK = 32
 # Rows that histograms are made of, spread over all; a range moves by less than a step with more.
 _HISTOGRAM_ROWS = 512
-_MASK, _IDS = "attention_mask", "input_ids"
+_IDS = "input_ids"
 # A value that moves by this share of the tensor's largest has changed; what leaks through a mask is far less.
 _CHANGED = 1e-3
 # Ops that read how values compare with each other; EXP is what a softmax in parts begins with.
@@ -43,10 +45,10 @@ def check_method(method: str) -> None:
 def calibrate(model: Path, samples_folder: Path, target: Path, method: str = MINMAX) -> None:
     """Run `model` on the saved samples and write what `write_integer` needs to know of its float tensors to `target`.
 
-    That is each one's range, and the mean by channel of what goes into matrix products. With `minmax` the range is the
-    least and largest value over all samples; the other methods clip it, see `histogram`, and keep those two as `least` and
-    `greatest`, which int16 takes. Raises `ConfigError` for another method, and `ConversionError` if the model does not run on
-    the samples or a tensor takes a value that is not finite.
+    That is each one's range, and of matrix products what `bias.prepared` makes of their inputs. With `minmax` the range is
+    the least and largest value over all samples; the other methods clip it, see `histogram`, and keep those two as `least`
+    and `greatest`, which int16 takes. Raises `ConfigError` for another method, and `ConversionError` if the model does not
+    run on the samples or a tensor takes a value that is not finite.
     """
     from ai_edge_quantizer.calibrator import CalibrationMode
 
@@ -64,10 +66,10 @@ def calibrate(model: Path, samples_folder: Path, target: Path, method: str = MIN
         _refuse_not_finite(model.name, file, statistics)
         if method != MINMAX:
             statistics = {**statistics, **_clipped(data, file, statistics, samples_folder, method)}
-        means = mean_inputs(data, Samples.load(samples_folder))
+        moments = gather(data, Samples.load(samples_folder))
     except (ValueError, RuntimeError, KeyError) as error:
         raise ConversionError(f"{model.name}: calibration failed ({one_line(error)}); check the representative data") from error
-    target.write_bytes(pickle.dumps((statistics, means)))
+    target.write_bytes(pickle.dumps((statistics, prepared(product_weights(data), moments))))
 
 
 def _refuse_not_finite(name: str, file: flatbuffer.ModelFile, statistics: Mapping[str, Any]) -> None:
@@ -136,7 +138,7 @@ def _fill(tensors: Tensors, samples_folder: Path, histograms: Mapping[int, Histo
     for start in range(0, count, _CHUNK):
         # Mapped anew as above.
         for row in Samples.load(samples_folder).take(chosen[start : start + _CHUNK]):
-            real = row[_MASK].reshape(-1) > 0 if {_MASK, _IDS} <= row.keys() else None
+            real = row[MASK].reshape(-1) > 0 if {MASK, _IDS} <= row.keys() else None
             if axes is None and real is not None and real.any() and not real.all():
                 axes = token_axes(tensors, row, real)
             found = tensors.run(row)

@@ -48,9 +48,10 @@ class Candidate:
         )
 
 
-def choose(tried: Sequence[Candidate]) -> tuple[Candidate, str]:
+def choose(tried: Sequence[Candidate], *, trained: str | None = None) -> tuple[Candidate, str]:
     """The fastest candidate among those as true to float32 as the best, and why; of equally fast ones the first in `tried`.
 
+    The one named `trained` is what the weights were trained for; its decisions count, its distance from float32 does not.
     Raises `RefusedError` with each one's failure if none runs.
     """
     running = [candidate for candidate in tried if candidate.failure is None]
@@ -63,7 +64,8 @@ def choose(tried: Sequence[Candidate]) -> tuple[Candidate, str]:
         candidate
         for candidate in running
         # One row more or less is chance, however few there are.
-        if candidate.agreement >= agreement - max(_TOLERANCE, 1 / candidate.rows) and candidate.sqnr_db >= sqnr - _TWICE_DB
+        if candidate.agreement >= agreement - max(_TOLERANCE, 1 / candidate.rows)
+        and (candidate.sqnr_db >= sqnr - _TWICE_DB or candidate.name == trained)
     ] or [max(running, key=lambda candidate: (candidate.agreement, candidate.sqnr_db))]
     fastest = min(candidate.p50_ms for candidate in true)
     chosen = next(candidate for candidate in true if candidate.p50_ms <= fastest * _SAME_SPEED)

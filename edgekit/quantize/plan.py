@@ -14,8 +14,10 @@ from edgekit.quantize.forms import Form
 from edgekit.quantize.rewrite import make_quantizable
 from edgekit.quantize.schemes import MINMAX, SEARCH_SECONDS, Scheme
 from edgekit.quantize.search import Found, Step, Work, search
+from edgekit.quantize.trained import Taken, take_ranges
 from edgekit.quantize.tree import read_graph
 from edgekit.quantize.versions import state_versions
+from edgekit.ranges import TrainedRanges
 from edgekit.tflite import flatbuffer
 from edgekit.worker import Worker, together
 
@@ -34,7 +36,7 @@ class IntegerSettings:
     `inputs` and `outputs` are the dtypes of its float inputs and outputs. `integer_only` leaves no float op, and calibrates the
     graph that was rewritten for it by the method `calibration`. The search for ops to leave in float takes `search_seconds` at
     most (0 is no search), allows the share `max_drop` of other decisions than float32's, and keeps its steps in `journal`.
-    `form` is a plan that was found before and is to be used as it is.
+    `form` is a plan that was found before and is to be used as it is. `ranges` were trained and go before calibrated ones.
     """
 
     inputs: str = "float32"
@@ -45,6 +47,7 @@ class IntegerSettings:
     max_drop: float | None = None
     journal: Path | None = None
     form: Form | None = None
+    ranges: TrainedRanges | None = None
 
     def __post_init__(self) -> None:
         for option, dtype in (("--inputs", self.inputs), ("--outputs", self.outputs)):
@@ -59,7 +62,8 @@ class QuantizationPlan:
     `integer` ops take and give integers. `floating` ops compute on float32 activations, each with its reason in `reasons`;
     `hybrid` are those among them whose weights are stored as integers. `conversions` only go from one dtype to another.
     `form` says it op by op, so that it can be used again; `left` are the ops that the search took out, each with the SQNR
-    (dB) that the outputs have when it alone is integer, and `steps` is all that the search ran.
+    (dB) that the outputs have when it alone is integer, and `steps` is all that the search ran. `trained_ranges` says which ops
+    took ranges that were trained.
     """
 
     made_by: str
@@ -74,6 +78,7 @@ class QuantizationPlan:
     form: Form | None = None
     left: Mapping[str, float] = field(default_factory=dict)
     steps: tuple[Step, ...] = ()
+    trained_ranges: Taken | None = None
 
 
 def quantize(
@@ -102,7 +107,7 @@ def quantize(
         state_versions(target)
         reason = "int8 weights in matrix products and tables; DEPTHWISE_CONV_2D stays float32, its dynamic form is not delegated"
         if calibration is not None:
-            reason += "; biases corrected on the representative data"
+            reason += "; weights rounded together and biases corrected on the representative data"
         plan = _plan(target, "ai-edge-quantizer", "int8 weights", reason)
         if not plan.hybrid and not plan.integer:
             raise RefusedError(f"{model.name}: has no matrix product or table with constant weights to quantize; choose float16")
@@ -131,11 +136,14 @@ class _Integer:
         self.files: dict[str, Path] = {}
         self.tried: dict[str, Candidate] = {}
         self.unsearched = ""
+        self.taken: Taken | None = None
 
     def plan(self, bits: int) -> QuantizationPlan:
         settings = self.settings
         if settings.integer_only:
             self._rewrite()
+        if settings.ranges is not None and bits == 8:
+            self._take(settings.ranges)
         considered = self._forms(bits)
         compared = len(considered) > 1
         for form in considered:
@@ -155,7 +163,7 @@ class _Integer:
             tried = [self.tried[name] for name in self.files if name in self.tried]
             if compared:
                 tried = self._timed(tried)
-                chosen, reason = choose(tried)
+                chosen, reason = choose(tried, trained=_PRODUCTS if self._trained else None)
             else:
                 chosen, reason = (tried[0] if tried[0].failure is None else choose(tried)[0]), ""
             form = next(form for form in [*considered, *([found.form] if found else [])] if form.name == chosen.name)
@@ -165,13 +173,16 @@ class _Integer:
                 file.unlink(missing_ok=True)
         if found and form is found.form:
             reason = f"{len(found.left)} of {found.considered} ops left in float, each the loudest when integer alone: {reason}"
-        made = _plan(self.target, "ai-edge-quantizer", form.name, reason + self.unsearched)
+        ranges = self.taken.told if self.taken is not None else ""
+        reason = "; ".join(part for part in (reason + self.unsearched, ranges) if part)
+        made = _plan(self.target, "ai-edge-quantizer", form.name, reason)
         return replace(
             made,
             candidates=tuple(tried) if compared else (),
             form=form,
             left=found.left if found and form is found.form else {},
             steps=found.steps if found else (),
+            trained_ranges=self.taken,
         )
 
     def _forms(self, bits: int) -> list[Form]:
@@ -189,7 +200,9 @@ class _Integer:
         if bits == 16:
             return [Form(_EVERY, 16)]
         if not self.settings.integer_only:
-            return [Form(_EVERY), Form(_PRODUCTS, ops=forms.PRODUCTS)]
+            every, products = Form(_EVERY), Form(_PRODUCTS, ops=forms.PRODUCTS)
+            # Of forms that are alike the first is taken.
+            return [products, every] if self._trained else [every, products]
         graph = read_graph(self.model)
         wide = forms.normalizations(graph)
         normalized = [Form(_NORMALIZED, wide=wide)] if wide else []
@@ -203,6 +216,16 @@ class _Integer:
         self.worker.run(make_quantizable, self.model, self.samples, model)
         self.worker.run(calibrate, model, self.samples, calibration, self.settings.calibration)
         self.model, self.calibration = model, calibration
+
+    def _take(self, ranges: TrainedRanges) -> None:
+        calibration = self.target.with_name(f"{self.target.stem}.trained")
+        self.taken = self.worker.run(take_ranges, self.model, self.calibration, ranges, calibration).value
+        self.calibration = calibration
+
+    @property
+    def _trained(self) -> bool:
+        """Whether integers in matrix products, with float32 around them, are what the weights were trained for."""
+        return self.taken is not None and self.taken.whole and not self.settings.integer_only
 
     def _try(self, form: Form, *, run: bool) -> None:
         file = self.files[form.name]
@@ -229,7 +252,9 @@ class _Integer:
     def _noisy(self, candidate: Candidate) -> bool:
         allowed = self.settings.max_drop
         other = allowed is not None and 1 - candidate.agreement > allowed
-        return candidate.failure is not None or candidate.sqnr_db < _QUIET_DB or other
+        # Weights that were trained with rounding are at their best with it: what differs from float32 is not noise alone.
+        loud = candidate.sqnr_db < _QUIET_DB and not self._trained
+        return candidate.failure is not None or loud or other
 
     def _search(self, considered: Sequence[Form]) -> Found | None:
         """Thin out the truest form if even that is noisy; the result is one more candidate."""

@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 
 from edgekit.errors import ConversionError, UnsupportedOpError
-from edgekit.quantize.bias import correct
+from edgekit.quantize.bias import Product, correct
 from edgekit.quantize.float16 import to_float16
 from edgekit.quantize.forms import Form
 from edgekit.quantize.interface import change_interface
+from edgekit.quantize.moments import PRODUCTS
 from edgekit.quantize.tree import load, pack, prepare
 from edgekit.tflite import flatbuffer
 
@@ -53,15 +54,15 @@ def write_float16(model: Path, target: Path) -> None:
 def write_dynamic(model: Path, calibration: Path | None, target: Path) -> None:
     """int8 weights, float32 activations, for matrix products and look-up tables.
 
-    `calibration` is not needed; where there is one, it corrects the biases. Raises `ConversionError`.
+    `calibration` is not needed; where there is one, weights are rounded together and biases corrected. Raises `ConversionError`.
     """
     data = prepare(model.read_bytes())
     manager = _manager()
-    means = pickle.loads(calibration.read_bytes())[1] if calibration is not None else {}
+    products = pickle.loads(calibration.read_bytes())[1] if calibration is not None else {}
     for name in DYNAMIC_PRODUCTS:
         manager.add_dynamic_config(regex=".*", operation_name=_aeq_name(name), num_bits=8)
     _add_tables(manager, _looked_up(data))
-    made = _quantized(model.name, data, manager.get_quantization_recipe(), _table_statistics(data), means, "dynamic")
+    made = _quantized(model.name, data, manager.get_quantization_recipe(), _table_statistics(data), products, "dynamic")
     target.write_bytes(made)
 
 
@@ -71,18 +72,18 @@ class FloatFile:
     def __init__(self, model: Path, calibration: Path) -> None:
         self.name = model.name
         self.data = prepare(model.read_bytes())
-        clipped, self.means = pickle.loads(calibration.read_bytes())
+        clipped, self.products = pickle.loads(calibration.read_bytes())
         self._ranges = {8: clipped, 16: {name: _unclipped(limits) for name, limits in clipped.items()}}
         self._weights = {bits: _weight_statistics(self.data, ranges, bits) for bits, ranges in self._ranges.items()}
         self._tables = _table_statistics(self.data)
         self._looked_up = _looked_up(self.data)
 
     def quantized(self, form: Form, *, corrected: bool = True) -> bytes:
-        """The file in `form`, with its biases corrected unless it is only made to be compared. Raises `ConversionError`."""
+        """The file in `form`, its products made truer unless it is only to be compared. Raises `ConversionError`."""
         wide = {name: self._ranges[16][name] for name in form.wide if name in self._ranges[16]}
         statistics = {**self._ranges[form.bits], **wide, **self._tables, **self._weights[form.bits]}
-        means = self.means if corrected else None
-        return _quantized(self.name, self.data, _recipe(form, self._looked_up), statistics, means, f"int{form.bits}")
+        products = self.products if corrected else None
+        return _quantized(self.name, self.data, _recipe(form, self._looked_up), statistics, products, f"int{form.bits}")
 
 
 def write_integer(
@@ -190,7 +191,7 @@ def _manager() -> Any:
     return recipe_manager.RecipeManager()
 
 
-def _quantized(name: str, data: bytes, recipe: Any, statistics: Any, means: Mapping[str, np.ndarray] | None, what: str) -> bytes:
+def _quantized(name: str, data: bytes, recipe: Any, statistics: Any, products: Mapping[str, Product] | None, what: str) -> bytes:
     os.environ["TQDM_DISABLE"] = "1"
     from ai_edge_quantizer.quantizer import Quantizer
 
@@ -201,25 +202,25 @@ def _quantized(name: str, data: bytes, recipe: Any, statistics: Any, means: Mapp
             f"{name}: ai-edge-quantizer cannot make {what} of it ({one_line(error)}); choose another scheme"
         ) from error
     made = bytes(result.quantized_model)
-    root = load(made) if means is not None else None
-    if root is None or means is None:
+    root = load(made) if products is not None else None
+    if root is None or products is None:
         return made
-    correct(root, _product_weights(data), means)
+    correct(root, product_weights(data), products)
     return pack(root)
 
 
-def _product_weights(model: bytes) -> dict[str, np.ndarray]:
-    """Constant float32 weights of each matrix product, by the name of its output."""
+def product_weights(model: bytes) -> dict[str, tuple[str, np.ndarray]]:
+    """Op and constant float32 weights of each matrix product, by the name of its output."""
     found = {}
-    for graph, operator, constant in _operators(model):
-        if operator.name in _CHANNEL_AXIS and (weights := constant(operator.inputs[1])) is not None:
-            found[graph.tensors[operator.outputs[0]].name] = weights
+    for graph, operator, constant in operators(model):
+        if operator.name in PRODUCTS and (weights := constant(operator.inputs[1])) is not None:
+            found[graph.tensors[operator.outputs[0]].name] = operator.name, weights
     return found
 
 
 def _tables(model: bytes) -> Iterable[tuple[str, str, np.ndarray]]:
     """Name, output's name and float32 values of each constant look-up table."""
-    for graph, operator, constant in _operators(model):
+    for graph, operator, constant in operators(model):
         if operator.name == "GATHER" and (values := constant(operator.inputs[0])) is not None:
             yield graph.tensors[operator.inputs[0]].name, graph.tensors[operator.outputs[0]].name, values
 
@@ -229,7 +230,7 @@ def _looked_up(model: bytes) -> list[str]:
     return [output for _, output, _ in _tables(model)]
 
 
-def _operators(model: bytes) -> Iterator[tuple[flatbuffer.Subgraph, flatbuffer.Operator, Callable[[int], np.ndarray | None]]]:
+def operators(model: bytes) -> Iterator[tuple[flatbuffer.Subgraph, flatbuffer.Operator, Callable[[int], np.ndarray | None]]]:
     """Each op with its graph and what gives a tensor's constant float32 values, or None where it has none."""
     from ai_edge_litert import schema_py_generated as schema
 
@@ -260,7 +261,7 @@ def _weight_statistics(model: bytes, calibrated: Mapping[str, Any], activation_b
     XNNPACK refuses the op because the step is beyond its multiplier's range.
     """
     found: dict[str, Any] = {}
-    for graph, operator, constant in _operators(model):
+    for graph, operator, constant in operators(model):
         if operator.name not in _CHANNEL_AXIS:
             continue
         axis, activations, biases = _CHANNEL_AXIS[operator.name]

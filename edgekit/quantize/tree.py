@@ -1,5 +1,6 @@
 """A .tflite file as the schema's object tree, to change it and write it again with its constants inside the flatbuffer."""
 
+import hashlib
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -45,16 +46,27 @@ def load(model: bytes) -> Any | None:
 
 
 def pack(tree: Any) -> bytes:
-    """The tree as a file."""
+    """The tree as a file; vectors of numbers that are equal are stored once.
+
+    Symmetric weights have a zero point of 8 bytes for each channel, all of them 0: two thirds of what quantization adds.
+    """
     import flatbuffers
 
     class AlignedBuilder(flatbuffers.Builder):  # type: ignore[misc, name-defined, unused-ignore]
+        def __init__(self, size: int) -> None:
+            super().__init__(size)
+            self.written: dict[tuple[np.dtype[Any], bytes], Any] = {}
+
         def CreateNumpyVector(self, x: Any) -> Any:
             data = np.ascontiguousarray(x)
-            self.StartVector(data.itemsize, data.size, _ALIGNMENT)
-            self.head -= data.nbytes
-            self.Bytes[self.head : self.head + data.nbytes] = data.tobytes()
-            return self.EndVector()
+            content = data.tobytes()
+            key = data.dtype, hashlib.sha256(content).digest()
+            if key not in self.written:
+                self.StartVector(data.itemsize, data.size, _ALIGNMENT)
+                self.head -= len(content)
+                self.Bytes[self.head : self.head + len(content)] = content
+                self.written[key] = self.EndVector()
+            return self.written[key]
 
     size = sum(len(buffer.data) for buffer in tree.buffers if buffer.data is not None)
     builder = AlignedBuilder(size + 2**20)

@@ -176,14 +176,18 @@ def read(path: Path) -> ModelFile:
 
     Raises `ModelFormatError` if it is missing, not a .tflite file, or damaged.
     """
+    return parse(mapped(path), str(path))
+
+
+def mapped(path: Path) -> memoryview:
+    """The content of the file at `path`, mapped. Raises `ModelFormatError` if it is missing or cannot be read."""
     check_exists(path)
     try:
         with path.open("rb") as stream:
             # The map lives until the last view of it is collected; an empty file cannot be mapped.
-            data = memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)) if path.stat().st_size else memoryview(b"")
+            return memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)) if path.stat().st_size else memoryview(b"")
     except OSError as error:
         raise ModelFormatError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
-    return parse(data, str(path))
 
 
 def check_exists(path: Path) -> None:

@@ -1,7 +1,12 @@
 """Run a .tflite file with ai-edge-litert: real values in and out, inputs and outputs by name."""
 
+import contextlib
+import copy
+import os
+import shutil
+import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +14,7 @@ import numpy as np
 
 from edgekit.errors import DatasetError, ModelFormatError, UnsupportedOpError
 from edgekit.spec import Signature, TensorSpec
-from edgekit.tflite import flatbuffer
+from edgekit.tflite import flatbuffer, signatures
 
 _DELEGATE = "DELEGATE"
 # Custom ops that hold a graph already compiled for one chip.
@@ -32,10 +37,14 @@ class Model:
         keep_tensors: bool = False,
         mapped: bool = False,
         delegate: bool = True,
+        alone: bool = False,
+        file: flatbuffer.ModelFile | None = None,
     ) -> None:
         """Load `path` and allocate its tensors; with `keep_tensors` what each op computes stays readable by `tensor`.
 
-        Without `delegate` every op runs on the runtime's own kernels.
+        Without `delegate` every op runs on the runtime's own kernels. The delegate prepares all signatures of a file, each with
+        weights of its own; with `alone` the others are left out, at the cost of a copy of the file.
+        `file` is what `flatbuffer.read` found in it, where that is known.
 
         `mapped` leaves the file on disk, which saves time and a copy of it in memory; the runtime then checks it less.
 
@@ -44,34 +53,69 @@ class Model:
         """
         from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
-        self._file = flatbuffer.read(path)
+        self._file = file or flatbuffer.read(path)
         if names := self._file.flex_ops:
             raise UnsupportedOpError(
                 f"{path}: needs TensorFlow's kernels for {', '.join(names)}; convert the model again with built-in ops only"
             )
         self._entry = self._file.entry(signature_key)
-        self._subgraph = self._entry.subgraph
+        self._subgraph = 0 if alone else self._entry.subgraph
         self.path = path
         self.signature_key = self._entry.key
         self.signature: Signature = self._file.signature(self._entry)
         self.ops = len(self._file.subgraphs[0].operators)
         started = time.perf_counter()
         try:
-            content = {"model_path": str(path)} if mapped else {"model_content": path.read_bytes()}
-            self._interpreter = Interpreter(
-                **content,
-                num_threads=threads,
-                experimental_preserve_all_tensors=keep_tensors,
-                experimental_op_resolver_type=OpResolverType.AUTO if delegate else OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
-            )
+            with self._alone(path) if alone else contextlib.nullcontext(path) as place:
+                content = {"model_path": str(place)} if mapped or alone else {"model_content": path.read_bytes()}
+                self._interpreter = Interpreter(
+                    **content,
+                    num_threads=threads,
+                    experimental_preserve_all_tensors=keep_tensors,
+                    experimental_op_resolver_type=(
+                        OpResolverType.AUTO if delegate else OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+                    ),
+                )
             self._runtime: Any = self._interpreter._interpreter
             self._runtime.AllocateTensors(self._subgraph)
         except (ValueError, RuntimeError) as error:
             raise self._failure("cannot be loaded", error) from None
         self.load_ms = (time.perf_counter() - started) * 1e3
-        self._shapes = {
-            name: tuple(self._runtime.TensorSize(index, self._subgraph).tolist()) for name, index in self._entry.inputs.items()
-        }
+        self.prepare_ms = 0.0
+        self._shapes = self._allocated_shapes()
+
+    @contextlib.contextmanager
+    def _alone(self, path: Path) -> Iterator[Path]:
+        """A copy of the file with this signature alone; once it is mapped, its name may go."""
+        changes = signatures.only(flatbuffer.mapped(path), self._entry)
+        with tempfile.NamedTemporaryFile(prefix="edgekit-", suffix=".tflite") as copied:
+            shutil.copyfile(path, copied.name)
+            for place, value in changes.items():
+                os.pwrite(copied.fileno(), value, place)
+            yield Path(copied.name)
+
+    def with_signature(self, key: str) -> "Model":
+        """The same loaded file called through another signature; weights and interpreter are shared, so one runs at a time.
+
+        `prepare_ms` is what allocating its tensors took. Raises `ModelFormatError`.
+        """
+        if key == self.signature_key:
+            return self
+        other = copy.copy(self)
+        other._entry = self._file.entry(key)
+        other._subgraph, other.signature_key = other._entry.subgraph, key
+        other.signature = self._file.signature(other._entry)
+        started = time.perf_counter()
+        try:
+            self._runtime.AllocateTensors(other._subgraph)
+        except (ValueError, RuntimeError) as error:
+            raise self._failure(f"cannot be loaded (signature {key})", error) from None
+        other.prepare_ms = (time.perf_counter() - started) * 1e3
+        other._shapes = other._allocated_shapes()
+        return other
+
+    def _allocated_shapes(self) -> dict[str, tuple[int, ...]]:
+        return {name: tuple(self._runtime.TensorSize(index, self._subgraph).tolist()) for name, index in self._entry.inputs.items()}
 
     @property
     def partitions(self) -> int:
@@ -105,6 +149,11 @@ class Model:
                     pending.extend(int(item) for item in runtime.NodeInputs(producers[tensor]))
                 seen.add(tensor)
         return inside
+
+    @property
+    def file(self) -> flatbuffer.ModelFile:
+        """What the file is made of."""
+        return self._file
 
     @property
     def metadata(self) -> bytes:

@@ -17,7 +17,9 @@ from edgekit.tflite.flatbuffer import DEFAULT_KEY, FIRST_EXTERNAL_OFFSET, Entry
 _ALIGNMENT = 64
 _BUFFER_ALIGNMENT = 16
 # Places in the root's vtable.
-_BUFFERS, _METADATA, _SIGNATURES = 12, 16, 18
+_SUBGRAPHS, _BUFFERS, _METADATA, _SIGNATURES = 8, 12, 16, 18
+# In a signature's.
+_SUBGRAPH_INDEX = 12
 # Fields of the root table in the schema, `version` to `external_buffers`.
 _KNOWN_FIELDS = 10
 _PREFIX = re.compile(r"^serving_default_")
@@ -82,6 +84,27 @@ def set_metadata(model: bytes, name: str, content: bytes, *, origin: str = "mode
     """Set the metadata entry `name`, such as TFLITE_METADATA, to `content`; one of that name that is there gives way."""
     flatbuffer.parse(model, origin)
     return _with_front(model, origin, metadata=(name, content))
+
+
+def only(model: bytes | memoryview, entry: Entry) -> dict[int, bytes]:
+    """Bytes by place that leave `model` the signature `entry` and its subgraph alone, as the first; the rest stays unread.
+
+    For a runtime that prepares every subgraph of a file: a copy with a few bytes changed.
+    """
+    from ai_edge_litert import schema_py_generated as schema
+
+    root = schema.Model.GetRootAs(model, 0)
+    key = entry.key.encode()
+    number = next(index for index in range(root.SignatureDefsLength()) if root.SignatureDefs(index).SignatureKey() == key)
+    signature = root.SignatureDefs(number)._tab
+    changes: dict[int, int] = {}
+    for slot, target in ((_SUBGRAPHS, root.Subgraphs(entry.subgraph)._tab.Pos), (_SIGNATURES, signature.Pos)):
+        first = root._tab.Vector(root._tab.Offset(slot))
+        # Number of elements, and the first of them.
+        changes |= {first - 4: 1, first: target - first}
+    if index := signature.Offset(_SUBGRAPH_INDEX):
+        changes[signature.Pos + index] = 0
+    return {place: struct.pack("<I", value) for place, value in changes.items()}
 
 
 def _sanitised(name: str) -> str:

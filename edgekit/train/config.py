@@ -17,7 +17,8 @@ class FinetuneConfig:
     `bfloat16` trains with matrix products in bfloat16: faster on CPUs with instructions for it (avx512_bf16), slower on others.
     `dropout` is the probability of the model's dropouts, None for what its own config says; without them a step is faster.
     `freeze_embeddings` leaves the token embeddings as they are. `holdout` is the share of the training rows kept for
-    evaluation where no evaluation rows are given. `labels` names the classes 0, 1, 2, … where neither the data nor the
+    evaluation where no evaluation rows are given. `quantization_aware` rounds in linear layers as an int8 .tflite will, so that the
+    weights learn to live with it, and keeps their ranges. `labels` names the classes 0, 1, 2, … where neither the data nor the
     model does. Raises `ConfigError`.
     """
 
@@ -36,6 +37,7 @@ class FinetuneConfig:
     freeze_embeddings: bool = False
     holdout: float = 0.1
     labels: tuple[str, ...] = ()
+    quantization_aware: bool = False
 
     def __post_init__(self) -> None:
         for name, value, valid, wanted in (
@@ -56,6 +58,8 @@ class FinetuneConfig:
                 raise ConfigError(f"{name} is {value}; it must be {wanted}")
         if len(set(self.labels)) != len(self.labels):
             raise ConfigError(f"labels {', '.join(self.labels)} name a class twice; give each class its own name")
+        if self.quantization_aware and self.bfloat16:
+            raise ConfigError("quantization_aware and bfloat16: bfloat16 rounds as coarsely as int8 does; leave one of the two out")
 
 
 @dataclass(frozen=True)
@@ -125,6 +129,23 @@ class Distillation:
 
 
 @dataclass(frozen=True)
+class QuantizationAware:
+    """What the weights of a quantization-aware training, which rounded in `layers` linear layers, give without rounding.
+
+    Mean cross-entropy and how many of the `total` evaluation rows got their class.
+    """
+
+    layers: int
+    loss: float
+    correct: int
+    total: int
+
+    @property
+    def accuracy(self) -> float:
+        return self.correct / self.total
+
+
+@dataclass(frozen=True)
 class FinetuneResult:
     """What a training run measured.
 
@@ -133,7 +154,7 @@ class FinetuneResult:
     evaluation; the rates are over `training_s`. Times of a resumed run add up over its parts; `resumed_at` is the
     step at which the last part began, 0 for a run in one piece. `parameters` counts trained values. `curve` holds
     200 points at most: a step, and the mean training loss of the steps since the point before. `distillation` is None
-    without a teacher.
+    without a teacher. Where training was quantization-aware, all figures are with rounding, and `quantization` has those without.
     """
 
     loss: float
@@ -152,6 +173,7 @@ class FinetuneResult:
     resumed_at: int
     curve: tuple[tuple[int, float], ...] = ()
     distillation: Distillation | None = None
+    quantization: QuantizationAware | None = None
 
     @property
     def accuracy(self) -> float:

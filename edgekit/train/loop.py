@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from edgekit import artifacts
+from edgekit import artifacts, ranges
 from edgekit.architectures import copy_plan
 from edgekit.checkpoint import start_classifier
 from edgekit.errors import ConfigError, OutputError
@@ -30,7 +30,9 @@ from edgekit.train.config import (
     Epoch,
     FinetuneConfig,
     FinetuneResult,
+    QuantizationAware,
 )
+from edgekit.train.quantization import RANGES_RATE, FakeQuantization
 from edgekit.train.teacher import Teacher
 from edgekit.train.tokens import Encoded, Tokens, batches, load_tokenizer
 from edgekit.worker import progress
@@ -92,14 +94,17 @@ def run(job: Job, room: Path) -> FinetuneResult:
         Tokens.encode(rows, tokenizer, model, job.model, config.max_length) for rows in (job.train, job.evaluation)
     )
     teacher, distillation = _taught(job, model, train)
-    optimizer = _optimizer(model, config)
+    per_epoch = -(-len(train) // config.batch_size)
+    total = per_epoch * config.epochs
+    rounding = FakeQuantization(model, train.batch(np.arange(1))[0], total) if config.quantization_aware else None
+    optimizer = _optimizer(model, config, rounding)
     position, resumed_at = _Position(), 0
-    if (state := _newest_state(room)) is not None and (found := _load_state(state, job.key, model, optimizer)) is not None:
+    if (state := _newest_state(room)) is not None and (
+        found := _load_state(state, job.key, model, optimizer, rounding)
+    ) is not None:
         position, resumed_at = found, found.step
     position.preparation_s += time.perf_counter() - started
 
-    per_epoch = -(-len(train) // config.batch_size)
-    total = per_epoch * config.epochs
     interval = config.checkpoint_every or per_epoch
     spacing = -(-total // _CURVE_POINTS)
     stage = "finetune" if teacher is None else "distill"
@@ -108,7 +113,9 @@ def run(job: Job, room: Path) -> FinetuneResult:
         epoch, first = divmod(position.step, per_epoch)
         for batch in itertools.islice(batches(train.lengths, config.batch_size, (config.seed, epoch)), first, None):
             for group in optimizer.param_groups:
-                group["lr"] = config.learning_rate * _schedule(position.step, total, config.warmup_ratio)
+                group["lr"] = group["peak"] * _schedule(position.step, total, config.warmup_ratio)
+            if rounding is not None:
+                rounding.at(position.step)
             inputs, labels = train.batch(batch)
             with torch.autocast("cpu", torch.bfloat16, enabled=config.bfloat16):
                 wanted = teacher.outputs(batch) if teacher is not None else None
@@ -133,14 +140,19 @@ def run(job: Job, room: Path) -> FinetuneResult:
             if now - noted > _NOTE_SECONDS or position.step == total:
                 noted = now
                 progress(stage, position.step, total, f"epoch {epoch + 1}/{config.epochs} loss {loss.item():.3f}")
+            if rounding is not None:
+                rounding.at(position.step)
             if position.step % per_epoch == 0:
                 position.epochs.append(_end_epoch(model, evaluation, position.loss_sum / len(train)))
                 position.loss_sum = 0.0
                 position.evaluation_s += time.perf_counter() - clock
             if position.step % interval == 0 and position.step < total:
-                _save_state(room, job.key, model, optimizer, position)
+                _save_state(room, job.key, model, optimizer, position, rounding)
             clock = time.perf_counter()
+    aware = _end_rounding(rounding, model, evaluation) if rounding is not None else None
     _save_model(room / MODEL, model, tokenizer)
+    if rounding is not None:
+        ranges.write(room / MODEL, rounding.trained())
     copy_plan(job.model, room / MODEL)
     last = position.epochs[-1]
     return FinetuneResult(
@@ -160,6 +172,7 @@ def run(job: Job, room: Path) -> FinetuneResult:
         resumed_at=resumed_at,
         curve=tuple(position.curve),
         distillation=distillation,
+        quantization=aware,
     )
 
 
@@ -169,15 +182,19 @@ def _schedule(step: int, total: int, warmup_ratio: float) -> float:
     return (step + 1) / (warmup + 1) if step < warmup else (total - step) / max(1, total - warmup)
 
 
-def _optimizer(model: Any, config: FinetuneConfig) -> Any:
+def _optimizer(model: Any, config: FinetuneConfig, rounding: FakeQuantization | None) -> Any:
     import torch
 
     # Biases and the scales of LayerNorm (MobileBERT's NoNorm too) are the vectors among the parameters.
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = [
+    groups: list[dict[str, Any]] = [
         {"params": [parameter for parameter in parameters if parameter.dim() > 1], "weight_decay": config.weight_decay},
         {"params": [parameter for parameter in parameters if parameter.dim() <= 1], "weight_decay": 0.0},
     ]
+    for group in groups:
+        group["peak"] = config.learning_rate
+    if rounding is not None:
+        groups.append({"params": rounding.learned, "weight_decay": 0.0, "peak": RANGES_RATE})
     return torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
 
 
@@ -214,6 +231,14 @@ def _taught(job: Job, student: Any, train: Tokens) -> tuple[Teacher | None, Dist
     return teacher, Distillation(folder.resolve().name, correct, len(teacher.evaluation), used, told.left_out, told.layers)
 
 
+def _end_rounding(rounding: FakeQuantization, model: Any, evaluation: Tokens) -> QuantizationAware:
+    """What the model gives without rounding; it is detached from it here."""
+    rounding.detach()
+    model.eval()
+    loss, correct = _judge(model, evaluation)
+    return QuantizationAware(len(rounding.used), loss, correct, len(evaluation))
+
+
 def _end_epoch(model: Any, evaluation: Tokens, train_loss: float) -> Epoch:
     model.eval()
     loss, correct = _judge(model, evaluation)
@@ -238,7 +263,7 @@ def _judge(model: Any, rows: Tokens, order: Sequence[int] | None = None) -> tupl
     return loss / len(rows), correct
 
 
-def _save_state(room: Path, key: str, model: Any, optimizer: Any, position: _Position) -> None:
+def _save_state(room: Path, key: str, model: Any, optimizer: Any, position: _Position, rounding: FakeQuantization | None) -> None:
     import torch
     from safetensors.torch import save_file
 
@@ -251,6 +276,7 @@ def _save_state(room: Path, key: str, model: Any, optimizer: Any, position: _Pos
             "position": dataclasses.asdict(position),
             "optimizer": optimizer.state_dict(),
             "rng": torch.get_rng_state(),
+            "ranges": rounding.state() if rounding is not None else None,
         }
         torch.save(state, partial / "state.pt")
     for folder in older:
@@ -261,8 +287,8 @@ def _newest_state(room: Path) -> Path | None:
     return max(room.glob(f"{STATE}*"), default=None)
 
 
-def _load_state(folder: Path, key: str, model: Any, optimizer: Any) -> _Position | None:
-    """Set model, optimizer and random numbers as they were; None if the state belongs to another job."""
+def _load_state(folder: Path, key: str, model: Any, optimizer: Any, rounding: FakeQuantization | None) -> _Position | None:
+    """Set model, optimizer, random numbers and ranges as they were; None if the state belongs to another job."""
     import torch
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -276,6 +302,8 @@ def _load_state(folder: Path, key: str, model: Any, optimizer: Any) -> _Position
             for name, parameter in model.named_parameters():
                 parameter.copy_(weights[name])
         optimizer.load_state_dict(state["optimizer"])
+        if rounding is not None:
+            rounding.restore(state["ranges"])
         torch.set_rng_state(state["rng"])
     except (OSError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError, SafetensorError) as error:
         raise OutputError(

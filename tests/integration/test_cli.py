@@ -15,6 +15,7 @@ from edgekit.tflite import package
 from tests.commands import PROGRAM, edgekit, environment
 
 COMMANDS = (
+    "advise",
     "benchmark",
     "bundle",
     "compare",

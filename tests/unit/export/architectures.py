@@ -6,9 +6,14 @@ Those that can be pruned, tests/integration/test_prune.py sends the same way, wi
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from edgekit.data.samples import Samples
+from edgekit.export.litert import export_litert
 from edgekit.export.onnx import OnnxExport, export_onnx
 from edgekit.export.saved_model import SavedModelExport, export_saved_model
 from edgekit.quantize.converter import convert_float
+from edgekit.ranges import TrainedRanges
 
 NAMES = ("bert", "electra", "roberta")
 LENGTH = 12
@@ -57,3 +62,56 @@ def to_tflite(checkpoints: dict[str, Path], rows: Path) -> dict[str, SavedModelE
         except Exception as error:
             found[name] = f"{type(error).__name__}: {error}"
     return found
+
+
+def save_others(folder: Path, rows: Path) -> dict[str, Path]:
+    """A checkpoint folder with its `float32.tflite`, through litert-torch, of architectures with modules of other kinds."""
+    import torch
+    import transformers as t
+
+    gpt2 = {"n_embd": 32, "n_layer": 2, "n_head": 4, "bos_token_id": 1, "eos_token_id": 1}
+    configs: dict[str, Any] = {
+        "distilbert": t.DistilBertConfig(**_COMMON, dim=32, n_layers=2, n_heads=4, hidden_dim=64),
+        "gpt2": t.GPT2Config(**_COMMON, **gpt2),
+    }
+    for name, config in configs.items():
+        torch.manual_seed(0)
+        t.AutoModelForSequenceClassification.from_config(config).save_pretrained(folder / name)
+        export_litert(folder / name, rows, folder / name / "float32.tflite", folder / name / "reference.npy")
+    return {name: folder / name for name in configs}
+
+
+def ranges(checkpoints: dict[str, Path], rows: Path) -> dict[str, TrainedRanges]:
+    """The ranges that each one's linear layers have on the saved rows."""
+    import torch
+
+    from edgekit.checkpoint import load_classifier
+    from edgekit.train.quantization import FakeQuantization
+
+    found = {}
+    for name, folder in checkpoints.items():
+        model = load_classifier(folder)
+        batch = {key: torch.from_numpy(np.array(values)).long() for key, values in Samples.load(rows).inputs.items()}
+        rounding = FakeQuantization(model, batch, 10)
+        with torch.no_grad():
+            rounding.at(0)
+            model.train()(**batch)
+        found[name] = rounding.trained()
+    return found
+
+
+def layer_outputs(checkpoint: Path, ranges: TrainedRanges, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What each linear layer gives with rounding, its input being the given one."""
+    import torch
+
+    from edgekit.checkpoint import load_classifier
+    from edgekit.train.quantization import FakeQuantization
+
+    model = load_classifier(checkpoint)
+    ids = torch.ones((1, LENGTH), dtype=torch.long)
+    rounding = FakeQuantization(model, {"input_ids": ids, "attention_mask": ids}, 10)
+    unlearned = torch.zeros(2)
+    rounding.restore({name: [(layer.input, unlearned), (layer.output, unlearned)] for name, layer in ranges.layers.items()})
+    rounding.at(9)
+    with torch.no_grad():
+        return {name: model.get_submodule(name)(torch.from_numpy(values)).numpy() for name, values in inputs.items()}

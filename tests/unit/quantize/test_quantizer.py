@@ -63,11 +63,12 @@ def test_ranges_are_the_true_extremes_of_all_samples(room):
 
 
 def test_means_are_those_of_each_product_s_input(room):
-    _, means = pickle.loads((room / "calibration").read_bytes())
+    _, products = pickle.loads((room / "calibration").read_bytes())
     found = intermediate(room / "float32.tflite", Samples.load(room / "rows"))
-    assert set(means) == {"first", "second", "logits"}
-    np.testing.assert_allclose(means["second"], np.concatenate(found["first"]).mean(axis=(0, 1, 2)), atol=1e-5)
-    np.testing.assert_allclose(means["logits"], np.concatenate(found["mean"]).mean(axis=0), atol=1e-5)
+    assert set(products) == {"first", "second", "logits"}
+    # The middle of each window lies inside the image, so its mean is the channel's.
+    np.testing.assert_allclose(products["second"].mean[:, 4], np.concatenate(found["first"]).mean(axis=(0, 1, 2)), atol=1e-5)
+    np.testing.assert_allclose(products["logits"].mean[0], np.concatenate(found["mean"]).mean(axis=0), atol=1e-5)
 
 
 def test_what_the_fast_way_does_not_see_the_slow_one_does(room, monkeypatch, tmp_path):
@@ -87,9 +88,9 @@ def test_what_the_fast_way_does_not_see_the_slow_one_does(room, monkeypatch, tmp
 
 
 def test_a_range_that_is_missing_all_the_same_is_an_error_that_names_the_tensor(room, tmp_path):
-    ranges, means = pickle.loads((room / "calibration").read_bytes())
+    ranges, products = pickle.loads((room / "calibration").read_bytes())
     del ranges["second"]
-    (tmp_path / "calibration").write_bytes(pickle.dumps((ranges, means)))
+    (tmp_path / "calibration").write_bytes(pickle.dumps((ranges, products)))
     with pytest.raises(ConversionError, match="second"):
         quantizer.write_integer(room / "float32.tflite", tmp_path / "calibration", tmp_path / "m.tflite", Form("every op"))
 
@@ -105,7 +106,7 @@ def test_values_that_are_not_finite_are_refused_with_the_tensor_s_name(tmp_path)
 @pytest.mark.parametrize(("scheme", "least_db"), [("int8", 20), ("int16x8", 30), ("dynamic", 25)])
 def test_a_scheme_stays_close_to_float32_on_new_rows(room, scheme, least_db):
     path, _ = make(room, scheme)
-    new = conv_samples(24, seed=7)
+    new = conv_samples(96, seed=7)
     found, wanted = outputs(path, new), outputs(room / "float32.tflite", new)
     assert sqnr_db(found, wanted) > least_db
     assert compare(found, wanted).same_argmax >= 0.9
@@ -140,6 +141,15 @@ def test_constants_lie_inside_the_flatbuffer(room):
     path, _ = make(room, "int8")
     model = schema.Model.GetRootAs(path.read_bytes(), 0)
     assert {model.Buffers(index).Offset() for index in range(model.BuffersLength())} == {0}
+
+
+def test_zero_points_that_are_alike_are_stored_once(room):
+    path, _ = make(room, "int8")
+    graph = schema.Model.GetRootAs(path.read_bytes(), 0).Subgraphs(0)
+    quantizations = [graph.Tensors(index).Quantization() for index in range(graph.TensorsLength())]
+    vectors = [found.ZeroPointAsNumpy() for found in quantizations if found and found.ZeroPointLength() == 16]
+    assert len(vectors) == 4, "weights and biases of both convolutions"
+    assert len({vector.__array_interface__["data"][0] for vector in vectors}) == 1
 
 
 def test_the_plan_tells_integers_floats_and_conversions_apart(room):

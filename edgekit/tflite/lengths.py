@@ -1,0 +1,180 @@
+"""Files with a signature for each of several sequence lengths over the same weights: a short row takes a short one."""
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgekit.errors import ModelFormatError
+from edgekit.spec import Signature
+from edgekit.tflite import flatbuffer
+from edgekit.tflite.flatbuffer import Entry, ModelFile
+from edgekit.tflite.interpreter import Model
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+MASK = "attention_mask"
+_KEY = re.compile(r"classify_[1-9]\d*")
+
+
+def key(length: int) -> str:
+    """Name of the signature for rows of up to `length` tokens."""
+    return f"classify_{length}"
+
+
+def by_length(file: ModelFile) -> dict[int, Entry]:
+    """The signatures by their length, the shortest first; empty for a file that has not several of them alone."""
+    found: dict[int, Entry] = {}
+    for entry in file.entries:
+        shapes = {spec.shape for spec in file.signature(entry).inputs}
+        shape = next(iter(shapes), ())
+        if not _KEY.fullmatch(entry.key) or MASK not in entry.inputs or len(shapes) != 1 or len(shape) != 2:
+            return {}
+        if shape[0] != 1 or entry.key != key(shape[1]):
+            return {}
+        found[shape[1]] = entry
+    alike = len({frozenset(entry.inputs) for entry in found.values()}) == 1
+    return dict(sorted(found.items())) if alike and len(found) > 1 else {}
+
+
+def needed(mask: Array) -> tuple[int, bool]:
+    """How many positions a row takes without the padding at one end, and whether that end is the right one.
+
+    `mask` is (1, L), 1 for tokens. A row of padding alone takes none.
+    """
+    places = np.flatnonzero(mask)
+    if not places.size:
+        return 0, True
+    without_right, without_left = int(places[-1]) + 1, mask.size - int(places[0])
+    return min(without_right, without_left), without_right <= without_left
+
+
+def cut(row: Mapping[str, Array], length: int, *, right: bool = True) -> dict[str, Array]:
+    """The first `length` positions of arrays (N, L) by name, or the last ones where the padding is on the left."""
+    return {name: array[:, :length] if right else array[:, array.shape[1] - length :] for name, array in row.items()}
+
+
+def fit(row: Mapping[str, Array], lengths: Iterable[int]) -> tuple[int, dict[str, Array]]:
+    """The least of `lengths`, which rise, that holds a row of arrays (1, L) by name, L the last of them; and the row cut to it."""
+    positions, right = needed(row[MASK])
+    length = next(length for length in lengths if length >= positions)
+    return length, cut(row, length, right=right)
+
+
+def load(path: Path, *, threads: int = 2, delegate: bool = True) -> "Model | LengthsModel":
+    """The file at `path`, which chooses a signature for each row if it has one for each of several lengths.
+
+    Raises what `Model` raises.
+    """
+    model = Model(path, threads=threads, delegate=delegate)
+    entries = by_length(model.file)
+    return LengthsModel(model.file, path, entries, lambda: model) if entries else model
+
+
+def load_lazily(path: Path, *, threads: int = 2) -> "Model | LengthsModel":
+    """As `load`, for a file that may be needed for one row alone: it is mapped, and of several lengths one is prepared first."""
+    file = flatbuffer.read(path)
+    entries = by_length(file)
+    if not entries:
+        return Model(path, threads=threads, mapped=True, file=file)
+    whole = partial(Model, path, threads=threads, mapped=True, file=file)
+    one = partial(Model, path, threads=threads, alone=True, file=file)
+    return LengthsModel(file, path, entries, whole, one)
+
+
+class LengthsModel:
+    """A loaded file with several lengths, called like a `Model` of the longest; each row runs in the shortest that holds it.
+
+    All of them share one interpreter. `load_ms` covers what is prepared for all; `ops`, `delegated_ops` and `partitions` are
+    those of the longest, which is the first subgraph of the files that edgekit writes. XNNPACK packs the weights once for each:
+    where `one` loads a signature alone, the length of the first row is all there is until a row needs another.
+    """
+
+    def __init__(
+        self,
+        file: ModelFile,
+        path: Path,
+        entries: Mapping[int, Entry],
+        whole: Callable[[], Model],
+        one: Callable[..., Model] | None = None,
+    ) -> None:
+        """`entries` are what `by_length` found in `file`, `whole` loads it."""
+        self.path, self.metadata = path, file.model_metadata
+        self.longest = max(entries)
+        self.signature: Signature = file.signature(entries[self.longest])
+        self.signature_key = entries[self.longest].key
+        self._entries, self._whole, self._one = entries, whole, one
+        self.models: dict[int, Model] = {}
+        self._model: Model | None = None
+        if one is None:
+            self._load()
+
+    def _load(self) -> None:
+        # What was loaded alone goes first, and its memory with it.
+        self.models, self._model = {}, None
+        model = self._whole()
+        self.models = {length: model.with_signature(entry.key) for length, entry in self._entries.items()}
+        self.load_ms = model.load_ms + sum(each.prepare_ms for each in self.models.values())
+        self.ops, self.delegated_ops, self.partitions = model.ops, model.delegated_ops, model.partitions
+
+    def prepare(self, inputs: Mapping[str, Array]) -> tuple[str, dict[str, Array]]:
+        """Load what this row needs, as `set_inputs` does; returns the signature that it runs in, and the row as that takes it."""
+        length, row = fit({name: np.asarray(array) for name, array in inputs.items()}, self._entries)
+        if length not in self.models:
+            self._load_for(length)
+        return self._entries[length].key, row
+
+    def _load_for(self, length: int) -> None:
+        if self._one is not None and not self.models:
+            self.models = {length: self._one(signature_key=self._entries[length].key)}
+        else:
+            self._load()
+
+    @property
+    def length(self) -> int:
+        """The length that the row stored last runs in."""
+        return self._stored.signature.inputs[0].shape[1]
+
+    @property
+    def _stored(self) -> Model:
+        if self._model is None:
+            raise ModelFormatError(f"{self.path}: no inputs are stored; store some first")
+        return self._model
+
+    def set_inputs(self, inputs: Mapping[str, Array]) -> None:
+        """Store one row as wide as the longest signature in the shortest that holds its tokens; see `Model.run`."""
+        fits = MASK in inputs and all(np.shape(array) == (1, self.longest) for array in inputs.values())
+        length = self.longest
+        if fits:
+            length, inputs = fit({name: np.asarray(array) for name, array in inputs.items()}, self._entries)
+            if length not in self.models:
+                self._load_for(length)
+        elif length not in self.models:
+            self._load()
+        self._model = self.models[length]
+        self._model.set_inputs(inputs)
+
+    def invoke(self) -> None:
+        """Run on what `set_inputs` stored."""
+        self._stored.invoke()
+
+    def outputs(self) -> dict[str, Array]:
+        """Results of the last `invoke` by output name."""
+        return self._stored.outputs()
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """One inference; see `Model.run`."""
+        self.set_inputs(inputs)
+        self.invoke()
+        return self.outputs()
+
+
+def at_length(path: Path, length: int, *, threads: int = 2) -> Model:
+    """The file's signature for `length` alone. Raises `ModelFormatError` if it has none, and what `Model` raises."""
+    entries = by_length(flatbuffer.read(path))
+    if length not in entries:
+        raise ModelFormatError(f"{path}: has no signature for {length} tokens; it has: {', '.join(map(str, entries)) or 'none'}")
+    return Model(path, threads=threads, signature_key=entries[length].key)
