@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.errors import ConversionError, ModelFormatError, UnsupportedOpError
-from edgekit.tflite import signatures
+from edgekit.tflite import signatures, tree
 
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _ZIP = b"PK\x03\x04"
@@ -134,7 +134,10 @@ def write_integer(model: Any, target: Path, source: Path) -> None:
         return bytes(converter.convert())
 
     content = signatures.add_signature(converted(convert, source), origin=str(source))
-    target.write_bytes(signatures.order_outputs(content, outputs, origin=str(source)))
+    content = signatures.order_outputs(content, outputs, origin=str(source))
+    # TFLiteConverter writes a zero point of 8 bytes for each channel, again and again.
+    written = tree.load(content)
+    target.write_bytes(content if written is None else tree.pack(written))
 
 
 def converted(convert: Callable[[], bytes], origin: Path) -> bytes:

@@ -1,15 +1,14 @@
 """An answer of the decision tree for people: on the terminal, and as one self-contained page."""
 
 from dataclasses import dataclass
-from importlib.resources import files
 from typing import TYPE_CHECKING
 
-from edgekit import __version__
 from edgekit.guide.picture import svg
 from edgekit.guide.targets import TARGETS, Fit, Hardware
 from edgekit.guide.tree import Candidate, Question, Recommendation, points
 from edgekit.report import plots
 from edgekit.report.content import Report
+from edgekit.report.html import render
 from edgekit.report.table import columns, failures, remarks
 from edgekit.report.table import terminal as table
 
@@ -94,28 +93,22 @@ def terminal(advice: Advice) -> "Group":
 
 def page(advice: Advice) -> str:
     """The answer as an HTML document without script, font or image from elsewhere; every name and sentence is escaped."""
-    from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
 
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string(files("edgekit.guide").joinpath("advice.html.j2").read_text(encoding="utf-8"))
-    # The report's own look, so that both pages are of one piece.
-    styled = files("edgekit.report").joinpath("page.html.j2").read_text(encoding="utf-8")
     report = advice.report
     # What a scheme is in the guide's words stands in the tree; a phone has no room for it here as well.
     first, *others = columns(report)
-    return template.render(
+    return render(
+        "guide/advice.html.j2",
         advice=advice,
         found=advice.recommendation,
         report=report,
-        style=Markup(styled.partition("<style>")[2].partition("</style>")[0]),
         circumstances=[(name, value) for name, value in _circumstances(advice) if value],
         tree=Markup(svg(advice.recommendation.path, advice.model)),
         scatter=Markup(plots.scatter(report)),
         columns=[first, *(column for column in others if column.numeric)],
         failed=[row.failure is not None for row in report.rows],
         notes=(*remarks(report), *failures(report)),
-        version=__version__,
     )
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from edgekit.guide import plots
+from edgekit.guide import picture, plots
 from edgekit.guide.published import COLUMNS, SOURCE, Metric
 from edgekit.guide.results import GuideModel, GuideRun, columns, differences
 from edgekit.measure.measurement import Measurement
@@ -57,8 +57,8 @@ class Table:
         return Figure(reason=self.reasons.index(reason) + 1, mark=mark, notes=notes)
 
 
-def page(run: GuideRun, *, tree: str = "") -> str:
-    """The run as an HTML document, every name and sentence in it escaped; `tree` is the decision tree as an `<svg>` element."""
+def page(run: GuideRun) -> str:
+    """The run and the decision tree as an HTML document, every name and sentence in it escaped."""
     from markupsafe import Markup
 
     # matplotlib escapes the names that it writes into the SVG.
@@ -93,7 +93,7 @@ def page(run: GuideRun, *, tree: str = "") -> str:
         differences=differences(run),
         models=[_described(model) for model in run.models],
         settings=entries({str(name).replace("_", " ").capitalize(): value for name, value in run.settings.items()}),
-        tree=Markup(tree),
+        tree=Markup(picture.svg()),
     )
 
 

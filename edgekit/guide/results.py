@@ -24,8 +24,8 @@ class GuideModel:
     `weights` says in a sentence which weights the files hold. `marks` is what every cell of a scheme's row has to carry
     with it, such as "random weights, not trained". `missing` gives the reason of each empty cell, by `cell` or, where a
     whole row is missing, by its scheme. `refused` are the schemes whose
-    files failed or were not good enough. `scale_bytes` is what scales and zero
-    points take of each scheme's file. `failure` is why the model has no rows at all.
+    files failed or were not good enough. `scale_bytes` is what scales take of
+    each scheme's file. `failure` is why the model has no rows at all.
     """
 
     name: str
@@ -112,14 +112,14 @@ def differences(run: GuideRun) -> tuple[str, ...]:
         for model in run.models
         if (row := model.row("int8")) and "int8" in model.scale_bytes
     ]
-    told = f" In int8: {'; '.join(scales)}." if scales else ""
+    told = f" Scales in int8: {'; '.join(scales)}." if scales else ""
     return (
         f"Published: {SOURCE}; {DEVICE}, {YEARS}. "
         f"Measured: {run.machine}{f', threads: {threads}' if threads else ''}{f', {run.date[:10]}' if run.date else ''}.",
         "Other processors and other kernels: milliseconds cannot be compared across the two, so ratios to float32 stand beside "
         "each other. Today's XNNPACK kernels make float32 faster too, so that the same int8 kernel gains less or more over it.",
-        "Quantized files are larger than the published ones by what scales and zero points for each channel take; "
-        f"published weights had one of each for a tensor.{told}",
+        "Quantized files are larger than the published ones by a scale for each channel, and by names and notes; "
+        f"published weights had one scale for a tensor.{told}",
         "1 MB is 1,000,000 bytes.",
     )
 

@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from edgekit.quantize import tree
-from edgekit.tflite import flatbuffer
+from edgekit.tflite import flatbuffer, tree
 from edgekit.tflite.interpreter import Model
 from edgekit.worker import progress
 

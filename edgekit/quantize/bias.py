@@ -16,9 +16,9 @@ from edgekit.data.samples import Samples
 from edgekit.quantize.moments import BIAS, WEIGHTS, Moments, has_bias, matrix, names, text, unmatrix
 from edgekit.quantize.rounding import Rounding, steps_of
 from edgekit.quantize.tensors import Tensors
-from edgekit.quantize.tree import listed
 from edgekit.tflite import flatbuffer
 from edgekit.tflite.lengths import MASK
+from edgekit.tflite.tree import listed
 
 # A mean over this many rows moves by less than a rounding step.
 _ROWS = 32

@@ -21,9 +21,9 @@ from edgekit.quantize.moments import gather
 from edgekit.quantize.quantizer import one_line, product_weights, recipe_everything
 from edgekit.quantize.schemes import CALIBRATIONS, MINMAX
 from edgekit.quantize.tensors import Tensors
-from edgekit.quantize.tree import prepare
 from edgekit.tflite import flatbuffer
 from edgekit.tflite.lengths import MASK
+from edgekit.tflite.tree import prepare
 
 # Rows in memory at a time.
 _CHUNK = 32

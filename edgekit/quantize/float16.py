@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 
 from edgekit.errors import RefusedError, UnsupportedOpError
-from edgekit.quantize import tree
-from edgekit.quantize.tree import listed
-from edgekit.tflite import flatbuffer
+from edgekit.tflite import flatbuffer, tree
+from edgekit.tflite.tree import listed
 
 # Smaller constants save nothing, and among them are LayerNorm's epsilons, which would become zero.
 _LEAST_ELEMENTS = 128

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.errors import ConfigError, UnsupportedOpError
-from edgekit.quantize import tree
-from edgekit.quantize.tree import listed
 from edgekit.spec import TensorSpec
-from edgekit.tflite import flatbuffer
+from edgekit.tflite import flatbuffer, tree
+from edgekit.tflite.tree import listed
 
 _DTYPES = {"int8": "INT8", "uint8": "UINT8"}
 # What turns an int8 zero point into that of the same real values in uint8.

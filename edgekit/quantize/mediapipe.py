@@ -4,10 +4,9 @@ import copy
 from typing import Any
 
 from edgekit.errors import ConfigError, UnsupportedOpError
-from edgekit.quantize import tree
-from edgekit.quantize.tree import listed
-from edgekit.tflite import flatbuffer
+from edgekit.tflite import flatbuffer, tree
 from edgekit.tflite.flatbuffer import Entry, ModelFile
+from edgekit.tflite.tree import listed
 
 SEGMENTS, SCORES = "token_type_ids", "probabilities"
 # What makes probabilities of logits: the op, and the class of its options where it has any.

@@ -11,9 +11,9 @@ import numpy as np
 
 from edgekit.data.samples import Samples
 from edgekit.quantize.tensors import Tensors
-from edgekit.quantize.tree import listed, load
 from edgekit.tflite import flatbuffer
 from edgekit.tflite.lengths import MASK
+from edgekit.tflite.tree import listed, load
 
 PRODUCTS = ("FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D")
 ACTIVATIONS, WEIGHTS, BIAS = 0, 1, 2

@@ -15,10 +15,10 @@ from edgekit.quantize.rewrite import make_quantizable
 from edgekit.quantize.schemes import MINMAX, SEARCH_SECONDS, Scheme
 from edgekit.quantize.search import Found, Step, Work, search
 from edgekit.quantize.trained import Taken, take_ranges
-from edgekit.quantize.tree import read_graph
 from edgekit.quantize.versions import state_versions
 from edgekit.ranges import TrainedRanges
 from edgekit.tflite import flatbuffer
+from edgekit.tflite.tree import read_graph
 from edgekit.worker import Worker, together
 
 _EVERY, _PRODUCTS, _SEARCHED, _PLANNED = "every op", "matrix products", "the searched ops", "the plan's ops"

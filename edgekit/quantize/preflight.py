@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from edgekit.quantize.schemes import Scheme
-from edgekit.quantize.tree import pack
 from edgekit.tflite import flatbuffer
+from edgekit.tflite.tree import pack
 from edgekit.worker import Worker
 
 # A product of the size that models are made of; int16 takes some milliseconds for it.

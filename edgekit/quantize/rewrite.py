@@ -9,8 +9,8 @@ import numpy as np
 
 from edgekit.data.samples import Samples
 from edgekit.quantize.bias import intermediates
-from edgekit.quantize.tree import listed, load, opcode, opcodes, pack, prepare
 from edgekit.tflite import flatbuffer
+from edgekit.tflite.tree import listed, load, opcode, opcodes, pack, prepare
 
 # An output channel this many times the median one takes two bits of everyone's step.
 _OUTLIER = 4.0

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from edgekit.quantize.quantizer import operators
-from edgekit.quantize.tree import prepare
 from edgekit.ranges import LayerRanges, TrainedRanges, digest
 from edgekit.tflite import flatbuffer
+from edgekit.tflite.tree import prepare
 
 _WEIGHTS, _BIAS = 1, 2
 # What a fused activation leaves of a range; the float kernel has no others.

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from edgekit.quantize.tree import load, opcodes, pack
 from edgekit.tflite import flatbuffer
 from edgekit.tflite.op_versions import requirements
+from edgekit.tflite.tree import load, opcodes, pack
 
 
 def state_versions(path: Path) -> None:

@@ -79,7 +79,7 @@ def lie(model: Path, target: Path) -> None:
     """A sound file with the signs of the last layer's weights turned, where float16 should be."""
     import numpy as np
 
-    from edgekit.quantize import tree
+    from edgekit.tflite import tree
 
     root = tree.load(model.read_bytes())
     assert root is not None

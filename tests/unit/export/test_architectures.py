@@ -23,9 +23,9 @@ from edgekit.quantize.forms import PRODUCTS, Form
 from edgekit.quantize.quantizer import operators, write_integer
 from edgekit.quantize.tensors import Tensors
 from edgekit.quantize.trained import Taken, take_ranges
-from edgekit.quantize.tree import prepare
 from edgekit.ranges import TrainedRanges, digest
 from edgekit.tflite import flatbuffer
+from edgekit.tflite.tree import prepare
 from edgekit.worker import Worker
 from tests.unit.export import architectures
 from tests.unit.export.architectures import NAMES

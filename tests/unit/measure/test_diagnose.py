@@ -16,10 +16,10 @@ from edgekit.measure.diagnose import diagnose
 from edgekit.measure.layer_errors import MOST_DB, Layer, decibels, representable
 from edgekit.measure.layers import match, names, plain, roles
 from edgekit.measure.op_times import one_op
-from edgekit.quantize import calibrate, quantizer, tree
+from edgekit.quantize import calibrate, quantizer
 from edgekit.quantize.forms import Form
 from edgekit.report.diagnosis import heat, markdown, page, terminal
-from edgekit.tflite import flatbuffer
+from edgekit.tflite import flatbuffer, tree
 from edgekit.tflite.interpreter import Model
 from tests.unit.quantize.models import conv_net, conv_samples, save, token_net, token_samples
 from tests.unit.tflite.conftest import Builder

@@ -10,12 +10,12 @@ from ai_edge_litert.interpreter import Interpreter
 from edgekit.data.samples import Samples
 from edgekit.errors import ConfigError, ConversionError, RefusedError
 from edgekit.parity import compare, sqnr_db
-from edgekit.quantize import calibrate, quantizer, tree
+from edgekit.quantize import calibrate, quantizer
 from edgekit.quantize.bias import correct
 from edgekit.quantize.forms import Form
 from edgekit.quantize.plan import IntegerSettings, quantize
 from edgekit.quantize.schemes import SCHEMES
-from edgekit.tflite import flatbuffer
+from edgekit.tflite import flatbuffer, tree
 from edgekit.tflite.interpreter import Model
 from tests.unit.quantize.models import DEAD, DEAD_BIAS, calibrated, conv_net, conv_samples, outputs, token_net, token_samples
 from tests.unit.tflite.conftest import Builder

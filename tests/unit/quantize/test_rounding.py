@@ -9,10 +9,11 @@ from ai_edge_litert import schema_py_generated as schema
 
 from edgekit.data.samples import Samples
 from edgekit.parity import sqnr_db
-from edgekit.quantize import quantizer, tree
+from edgekit.quantize import quantizer
 from edgekit.quantize.forms import Form
 from edgekit.quantize.moments import gather, matrix, unmatrix
 from edgekit.quantize.rounding import LEVELS, Rounding, steps_of
+from edgekit.tflite import tree
 from tests.unit.quantize.models import DEAD, calibrated, conv_net, conv_samples, outputs
 from tests.unit.tflite.conftest import Builder
 
