@@ -193,7 +193,9 @@ def convert(
         package = packaging.of_source(source, float_model.path, judged or rows, config)
         tell("calibrate")
         brought = bridge.brings(model)
-        rows_to_see = data.calibration if any(_needs(scheme, brought) for scheme in wanted) else None
+        # Also dynamic gains by it: its weights are rounded for what they will see.
+        gaining = any(scheme.weights == "int8" and scheme.name not in brought for scheme in wanted)
+        rows_to_see = data.calibration if gaining else None
         calibrated = _Calibrated()
         # Beside the files and not in the temporary folder, so that a search that was killed goes on from it.
         journal = out / f".{source.name}_int8.search.jsonl"
