@@ -1,13 +1,18 @@
 """What the scripts with several parts share: where things are, conversions that are kept, and limits on figures."""
 
-from collections.abc import Iterable
+import argparse
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from checks import Checks, ask
-from turns import Entry, Figures, table
+from cnns import Cnn, with_input_of
+from turns import Entry, Figures, measure, table
 
+from edgekit.assess import Data, encode_for
 from edgekit.measure.benchmark import BenchmarkConfig
+from edgekit.measure.machine import machine
 
 # int16x8 runs on reference kernels: all rows take it minutes.
 CONFIG = BenchmarkConfig(threads=2, runs=200, rounds=5, max_seconds=10.0, timeout_s=1800)
@@ -52,6 +57,18 @@ class Bench:
         told = "; ".join(missing)
         return {scheme: Entry(scheme, file, "float32", None if file.is_file() else told) for scheme, file in files.items()}
 
+    def beside_official(self, model: Cnn, part: str, ours: dict[str, Entry]) -> dict[str, Figures] | None:
+        """Figures of `ours` and of the model's official files on the rows to judge; without float32 None, and a failed line."""
+        if failure := ours["float32"].failure:
+            self.checks.holds(f"{model.name}, float32: {failure}", False)
+            return None
+        room, base = self.room(part, model.name), ours["float32"].file
+        samples = room / "samples"
+        if not samples.is_dir():
+            encode_for(base, Data(str(model.judged)), 0, room).save(samples)
+        official = [Entry(file.name, with_input_of(base, file, room / file.name), "float32") for file in model.official]
+        return measure([*ours.values(), *official], samples, CONFIG, self.room(part, model.name, "outputs"))
+
     def limit(self, what: str, found: dict[str, Figures], name: str, points: float) -> None:
         """Hold the accuracy lost by `name` against `points`, and say why where there is no figure."""
         item = found[name]
@@ -68,3 +85,22 @@ class Bench:
 
 def renamed(entry: Entry, name: str, base: str = "float32") -> Entry:
     return Entry(name, entry.file, base, entry.failure)
+
+
+def run_parts(described: str | None, title: str, stem: str, parts: Mapping[str, Callable[[Bench], None]]) -> None:
+    """What a script with several parts does: those that --part names, or all; exits with 1 if a limit was not kept."""
+    parser = argparse.ArgumentParser(description=described, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shared", type=Path, required=True)
+    parser.add_argument("--part", choices=list(parts), action="append", help="repeats; default: every part")
+    parser.add_argument("--work", type=Path, help="folder to keep what was made in")
+    arguments = parser.parse_args()
+    checks = Checks(title)
+    with tempfile.TemporaryDirectory() as room:
+        bench = Bench(arguments.shared.resolve(), (arguments.work or Path(room)).resolve(), checks)
+        checks.say(machine())
+        for part in arguments.part or list(parts):
+            checks.say()
+            checks.say(f"## {part}")
+            checks.say()
+            parts[part](bench)
+    checks.finish("_".join([stem, *(arguments.part or [])]))

@@ -7,24 +7,19 @@ optimize (ResNet-8 trained quantization-aware, sparse and clustered), qat (MiniL
 models). With --work, what was made is kept and a second run goes on from there.
 """
 
-import argparse
 import json
-import shutil
-import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 import cnns
 import numpy as np
-from bench import CONFIG, LENGTH, Bench, renamed
-from checks import Answer, Checks, ask
+from bench import CONFIG, LENGTH, Bench, renamed, run_parts
+from checks import Answer, ask
 from turns import Entry, measure, ratio
 
 from edgekit.assess import Data, encode_for, manifest_of
 from edgekit.guide.results import GuideRun
 from edgekit.guide.table import markdown
 from edgekit.measure.benchmark import gzip_size
-from edgekit.measure.machine import machine
 from edgekit.quantize.schemes import SCHEMES
 
 TRAINING_ROWS, SHORTEST = 10_000, 9
@@ -62,25 +57,16 @@ def table1(bench: Bench) -> None:
 
 def accuracy(bench: Bench) -> None:
     for model in cnns.models(bench.shared, bench.room("accuracy", "data")):
-        room = bench.room("accuracy", model.name)
         data: tuple[str | Path, ...] = ("--representative-data", model.calibration, "--evaluation-data", model.judged)
-        ours = bench.convert(model.path, room / "edgekit", SCHEMES, *data)
-        if failure := ours["float32"].failure:
-            bench.checks.holds(f"{model.name}, float32: {failure}", False)
+        ours = bench.convert(model.path, bench.room("accuracy", model.name, "edgekit"), SCHEMES, *data)
+        found = bench.beside_official(model, "accuracy", ours)
+        if found is None:
             continue
-        samples = room / "samples"
-        if not samples.is_dir():
-            encode_for(ours["float32"].file, Data(str(model.judged)), 0, room).save(samples)
-        official = {
-            file.name: Entry(file.name, cnns.with_input_of(ours["float32"].file, file, room / file.name), "float32")
-            for file in model.official
-        }
-        found = measure([*ours.values(), *official.values()], samples, CONFIG, bench.room("accuracy", model.name, "outputs"))
         for scheme in SCHEMES:
             if scheme != "float32":
                 bench.limit(f"{model.name}, ", found, scheme, 0.5)
-        for name in official:
-            bench.checks.say(f"- beside {name}: {found[name].lost:.2f} points lost, {ratio(found, name):.2f}×")
+        for file in model.official:
+            bench.checks.say(f"- beside {file.name}: {found[file.name].lost:.2f} points lost, {ratio(found, file.name):.2f}×")
         bench.show(found, f"{model.name}, {model.described}, two threads")
 
 
@@ -195,27 +181,7 @@ def advise(bench: Bench) -> None:
     checks.holds(f"three different answers: {', '.join(answers.values())}", len(set(answers.values())) == len(asked))
 
 
-PARTS: dict[str, Callable[[Bench], None]] = {part.__name__: part for part in (table1, accuracy, optimize, qat, advise)}
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shared", type=Path, required=True)
-    parser.add_argument("--part", choices=list(PARTS), action="append", help="repeats; default: every part")
-    parser.add_argument("--work", type=Path, help="folder to keep what was made in")
-    arguments = parser.parse_args()
-    checks = Checks("The TF Lite guide, measured")
-    with tempfile.TemporaryDirectory() as room:
-        work = (arguments.work or Path(room)).resolve()
-        bench = Bench(arguments.shared.resolve(), work, checks)
-        checks.say(machine())
-        for part in arguments.part or list(PARTS):
-            checks.say()
-            checks.say(f"## {part}")
-            checks.say()
-            PARTS[part](bench)
-    checks.finish("_".join(["guide", *(arguments.part or [])]))
-
-
 if __name__ == "__main__":
-    main()
+    run_parts(
+        __doc__, "The TF Lite guide, measured", "guide", {part.__name__: part for part in (table1, accuracy, optimize, qat, advise)}
+    )

@@ -7,8 +7,6 @@ scratch), documented (`edgekit diagnose` on a file made the documented way). Wit
 run goes on from there.
 """
 
-import argparse
-import tempfile
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -17,8 +15,8 @@ from typing import Any
 import children
 import cnns
 import peers
-from bench import CONFIG, LENGTH, Bench, renamed
-from checks import Answer, Checks, ask
+from bench import CONFIG, LENGTH, Bench, renamed, run_parts
+from checks import Answer, ask
 from turns import Entry, measure, ratio
 
 from edgekit.artifacts import to_json
@@ -26,7 +24,6 @@ from edgekit.assess import Data, encode_for, manifest_of
 from edgekit.data.representative import COUNT, draw
 from edgekit.errors import EdgekitError
 from edgekit.export.saved_model import export_saved_model
-from edgekit.measure.machine import machine
 from edgekit.quantize.converter import convert_float
 from edgekit.worker import Worker
 
@@ -137,20 +134,12 @@ def cnn(bench: Bench) -> None:
         ours = bench.convert(model.path, room / "edgekit", ("float32", "int8", "int16x8"), *options)
         integer = bench.convert(model.path, room / "integer", ("int8",), *options, "--integer-only")
         ours["int8 --integer-only"] = renamed(integer["int8"], "int8 --integer-only")
-        if failure := ours["float32"].failure:
-            bench.checks.holds(f"{model.name}, float32: {failure}", False)
+        found = bench.beside_official(model, "cnn", ours)
+        if found is None:
             continue
-        samples = room / "samples"
-        if not samples.is_dir():
-            encode_for(ours["float32"].file, Data(str(model.judged)), 0, room).save(samples)
-        official = {
-            file.name: Entry(file.name, cnns.with_input_of(ours["float32"].file, file, room / file.name), "float32")
-            for file in model.official
-        }
-        found = measure([*ours.values(), *official.values()], samples, CONFIG, bench.room("cnn", model.name, "outputs"))
         bench.limit(f"{model.name}, ", found, "int8 --integer-only", 0.5)
         bench.limit(f"{model.name}, ", found, "int16x8", 0.2)
-        for name in official:
+        for name in (file.name for file in model.official):
             for scheme in ("int8", "int8 --integer-only"):
                 told = f"{found[scheme].lost:.2f} points lost against {found[name].lost:.2f}"
                 kept = found[scheme].lost <= found[name].lost
@@ -210,28 +199,10 @@ def documented(bench: Bench) -> None:
     bench.checks.holds(f"diagnose names the attention mask first: {told}", not answer.failures and "mask" in first)
 
 
-PARTS = {part.__name__: part for part in (minilm, memory, cnn, encoders, documented)}
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shared", type=Path, required=True)
-    parser.add_argument("--part", choices=list(PARTS), action="append", help="repeats; default: every part")
-    parser.add_argument("--work", type=Path, help="folder to keep what was made in")
-    arguments = parser.parse_args()
-    chosen = arguments.part or list(PARTS)
-    checks = Checks("int8 against float32 and against other tools")
-    with tempfile.TemporaryDirectory() as room:
-        work = (arguments.work or Path(room)).resolve()
-        bench = Bench(arguments.shared.resolve(), work, checks)
-        checks.say(machine())
-        for part in chosen:
-            checks.say()
-            checks.say(f"## {part}")
-            checks.say()
-            PARTS[part](bench)
-    checks.finish("_".join(["int8", *(arguments.part or [])]))
-
-
 if __name__ == "__main__":
-    main()
+    run_parts(
+        __doc__,
+        "int8 against float32 and against other tools",
+        "int8",
+        {part.__name__: part for part in (minilm, memory, cnn, encoders, documented)},
+    )

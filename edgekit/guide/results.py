@@ -4,7 +4,6 @@ import json as json_format
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from edgekit.artifacts import to_json
@@ -73,17 +72,6 @@ class GuideRun:
             return _run(json_format.loads(text))
         except (ValueError, InputError) as error:
             raise InputError(f"{origin}: not a run of the guide ({error}); give the {FILE_NAME} of edgekit guide run") from None
-
-
-def load(path: Path) -> GuideRun:
-    """Read `guide.json`, or that file in a folder. Raises `InputError` if there is none."""
-    file = path / FILE_NAME if path.is_dir() else path
-    try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not text"
-        raise InputError(f"{file}: cannot be read ({reason}); give the {FILE_NAME} of edgekit guide run") from None
-    return GuideRun.from_json(text, str(file))
 
 
 def read_model(text: str) -> GuideModel:
