@@ -305,6 +305,9 @@ class _Model:
         )
         rows = []
         for file, row in zip(files, found, strict=True):
+            if self.job.random:
+                # Decisions of random weights are noise.
+                row = replace(row, agreement=None, mean_abs_error=None)
             # The others passed when they were converted.
             reason = judge(row, self.config.max_drop if self._trusted else None) if row.scheme == QAT else row.failure
             if row.scheme and reason:
