@@ -79,7 +79,7 @@ class ConvertConfig:
     std: tuple[float, ...] | None = None
     threads: int = 2
     seed: int = 0
-    brings: tuple[str, ...] = ()
+    brings: tuple[str, ...] = field(default=(), metadata={"told": False})
 
     def __post_init__(self) -> None:
         if not self.schemes:
@@ -173,6 +173,8 @@ def convert(
     """
     wanted = schemes.select(config.schemes)
     source = bridge.classify(model)
+    # Found out here as well, since a recipe does not tell it.
+    config = replace(config, brings=bridge.brings(model))
     for scheme in wanted:
         final = final_path(out, source, scheme)
         artifacts.refuse_existing(final, overwrite=overwrite)
@@ -192,9 +194,8 @@ def convert(
         float_model, data = _float_model(source, config, rows, judged, work, worker)
         package = packaging.of_source(source, float_model.path, judged or rows, config)
         tell("calibrate")
-        brought = bridge.brings(model)
         # Also dynamic gains by it: its weights are rounded for what they will see.
-        gaining = any(scheme.weights == "int8" and scheme.name not in brought for scheme in wanted)
+        gaining = any(scheme.weights == "int8" and scheme.name not in config.brings for scheme in wanted)
         rows_to_see = data.calibration if gaining else None
         calibrated = _Calibrated()
         # Beside the files and not in the temporary folder, so that a search that was killed goes on from it.
@@ -211,15 +212,18 @@ def convert(
             ranges=trained,
         )
         own = partial(bridge.own_file, source, float_model, work, worker)
-        maker = _Maker(float_model.path, work, data, calibrated, settings, worker, tell, dict.fromkeys(brought, own))
+        maker = _Maker(float_model.path, work, data, calibrated, settings, worker, tell, dict.fromkeys(config.brings, own))
         tasks = [partial(bridge.check_source, source, float_model, data.held_out, work, worker)]
         if rows_to_see is not None:
             target = work / "calibration"
-            tasks.append(partial(_calibrate, calibrated, float_model, rows_to_see, target, config.calibration, worker))
+            given = float_model, rows_to_see, target, config.calibration, worker
+            tasks.append(partial(_calibrate, calibrated, *given, ranges=any(_needs(scheme, config.brings) for scheme in wanted)))
         tasks += [partial(_warn, float_model.path, scheme, worker, tell) for scheme in wanted if scheme.activations == "int16"]
         # What calibration changes nothing of is made meanwhile. int8 is planned by timing its candidates: nothing else runs then.
         early = [
-            scheme for scheme in wanted if scheme.name in ("float32", "float16") or not (rows_to_see or _needs(scheme, brought))
+            scheme
+            for scheme in wanted
+            if scheme.name in ("float32", "float16") or not (rows_to_see or _needs(scheme, config.brings))
         ]
         late = [scheme for scheme in wanted if scheme not in early]
         together([*tasks, *(partial(maker.make, scheme) for scheme in early)])
@@ -234,7 +238,12 @@ def convert(
             tell("other lengths")
             held = data.held_out, rows_to_see
             several = lengths.Several(source, config.sequence_lengths, config.bridge, float_model, *held, work, worker)
-            several.merge(made, failed, calibrated.path, settings)
+            try:
+                several.merge(made, failed, calibrated.path, settings)
+            except EdgekitError:
+                # It is for runs that were killed.
+                journal.unlink(missing_ok=True)
+                raise
         tell("measure")
         packed = {name: _packed(package, file, name, work) for name, (file, _) in made.items()}
         reference = packed.get("float32") or _packed(package, float_model.path, "float32", work)
@@ -275,9 +284,11 @@ class _Calibrated:
     failure: str = ""
 
 
-def _calibrate(calibrated: _Calibrated, float_model: FloatModel, rows: Path, target: Path, method: str, worker: Worker) -> None:
+def _calibrate(
+    calibrated: _Calibrated, float_model: FloatModel, rows: Path, target: Path, method: str, worker: Worker, *, ranges: bool
+) -> None:
     try:
-        float_model.note("calibrate", worker.run(calibrate, float_model.path, rows, target, method))
+        float_model.note("calibrate", worker.run(calibrate, float_model.path, rows, target, method, ranges=ranges))
         calibrated.path = target
     except EdgekitError as error:
         calibrated.failure = error.message
@@ -321,6 +332,9 @@ class _Maker:
         found = {"samples": self.data.calibration, "calibration": self.calibrated.path}
         try:
             plan = quantize(self.float_model, scheme, file, **found, settings=self.settings, worker=self.worker)
+            if scheme.weights == "int8" and self.calibrated.failure:
+                told = f"weights are rounded one by one, since the representative data cannot be used: {self.calibrated.failure}"
+                plan = replace(plan, reason=f"{plan.reason}; {told}")
             self.made[scheme.name] = file, plan
         except ConfigError:
             raise

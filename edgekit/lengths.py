@@ -118,6 +118,8 @@ class Several:
 
         The shorter lengths are exported first. Raises what `bridge.from_checkpoint` does.
         """
+        if not made:
+            return
         self._export()
         for name, (file, plan) in list(made.items()):
             try:

@@ -175,7 +175,7 @@ def to_mapping(value: Any) -> dict[str, Any]:
         held = getattr(value, item.name)
         if "inline" in item.metadata:
             table |= to_mapping(held)
-        elif held is not None:
+        elif held is not None and _is_told(item):
             table[item.name] = _plain(held)
     return table
 
@@ -196,8 +196,14 @@ def _keys(cls: Any) -> tuple[str, ...]:
     hints = typing.get_type_hints(cls)
     found: list[str] = []
     for item in dataclasses.fields(cls):
-        found += _keys(hints[item.name]) if "inline" in item.metadata else [item.name]
+        if _is_told(item):
+            found += _keys(hints[item.name]) if "inline" in item.metadata else [item.name]
     return tuple(found)
+
+
+def _is_told(item: dataclasses.Field[Any]) -> bool:
+    """Whether a recipe may set the field: some are found out from the model."""
+    return bool(item.metadata.get("told", True))
 
 
 def _nearest(word: str, known: Sequence[str]) -> str:

@@ -57,11 +57,12 @@ def find_runtime(given: Path | None) -> Path:
 
 def check_runs(predictor: Predictor) -> None:
     """Raise `UnsupportedOpError` if LiteRT.js cannot feed the file or read it."""
-    for spec in (*predictor.signature.inputs, predictor.signature.outputs[0]):
+    ends = [(spec, "--inputs") for spec in predictor.signature.inputs] + [(predictor.signature.outputs[0], "--outputs")]
+    for spec, option in ends:
         if spec.dtype not in _DTYPES:
             raise UnsupportedOpError(
                 f"{predictor.path}: {spec.name} is {spec.dtype}, and LiteRT.js takes {', '.join(_DTYPES)}; "
-                "convert with --inputs uint8 --outputs uint8, or float32"
+                f"convert again with {option} float32 or uint8"
             )
 
 
@@ -113,6 +114,9 @@ class _Handler(BaseHTTPRequestHandler):
     server: Server
     protocol_version = "HTTP/1.1"
 
+    # A client that stops in the middle of a request does not keep a thread.
+    timeout = 30
+
     def do_GET(self) -> None:
         path = unquote(urlsplit(self.path).path)
         if not self._is_ours():
@@ -135,7 +139,7 @@ class _Handler(BaseHTTPRequestHandler):
         if not self._is_ours():
             return
         length = self.headers.get("Content-Length", "")
-        if not length.isdigit() or int(length) > _LARGEST_BODY:
+        if not (length.isascii() and length.isdigit()) or int(length) > _LARGEST_BODY:
             self.close_connection = True
             self._json({"error": "the request is too large, or does not say how long it is"}, 413)
             return
@@ -146,9 +150,11 @@ class _Handler(BaseHTTPRequestHandler):
             return
         try:
             with self.server.turn:
-                self._json(answer(judge(body)))
-        except (EdgekitError, ValueError) as error:
+                told = answer(judge(body))
+        except (EdgekitError, ValueError, OSError, RecursionError) as error:
             self._json({"error": str(error)}, 400)
+        else:
+            self._json(told)
 
     def _text(self, body: bytes) -> Prediction:
         told = json.loads(body)
@@ -187,9 +193,9 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(200, content, _TYPES[".html"], {"Content-Security-Policy": policy})
 
     def _runtime_file(self, name: str) -> None:
-        file = (self.server.runtime / name).resolve()
-        allowed = [self.server.runtime / package for package in PACKAGES]
-        if not any(file.is_relative_to(folder.resolve()) for folder in allowed) or not file.is_file():
+        allowed = [(self.server.runtime / package).resolve() for package in PACKAGES]
+        file = (self.server.runtime / name.replace("\0", "")).resolve()
+        if not any(file.is_relative_to(folder) for folder in allowed) or not file.is_file():
             self._send(404, b"not found\n", "text/plain")
             return
         self._file(file, _TYPES.get(file.suffix, "application/octet-stream"))

@@ -5,23 +5,18 @@ Through Weight Equalization and Bias Correction, ICCV 2019, section 4.2; the mea
 data. Depthwise convolutions gain most: nine weights a channel average nothing out.
 """
 
+import contextlib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from edgekit.data.samples import Samples
 from edgekit.quantize.moments import BIAS, WEIGHTS, Moments, has_bias, matrix, names, text, unmatrix
 from edgekit.quantize.rounding import Rounding, steps_of
-from edgekit.quantize.tensors import Tensors
-from edgekit.tflite import flatbuffer
-from edgekit.tflite.lengths import MASK
 from edgekit.tflite.tree import listed
 
-# A mean over this many rows moves by less than a rounding step.
-_ROWS = 32
 # Scales are float32 on both sides.
 _SAME_STEP = 1e-5
 
@@ -39,41 +34,33 @@ class Product:
 
 
 def prepared(weights: Mapping[str, tuple[str, np.ndarray]], moments: Mapping[str, Moments]) -> dict[str, Product]:
-    """Each product's weights rounded, by the name of its output; `weights` holds its op and float32 values."""
-    found, shared = {}, dict[int, Rounding]()
-    for output, known in moments.items():
-        if output in weights:
+    """Each product's weights rounded, by the name of its output; `weights` holds its op and float32 values.
+
+    The covariances in `moments` are used up.
+    """
+    found = {}
+    sharing: dict[int, list[str]] = {}
+    for output in moments.keys() & weights.keys():
+        sharing.setdefault(id(moments[output]), []).append(output)
+    # Those that read the same one after the other, so that one factor at a time is held.
+    for outputs in sharing.values():
+        covariance, rounding = moments[outputs[0]].covariance, None
+        if covariance is not None:
+            # What no damping makes invertible rounds as usual.
+            with contextlib.suppress(np.linalg.LinAlgError):
+                rounding = Rounding(covariance)
+        for output in outputs:
             name, values = weights[output]
-            real = matrix(name, values, len(known.mean))
-            steps, levels = steps_of(real), None
-            if known.covariance is not None:
-                if id(known) not in shared:
-                    shared[id(known)] = Rounding(known.covariance)
-                levels = shared[id(known)].levels(real, steps)
-            found[output] = Product(known.mean, steps, levels)
+            mean = moments[output].mean
+            real = matrix(name, values, len(mean))
+            steps = steps_of(real)
+            found[output] = Product(mean, steps, rounding.levels(real, steps) if rounding is not None else None)
+        moments[outputs[0]].covariance = None
     return found
 
 
-def intermediates(
-    model: bytes, samples: Samples, channels: Mapping[int, int], rows: int = _ROWS
-) -> Iterator[dict[int, np.ndarray]]:
-    """For each of the first `rows` samples the values (N, channels) of some tensors of the main graph, by tensor index.
-
-    `channels` gives how many each has; padding tokens are left out. Nothing where the entry is another graph.
-    """
-    entry = flatbuffer.parse(model, "model").entry()
-    if entry.subgraph or not channels:
-        return
-    tensors = Tensors(model, entry, list(channels))
-    for _, row in zip(range(rows), samples, strict=False):
-        given = tensors.run(row)
-        mask = row[MASK].reshape(-1) > 0 if MASK in row else None
-        found = {index: given(index).reshape(-1, size) for index, size in channels.items()}
-        yield {index: values[mask] if mask is not None and len(values) == len(mask) else values for index, values in found.items()}
-
-
-def correct(root: Any, weights: Mapping[str, tuple[str, np.ndarray]], products: Mapping[str, Product]) -> int:
-    """Round the weights of a quantized model's tree anew and correct its biases, in place; returns how many ops that were.
+def correct(root: Any, weights: Mapping[str, tuple[str, np.ndarray]], products: Mapping[str, Product]) -> None:
+    """Round the weights of a quantized model's tree anew and correct its biases, in place.
 
     `weights` are those before quantization and `products` what `prepared` gave, both by the name of the op's output.
 
@@ -83,7 +70,6 @@ def correct(root: Any, weights: Mapping[str, tuple[str, np.ndarray]], products: 
     from ai_edge_litert import schema_py_generated as schema
 
     kinds = names(root)
-    count = 0
     sharers = Counter(tensor.buffer for graph in root.subgraphs for tensor in listed(graph.tensors))
     for graph in root.subgraphs:
         users = Counter(int(index) for operator in listed(graph.operators) for index in listed(operator.inputs))
@@ -107,7 +93,6 @@ def correct(root: Any, weights: Mapping[str, tuple[str, np.ndarray]], products: 
                 same = np.abs(steps - product.steps) <= _SAME_STEP * product.steps
                 levels = np.where(same[..., np.newaxis], product.levels, levels)
                 buffer.data = np.ascontiguousarray(unmatrix(name, levels, before.shape)).reshape(-1).view(np.uint8)
-            count += 1
             if not has_bias(operator) or users[int(operator.inputs[BIAS])] > 1:
                 continue
             bias = graph.tensors[operator.inputs[BIAS]]
@@ -119,7 +104,6 @@ def correct(root: Any, weights: Mapping[str, tuple[str, np.ndarray]], products: 
                 bias.buffer = len(root.buffers) - 1
             error = levels * steps[..., np.newaxis].astype(np.float64) - matrix(name, before, groups)
             _subtract(root.buffers[bias.buffer], bias, np.einsum("goi,gi->go", error, product.mean).reshape(-1), schema)
-    return count
 
 
 def _subtract(buffer: Any, bias: Any, shift: np.ndarray, schema: Any) -> None:

@@ -30,6 +30,7 @@ _CHUNK = 32
 # Rows that histograms are made of, spread over all; a range moves by less than a step with more.
 _HISTOGRAM_ROWS = 512
 _IDS = "input_ids"
+_NOT_FINITE = "{}: {} takes values that are not finite on the representative data; check the data and the model's weights"
 # A value that moves by this share of the tensor's largest has changed; what leaks through a mask is far less.
 _CHANGED = 1e-3
 # Ops that read how values compare with each other; EXP is what a softmax in parts begins with.
@@ -42,43 +43,48 @@ def check_method(method: str) -> None:
         raise ConfigError(f"calibration {method}: unknown; choose from {', '.join(CALIBRATIONS)}")
 
 
-def calibrate(model: Path, samples_folder: Path, target: Path, method: str = MINMAX) -> None:
+def calibrate(model: Path, samples_folder: Path, target: Path, method: str = MINMAX, *, ranges: bool = True) -> None:
     """Run `model` on the saved samples and write what `write_integer` needs to know of its float tensors to `target`.
 
-    That is each one's range, and of matrix products what `bias.prepared` makes of their inputs. With `minmax` the range is
-    the least and largest value over all samples; the other methods clip it, see `histogram`, and keep those two as `least`
-    and `greatest`, which int16 takes. Raises `ConfigError` for another method, and `ConversionError` if the model does not
-    run on the samples or a tensor takes a value that is not finite.
+    That is each one's range, which dynamic files do without (`ranges` False), and of matrix products what `bias.prepared` makes of
+    their inputs. With `minmax` the range is the least and largest value over all samples; the other methods clip it, see
+    `histogram`, and keep those two as `least` and `greatest`, which int16 takes. Raises `ConfigError` for another method, and
+    `ConversionError` if the model does not run on the samples or a tensor takes a value that is not finite.
     """
-    from ai_edge_quantizer.calibrator import CalibrationMode
-
     check_method(method)
     data = prepare(model.read_bytes())
-    file = flatbuffer.parse(data, str(model))
     try:
-        # Statistics are gathered inside the interpreter, tensor by tensor: 7 times faster than keeping all tensors for Python
-        # to look at, and nothing grows with the number of samples.
-        statistics = _statistics(data, file.entry().key, samples_folder, CalibrationMode.CALIBRATION_PROFILER_BASED)
-        # What the delegate fuses away or a called subgraph computes may be missing; the slow way sees it.
-        if _computed(file) - set(statistics):
-            slow = _statistics(data, file.entry().key, samples_folder, CalibrationMode.CALIBRATION_PRESERVE_ALL_TENSORS)
-            statistics = {**slow, **statistics}
-        _refuse_not_finite(model.name, file, statistics)
-        if method != MINMAX:
-            statistics = {**statistics, **_clipped(data, file, statistics, samples_folder, method)}
+        statistics = _ranges(model, data, samples_folder, method) if ranges else {}
         moments = gather(data, Samples.load(samples_folder))
     except (ValueError, RuntimeError, KeyError) as error:
         raise ConversionError(f"{model.name}: calibration failed ({one_line(error)}); check the representative data") from error
+    for output, known in moments.items():
+        if not np.isfinite(known.mean).all():
+            raise ConversionError(_NOT_FINITE.format(model.name, f"what {output} is computed from"))
     target.write_bytes(pickle.dumps((statistics, prepared(product_weights(data), moments))))
+
+
+def _ranges(model: Path, data: bytes, samples_folder: Path, method: str) -> dict[str, Any]:
+    from ai_edge_quantizer.calibrator import CalibrationMode
+
+    file = flatbuffer.parse(data, str(model))
+    # Statistics are gathered inside the interpreter, tensor by tensor: 7 times faster than keeping all tensors for Python
+    # to look at, and nothing grows with the number of samples.
+    statistics = _statistics(data, file.entry().key, samples_folder, CalibrationMode.CALIBRATION_PROFILER_BASED)
+    # What the delegate fuses away or a called subgraph computes may be missing; the slow way sees it.
+    if _computed(file) - set(statistics):
+        slow = _statistics(data, file.entry().key, samples_folder, CalibrationMode.CALIBRATION_PRESERVE_ALL_TENSORS)
+        statistics = {**slow, **statistics}
+    _refuse_not_finite(model.name, file, statistics)
+    if method != MINMAX:
+        statistics = {**statistics, **_clipped(data, file, statistics, samples_folder, method)}
+    return statistics
 
 
 def _refuse_not_finite(name: str, file: flatbuffer.ModelFile, statistics: Mapping[str, Any]) -> None:
     for tensor in sorted(_computed(file) & set(statistics)):
         if not all(np.isfinite(statistics[tensor][end]).all() for end in ("min", "max")):
-            raise ConversionError(
-                f"{name}: tensor {tensor} takes values that are not finite on the representative data; "
-                "check the data and the model's weights"
-            )
+            raise ConversionError(_NOT_FINITE.format(name, f"tensor {tensor}"))
 
 
 def _statistics(model: bytes, key: str, samples_folder: Path, mode: Any) -> dict[str, Any]:

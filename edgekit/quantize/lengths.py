@@ -22,7 +22,8 @@ def merge(files: Mapping[int, Path], target: Path, *, origin: str) -> None:
     """
     merger = _Merger(origin)
     for length in sorted(files, reverse=True):
-        merger.add(length, files[length].read_bytes())
+        # Mapped: the tree's arrays are views of it, and all lengths are held until they are written.
+        merger.add(length, flatbuffer.mapped(files[length]))
     target.write_bytes(pack(merger.tree))
 
 
@@ -36,7 +37,7 @@ class _Merger:
         self.buffers: dict[bytes, int] = {}
         self.tables: dict[bytes, _Once] = {}
 
-    def add(self, length: int, model: bytes) -> None:
+    def add(self, length: int, model: memoryview) -> None:
         found = load(model)
         if found is None:
             raise UnsupportedOpError(f"{self.origin}: is above 2 GB; leave --sequence-lengths out")

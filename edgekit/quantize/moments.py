@@ -13,7 +13,7 @@ from edgekit.data.samples import Samples
 from edgekit.quantize.tensors import Tensors
 from edgekit.tflite import flatbuffer
 from edgekit.tflite.lengths import MASK
-from edgekit.tflite.tree import listed, load
+from edgekit.tflite.tree import listed, load, opcodes
 
 PRODUCTS = ("FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D")
 ACTIVATIONS, WEIGHTS, BIAS = 0, 1, 2
@@ -73,7 +73,9 @@ class _Window:
             if mask is not None and len(rows) == len(mask):
                 rows = rows[mask]
             return rows[_some(len(rows), draw)][np.newaxis]
-        image = values[0]
+        return np.concatenate([self._of_image(image, draw) for image in values], axis=1)
+
+    def _of_image(self, image: np.ndarray, draw: np.random.Generator) -> np.ndarray:
         if self.same:
             image = np.pad(image, (*(self._padding(image.shape[axis], axis) for axis in (0, 1)), (0, 0)))
         view = np.lib.stride_tricks.sliding_window_view(image, (self._extent(0), self._extent(1)), axis=(0, 1))
@@ -94,19 +96,26 @@ class _Window:
 
 
 class _Sums:
-    """Over all vectors of a window so far; their squares only if a covariance is `wanted`."""
+    """Over all vectors of a window so far; their squares only if a covariance is `wanted`.
+
+    Squares are taken around the first vectors' mean: where inputs vary little around a large value, those around zero would
+    leave nothing but rounding of their difference.
+    """
 
     def __init__(self, wanted: bool) -> None:
         self.wanted, self.count = wanted, 0
         self._total: Any = 0.0
         self._squares: Any = 0.0
+        self._middle: Any = None
         self._waiting: list[np.ndarray] = []
 
     def add(self, vectors: np.ndarray) -> None:
         self.count += vectors.shape[1]
         self._total += vectors.sum(axis=1, dtype=np.float64)
-        if self.wanted:
-            self._waiting.append(vectors)
+        if self.wanted and vectors.shape[1]:
+            if self._middle is None:
+                self._middle = vectors.mean(axis=1)
+            self._waiting.append(vectors - self._middle[:, np.newaxis])
             if sum(part.shape[1] for part in self._waiting) >= _AT_ONCE:
                 self._multiply()
 
@@ -117,14 +126,19 @@ class _Sums:
             self._squares += vectors.transpose(0, 2, 1) @ vectors
             self._waiting.clear()
 
-    def moments(self) -> tuple[Moments, Moments]:
-        """With the covariance around zero, and around the mean."""
-        self._multiply()
+    def moments(self, *, centred: bool) -> Moments:
+        """With the covariance around the mean, or around zero."""
         mean = self._total / self.count
         if not self.wanted:
-            return (Moments(mean, None),) * 2
-        raw = self._squares / self.count
-        return Moments(mean, raw), Moments(mean, raw - mean[:, :, np.newaxis] * mean[:, np.newaxis])
+            return Moments(mean, None)
+        self._multiply()
+        away = mean - self._middle
+        covariance = self._squares / self.count - _outer(away)
+        return Moments(mean, covariance if centred else covariance + _outer(mean))
+
+
+def _outer(vectors: np.ndarray) -> np.ndarray:
+    return vectors[:, :, np.newaxis] * vectors[:, np.newaxis]
 
 
 def gather(model: bytes, samples: Samples) -> dict[str, Moments]:
@@ -142,19 +156,23 @@ def gather(model: bytes, samples: Samples) -> dict[str, Moments]:
     sums = {window: _Sums(window in chosen) for window in windows.values()}
     tensors = Tensors(model, entry, sorted({window.tensor for window in sums}))
     draw = np.random.default_rng(0)
-    for _, row in zip(range(_ROWS), samples, strict=False):
+    # Spread over all of them, which may be sorted by class.
+    for row in samples.take(np.unique(np.linspace(0, len(samples) - 1, _ROWS).astype(np.int64))):
         given = tensors.run(row)
         mask = row[MASK].reshape(-1) > 0 if MASK in row else None
         values = {index: given(index) for index in tensors.indices}
-        for window, found in sums.items():
-            found.add(window.vectors(values[window.tensor], mask, draw))
-    graph = tree.subgraphs[0]
-    made = {window: found.moments() for window, found in sums.items() if found.count}
-    operators = {place: graph.operators[place] for place, window in windows.items() if window in made}
-    return {
-        text(graph.tensors[operator.outputs[0]].name): made[windows[place]][has_bias(operator)]
-        for place, operator in operators.items()
-    }
+        for window, sum_ in sums.items():
+            sum_.add(window.vectors(values[window.tensor], mask, draw))
+    made: dict[tuple[_Window, bool], Moments] = {}
+    found = {}
+    for place, window in windows.items():
+        operator = tree.subgraphs[0].operators[place]
+        key = window, has_bias(operator)
+        if sums[window].count:
+            if key not in made:
+                made[key] = sums[window].moments(centred=key[1])
+            found[text(tree.subgraphs[0].tensors[operator.outputs[0]].name)] = made[key]
+    return found
 
 
 def text(name: bytes | str | None) -> str:
@@ -164,11 +182,7 @@ def text(name: bytes | str | None) -> str:
 
 def names(tree: Any) -> Mapping[int, str]:
     """The products among a tree's op codes, by their index there."""
-    from ai_edge_litert import schema_py_generated as schema
-
-    codes = {getattr(schema.BuiltinOperator, name): name for name in PRODUCTS}
-    found = ((index, max(code.builtinCode, code.deprecatedBuiltinCode)) for index, code in enumerate(tree.operatorCodes))
-    return {index: codes[code] for index, code in found if code in codes}
+    return {index: name for name in PRODUCTS for index in opcodes(tree, name)}
 
 
 def has_bias(operator: Any) -> bool:
@@ -192,7 +206,7 @@ def _windows(tree: Any) -> dict[int, _Window]:
             continue
         if name == "FULLY_CONNECTED":
             found[place] = _Window(tensor, features=int(shape[-1]))
-        elif options is not None and len(shape) == 4 and int(graph.tensors[tensor].shape[0]) == 1:
+        elif options is not None and len(shape) == 4:
             # A grouped convolution has fewer input channels in its weights than its input has.
             if name == "CONV_2D" and int(shape[-1]) != int(graph.tensors[tensor].shape[-1]):
                 continue

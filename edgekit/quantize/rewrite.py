@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from edgekit.data.samples import Samples
-from edgekit.quantize.bias import intermediates
+from edgekit.quantize.tensors import Tensors
 from edgekit.tflite import flatbuffer
+from edgekit.tflite.lengths import MASK
 from edgekit.tflite.tree import listed, load, opcode, opcodes, pack, prepare
 
 # An output channel this many times the median one takes two bits of everyone's step.
@@ -17,6 +18,8 @@ _OUTLIER = 4.0
 # What an outlier is brought down to, in medians.
 _LEVEL = 2.0
 _FEWEST_CHANNELS = 16
+# The largest of so many rows is within a fraction of a bit of the largest of all.
+_ROWS = 32
 
 
 def make_quantizable(model: Path, samples_folder: Path, target: Path) -> None:
@@ -55,10 +58,26 @@ def _largest(model: bytes, samples_folder: Path) -> dict[int, np.ndarray]:
         and graph.tensors[operator.outputs[0]].shape[-1] >= _FEWEST_CHANNELS
     }
     largest: dict[int, np.ndarray] = {}
-    for values in intermediates(model, Samples.load(samples_folder), residual):
+    for values in _intermediates(model, Samples.load(samples_folder), residual):
         for index, found in values.items():
             largest[index] = np.maximum(largest.get(index, 0.0), np.abs(found).max(axis=0))
     return largest
+
+
+def _intermediates(model: bytes, samples: Samples, channels: Mapping[int, int]) -> Iterator[dict[int, np.ndarray]]:
+    """For each of the first samples the values (N, channels) of some tensors of the main graph, by tensor index.
+
+    `channels` gives how many each has; padding tokens are left out. Nothing where the entry is another graph.
+    """
+    entry = flatbuffer.parse(model, "model").entry()
+    if entry.subgraph or not channels:
+        return
+    tensors = Tensors(model, entry, list(channels))
+    for _, row in zip(range(_ROWS), samples, strict=False):
+        given = tensors.run(row)
+        mask = row[MASK].reshape(-1) > 0 if MASK in row else None
+        found = {index: given(index).reshape(-1, size) for index, size in channels.items()}
+        yield {index: values[mask] if mask is not None and len(values) == len(mask) else values for index, values in found.items()}
 
 
 class _Editor:

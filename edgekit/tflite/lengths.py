@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -129,9 +130,11 @@ class LengthsModel:
 
     def _load_for(self, length: int) -> None:
         if self._one is not None and not self.models:
-            self.models = {length: self._one(signature_key=self._entries[length].key)}
-        else:
-            self._load()
+            # Without room for a copy of the file all of it is prepared.
+            with suppress(OSError):
+                self.models = {length: self._one(signature_key=self._entries[length].key)}
+                return
+        self._load()
 
     @property
     def length(self) -> int:
@@ -170,11 +173,3 @@ class LengthsModel:
         self.set_inputs(inputs)
         self.invoke()
         return self.outputs()
-
-
-def at_length(path: Path, length: int, *, threads: int = 2) -> Model:
-    """The file's signature for `length` alone. Raises `ModelFormatError` if it has none, and what `Model` raises."""
-    entries = by_length(flatbuffer.read(path))
-    if length not in entries:
-        raise ModelFormatError(f"{path}: has no signature for {length} tokens; it has: {', '.join(map(str, entries)) or 'none'}")
-    return Model(path, threads=threads, signature_key=entries[length].key)

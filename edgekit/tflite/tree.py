@@ -21,7 +21,7 @@ _BIAS = 2
 _RESHAPING = ("SQUEEZE", "EXPAND_DIMS")
 
 
-def load(model: bytes) -> Any | None:
+def load(model: bytes | memoryview) -> Any | None:
     """The tree (`ModelT`), or None for a file that cannot be written again: above 2 GB, or with constants in other files.
 
     Data behind the flatbuffer, where ai-edge-quantizer puts it, comes inside: older runtimes and other tools do not look there.

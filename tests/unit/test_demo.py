@@ -85,7 +85,14 @@ def test_its_answer_is_that_of_predict(server, text):
 
 @pytest.mark.parametrize(
     "path",
-    ("/litertjs/core/../../secret.txt", "/litertjs/../secret.txt", "/litertjs/core/%2e%2e/%2e%2e/secret.txt", "/no", "/litertjs/"),
+    (
+        "/litertjs/core/../../secret.txt",
+        "/litertjs/../secret.txt",
+        "/litertjs/core/%2e%2e/%2e%2e/secret.txt",
+        "/litertjs/%00",
+        "/no",
+        "/litertjs/",
+    ),
 )
 def test_nothing_else_is_served(server, path):
     assert ask(server, "GET", path)[0] == 404
@@ -97,7 +104,9 @@ def test_other_hosts_and_other_sites_are_refused(server):
     assert ask(server, "POST", "/predict/text", body, Origin="https://example.org")[0] == 403
 
 
-@pytest.mark.parametrize("body", (b"", b"{", b"[]", b'{"text": 1}', b'{"text": "a", "pair": "b"}', b'{"text": "\\ud800"}'))
+@pytest.mark.parametrize(
+    "body", (b"", b"{", b"[]", b'{"text": 1}', b'{"text": "a", "pair": "b"}', b'{"text": "\\ud800"}', b"[" * 100_000)
+)
 def test_a_bad_question_gets_a_reason_and_the_server_goes_on(server, body):
     status, _, told = ask(server, "POST", "/predict/text", body)
     assert status == 400 and json.loads(told)["error"]
@@ -105,7 +114,8 @@ def test_a_bad_question_gets_a_reason_and_the_server_goes_on(server, body):
 
 
 def test_a_question_that_is_too_large_is_not_read(server):
-    assert ask(server, "POST", "/predict/text", b"", **{"Content-Length": str(10**9)})[0] == 413
+    for length in (str(10**9), "-1", "x"):
+        assert ask(server, "POST", "/predict/text", b"", **{"Content-Length": length})[0] == 413
 
 
 def test_an_image_is_judged_as_predict_does(server, runtime, tmp_path):

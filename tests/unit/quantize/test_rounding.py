@@ -152,6 +152,25 @@ def test_a_file_holds_the_levels_and_only_where_its_steps_are_the_same(room, tmp
     assert not first[0, DEAD].any()
 
 
+def test_inputs_that_hardly_vary_are_no_trouble(tmp_path):
+    """Their squares around zero are all but equal to the square of their mean."""
+    room = calibrated(conv_net(), Samples({"x": np.full((24, 8, 8, 3), 1000.0, np.float32)}, None), tmp_path)
+    _, products = pickle.loads((room / "calibration").read_bytes())
+    assert set(products) == {"first", "second", "logits"}
+    assert all(np.isfinite(product.mean).all() for product in products.values())
+
+
+def test_rows_are_taken_from_all_of_a_sorted_set():
+    values = np.repeat(np.arange(300, dtype=np.float32), 2).reshape(300, 1, 2)
+    build = Builder()
+    x, out = build.tensor("x", [1, 1, 2]), build.tensor("out", [1, 1, 2])
+    weights = build.tensor("w", [2, 2], data=np.eye(2, dtype=np.float32))
+    build.op("FULLY_CONNECTED", [x, weights, -1], [out], schema.FullyConnectedOptionsT(keepNumDims=True))
+    build.ends({"x": x}, {"out": out}, "serving_default")
+    (moments,) = gather(build.pack(), Samples({"x": values}, None)).values()
+    np.testing.assert_allclose(moments.mean, 149.5, rtol=0.01)
+
+
 def smooth(count: int, seed: int) -> Samples:
     """Images as cameras see them: neighbouring pixels are alike."""
     coarse = np.random.default_rng(seed).random((count, 3, 3, 3), np.float32)
