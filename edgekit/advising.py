@@ -23,7 +23,8 @@ from edgekit.errors import ConfigError, ConversionError, DatasetError, EdgekitEr
 from edgekit.guide.advice import Advice
 from edgekit.guide.steps import Origin, steps
 from edgekit.guide.targets import TARGETS, Fit, Hardware, Target, fit
-from edgekit.guide.tree import SIMPLEST_FIRST, Candidate, Data, Need, Question, recommend
+from edgekit.guide.tree import SIMPLEST_FIRST, Candidate, Data, Need, Question
+from edgekit.guide.walk import recommend
 from edgekit.measure.benchmark import BenchmarkConfig, benchmark
 from edgekit.measure.machine import machine
 from edgekit.measure.measurement import Measurement

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,20 +19,20 @@ from edgekit.guide.tree import (
     Need,
     Question,
     Recommendation,
-    recommend,
 )
+from edgekit.guide.walk import recommend
 from edgekit.measure.measurement import Difference, Latency, Measurement, Proportion
 
 LABELLED = Question(data=Data.LABELLED, data_described="500 rows of dev.tsv")
 
 
 def measured(
-    name: str, megabytes: float, p50: float, lost: int = 0, *, rows: int = 500, judged: bool = True, **more: Any
+    name: str, megabytes: float, p50: float, lost: int = 0, *, rows: int = 500, labelled: bool = True, **more: Any
 ) -> Candidate:
-    """A candidate whose drop is `lost` of `rows`, with an interval of one point to each side."""
-    value = lost / rows
-    drop = Difference(max(lost, 0), max(-lost, 0), rows, value, value - 0.01, value + 0.01) if judged else None
-    agreement = Proportion(rows - abs(lost), rows, 1 - abs(value), 1 - abs(value) - 0.01, 1.0)
+    """A candidate whose drop is `lost` of `rows`, with an interval of one point to each side; of no rows it has no such figures."""
+    value = lost / max(rows, 1)
+    drop = Difference(max(lost, 0), max(-lost, 0), rows, value, value - 0.01, value + 0.01) if labelled and rows else None
+    agreement = Proportion(rows - abs(lost), rows, 1 - abs(value), 1 - abs(value) - 0.01, 1.0) if rows else None
     found = Measurement(
         f"{name}.tflite",
         int(megabytes * 1e6),
@@ -78,10 +79,10 @@ def edge(**facts: Any) -> Question:
 
 
 NO_DATA = [
-    measured(name, size, p50, judged=False)
+    measured(name, size, p50, rows=0)
     for name, size, p50 in (("float32", 90, 8.7), ("float16", 45, 8.7), ("dynamic", 23, 2.7))
 ]
-SLOW_DYNAMIC = [NO_DATA[0], NO_DATA[1], measured("dynamic", 23, 20.0, judged=False)]
+SLOW_DYNAMIC = [NO_DATA[0], NO_DATA[1], measured("dynamic", 23, 20.0, rows=0)]
 LOSING: dict[str, Candidate | None] = {
     "dynamic": measured("dynamic", 23.7, 2.75, 40),
     "int8": measured("int8", 23.9, 2.79, 30),
@@ -111,11 +112,35 @@ CASES: dict[str, tuple[Question, list[Candidate], str]] = {
     "quantized files lose": (LABELLED, model(**LOSING), "quantization-aware training"),
     "quantized files lose, no labels": (UNLABELLED, model(**LOSING), "float16"),
     "quantized files lose, no labels, no float": (UNLABELLED, [measured("dynamic", 23.7, 2.75, 40)], "diagnose"),
+    "no data, dynamic loses on rows to judge on": (Question(), model(dynamic=measured("dynamic", 23.7, 2.75, 40)), "float16"),
+    "no data, dynamic was refused": (
+        Question(),
+        [*NO_DATA[:2], replace(measured("dynamic", 23.7, 2.75, 40), refused="loses 8.0 points")],
+        "float16",
+    ),
+    "no data, trained ranges": (Question(), [measured("int8", 4.0, 1.0, rows=0, brought=True)], "int8"),
+    "no data, nothing keeps it": (Question(), [measured("dynamic", 23.7, 2.75, 40)], "data first"),
+    "what is faster loses, what is smaller does not": (
+        LABELLED,
+        model(dynamic=measured("dynamic", 23.7, 8.2), int8=measured("int8", 23.9, 2.79, 30), int16x8=None),
+        "quantization-aware training",
+    ),
+    "nothing to train on, so what keeps it will do": (
+        UNLABELLED,
+        model(dynamic=measured("dynamic", 23.7, 8.2), int8=measured("int8", 23.9, 2.79, 30), int16x8=None),
+        "dynamic",
+    ),
     "GPU": (Question(hardware=Hardware.GPU, data=Data.LABELLED), model(), "float16"),
     "GPU, float16 loses": (
         Question(hardware=Hardware.GPU, data=Data.LABELLED),
         model(float16=measured("float16", 45.9, 8.7, 30)),
         "float32",
+    ),
+    "GPU, no float file": (Question(hardware=Hardware.GPU), [measured("int8", 4.0, 1.0)], "no float file"),
+    "accelerator, trained ranges and float ends": (
+        edge(data=Data.NONE),
+        [measured("int8", 4.0, 1.0, rows=0, brought=True, fit=fit(Hardware.EDGETPU, floats=2))],
+        "no integer-only file",
     ),
     "accelerator": (edge(), integers(Hardware.EDGETPU), INTEGER_ONLY),
     "accelerator, an op of ten in the way": (
@@ -234,7 +259,7 @@ def test_integers_at_both_ends_are_for_accelerators() -> None:
 
 def test_without_labels_other_decisions_count_as_loss() -> None:
     question = Question(data=Data.REPRESENTATIVE)
-    few = model(dynamic=measured("dynamic", 23.7, 2.75, 30, judged=False), int8=measured("int8", 23.9, 2.79, 2, judged=False))
+    few = model(dynamic=measured("dynamic", 23.7, 2.75, 30, labelled=False), int8=measured("int8", 23.9, 2.79, 2, labelled=False))
     found = recommend(question, few)
     assert found.leaf == "int8"
     assert "decides otherwise on 0.4 % of 500 rows" in found.reason
@@ -244,3 +269,28 @@ def test_everything_refused_says_why_and_what_to_try() -> None:
     refused = [Candidate(name, refused=f"{name} stops at its first inference") for name in ("float32", "int8")]
     with pytest.raises(RefusedError, match=r"float32: float32 stops.*; int8: int8 stops.*convert float32 alone"):
         recommend(LABELLED, refused)
+
+
+@pytest.mark.parametrize("hardware", [Hardware.CPU, Hardware.GPU])
+@pytest.mark.parametrize("data", list(Data))
+def test_what_was_refused_is_never_taken(hardware: Hardware, data: Data) -> None:
+    refused = [replace(item, refused="loses 3.0 points") if item.name != "float32" else item for item in model()]
+    found = recommend(Question(hardware, data=data, max_drop=0.5), refused)
+    assert found.candidate is None or found.candidate.name == "float32"
+    assert {item.verdict for item in found.passed if item.name in ("float16", "dynamic")} == {"refused"}
+    with pytest.raises(RefusedError, match="dynamic: loses 3.0 points"):
+        recommend(Question(), refused[1:])
+
+
+def test_rows_to_judge_on_count_without_rows_to_calibrate_on() -> None:
+    found = recommend(Question(data_described="500 rows of dev.tsv"), model(int8=None, int16x8=None))
+    assert found.leaf == "dynamic"
+    assert found.path[1].decided_by == "0 rows to calibrate on, judged on 500 rows of dev.tsv"
+    assert "loses 0.0 points" in found.reason
+
+
+def test_a_gain_is_more_than_noise() -> None:
+    """Only int8 is faster; dynamic, a little slower than float32, keeps the accuracy and is no reason to leave int8 as it is."""
+    found = recommend(LABELLED, model(dynamic=measured("dynamic", 23.7, 9.0), int8=measured("int8", 23.9, 2.79, 30)))
+    assert found.leaf == "quantization-aware training"
+    assert "until then dynamic" in found.reason
