@@ -8,16 +8,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from edgekit import artifacts, bridge
 from edgekit.assess import Data as Source
 from edgekit.assess import encoding_of, manifest_of
 from edgekit.bridge import Kind
-from edgekit.convert import ConvertConfig, Converted, convert
+from edgekit.convert import ConvertConfig, Converted, convert, read_rows
 from edgekit.data import sources
 from edgekit.data.encode import encode
-from edgekit.data.representative import MINIMUM, draw
+from edgekit.data.samples import described
 from edgekit.data.sources import Columns, Rows
 from edgekit.errors import ConfigError, ConversionError, DatasetError, EdgekitError, InputError
 from edgekit.guide.advice import Advice
@@ -28,6 +26,7 @@ from edgekit.guide.walk import recommend
 from edgekit.measure.benchmark import BenchmarkConfig, benchmark
 from edgekit.measure.machine import machine
 from edgekit.measure.measurement import Measurement
+from edgekit.quantize.plan import TRAINED
 from edgekit.quantize.schemes import SCHEMES
 from edgekit.report.content import FILE_NAME, Report, load, measurement
 from edgekit.spec import shown
@@ -37,6 +36,8 @@ from edgekit.worker import Progress
 _REJECTED = ".tflite.rejected"
 # In a folder of its own, since it is called as the int8 file that leaves some ops in float is.
 _INTEGER_ONLY = "integer_only"
+# What convert, or optimize, was told where it judged by rows of the user's and not by random ones.
+_ROWS = ("representative_data", "evaluation_data", "dataset")
 
 
 @dataclass(frozen=True)
@@ -91,10 +92,12 @@ def advise(
         found = _of_folder(folder, config, columns or Columns(), target)
     else:
         with _room(out) as room:
-            found = _converted(model, room, config, columns or Columns(), target, overwrite=overwrite, on_progress=on_progress)
-        found = replace(found, kept=out is not None)
+            given = columns or Columns()
+            found = _converted(
+                model, room, config, given, target, kept=out is not None, overwrite=overwrite, on_progress=on_progress
+            )
     if found.data is Data.NONE:
-        assumed.append("data: none, since none was given (--data D)")
+        assumed.append("data: none to calibrate on, since none was given (--data D)")
     question = Question(hardware, need, found.data, max_drop, asked.flash_bytes, asked.ram_bytes, found.described)
     answer = recommend(question, found.candidates)
     return Advice(
@@ -157,41 +160,51 @@ def _converted(
     columns: Columns,
     target: Target,
     *,
+    kept: bool,
     overwrite: bool,
     on_progress: Callable[[Progress], None] | None,
 ) -> _Found:
     source = bridge.classify(model)
-    wanted = tuple(scheme.name for scheme in SCHEMES.values() if config.representative_data is not None or not scheme.needs_data)
+    config = replace(config, brings=bridge.brings(model))
+    wanted = tuple(
+        scheme.name
+        for scheme in SCHEMES.values()
+        if config.representative_data is not None or not scheme.needs_data or scheme.name in config.brings
+    )
     made = convert(model, room, replace(config, schemes=wanted), columns=columns, overwrite=overwrite, on_progress=on_progress)
     results = [(result, False) for result in made.results]
-    if target.integer_only and config.representative_data is not None:
-        inputs, outputs = _ends(next((result.path for result in made.results if result.scheme == "float32"), None), source.kind)
-        strict = replace(config, schemes=("int8",), integer_only=True, inputs=inputs, outputs=outputs)
+    ends = _ends(next((result.path for result in made.results if result.scheme == "float32"), None), source.kind)
+    # A file that the model brings has float inputs and outputs, and no other can be made of its ranges.
+    if target.integer_only and config.representative_data is not None and "int8" not in config.brings:
+        strict = replace(config, schemes=("int8",), integer_only=True, inputs=ends[0], outputs=ends[1])
         try:
             again = convert(model, room / _INTEGER_ONLY, strict, columns=columns, overwrite=overwrite, on_progress=on_progress)
             results += [(result, True) for result in again.results]
         except (ConversionError, ConfigError) as error:
             results.append((Converted("int8", None, refused=error.message), True))
-    rows = _judged(config, columns)
-    measured = _measure([result.path for result, _ in results if result.path], rows, config, on_progress)
+    rows = read_rows(config, columns)[1]
+    measured, data = _measure([result.path for result, _ in results if result.path], rows, config, on_progress)
     candidates = []
     for result, integer_only in results:
         figures = measured.get(result.path) if result.path else result.measurement
         # What was rejected lies beside its place until the temporary folder goes.
         file = result.path or Path(result.measurement.path if result.measurement else "")
-        candidates.append(Candidate(result.scheme, integer_only, figures, result.refused, _fit(target, file)))
-    described = made.data if rows is None else f"{len(rows)} rows of {shown(rows.origin)}"
+        refused = result.refused
+        if refused is not None and not kept:
+            refused = refused.removesuffix(f"; kept as {file}")
+        brought = result.scheme in config.brings
+        candidates.append(Candidate(result.scheme, integer_only, figures, refused, _fit(target, file), brought))
     return _Found(
         source.name,
         model,
         source.kind,
         tuple(candidates),
         _level(rows) if config.representative_data is not None else Data.NONE,
-        described,
+        data or made.data,
         machine(),
         {**config.__dict__, **columns.__dict__},
-        kept=False,
-        ends=_ends(next((result.path for result in made.results if result.scheme == "float32"), None), source.kind),
+        kept=kept,
+        ends=ends,
         notes=made.notes,
     )
 
@@ -211,29 +224,15 @@ def _ends(float32: Path | None, kind: Kind | None) -> tuple[str, str]:
     return inputs, outputs
 
 
-def _judged(config: ConvertConfig, columns: Columns) -> Rows | None:
-    """The rows that convert judged by, none of which it calibrated on."""
-
-    def read(reference: str) -> Rows:
-        return sources.read(reference, text_columns=columns.text_columns, label_column=columns.label_column)
-
-    if config.evaluation_data is not None:
-        rows = read(config.evaluation_data)
-        return sources.take(rows, draw(rows, config.evaluation_samples, config.seed))
-    if config.representative_data is None:
-        return None
-    rows = read(config.representative_data)
-    chosen = draw(rows, config.representative_samples, config.seed)
-    rest = np.setdiff1d(np.arange(len(rows)), chosen)
-    return sources.take(rows, rest[draw(len(rest), config.evaluation_samples, config.seed)] if len(rest) >= MINIMUM else chosen)
-
-
 def _measure(
     files: Sequence[Path], rows: Rows | None, config: ConvertConfig, on_progress: Callable[[Progress], None] | None
-) -> dict[Path, Measurement]:
-    """All files in turns, so that their ratios hold; convert's own figures are of one round each, and of fewer rows."""
+) -> tuple[dict[Path, Measurement], str]:
+    """All files in turns, so that their ratios hold; convert's own figures are of one round each. And what rows they ran on.
+
+    Those are the rows that convert judged by, none of which it calibrated on.
+    """
     if not files:
-        return {}
+        return {}, ""
     schemes = {file: str(manifest_of(file).get("config", {}).get("scheme", "")) for file in files}
     reference = next((file for file, scheme in schemes.items() if scheme == "float32"), None)
     settings = BenchmarkConfig(
@@ -247,7 +246,8 @@ def _measure(
             inputs = content.signature(content.entry()).inputs
             samples = encode(rows, inputs, encoding_of(files[0], given, Path(place)), Path(place))
         found = benchmark(files, samples, settings, reference=reference, schemes=schemes, on_progress=on_progress)
-    return dict(zip(files, found, strict=True))
+    known = described(samples, rows.origin) if samples is not None and rows is not None else ""
+    return dict(zip(files, found, strict=True)), known
 
 
 def _fit(target: Target, file: Path) -> Fit | None:
@@ -285,8 +285,12 @@ def _of_folder(folder: Path, config: ConvertConfig, columns: Columns, target: Ta
         stored = manifest["measured"]["measurement"]
         figures = replace(figures or measurement(stored), path=str(file))
         settings = manifest["config"]
+        if _key(folder, file) not in newer and not any(settings.get(name) for name in _ROWS):
+            # Of random rows, which tell nothing of what a file loses.
+            figures = replace(figures, agreement=None, drop=None)
         refused = manifest["measured"].get("refused")
-        found = Candidate(settings["scheme"], bool(settings.get("integer_only")), figures, refused, _fit(target, file))
+        strict, brought = bool(settings.get("integer_only")), _brought(manifest)
+        found = Candidate(settings["scheme"], strict, figures, refused, _fit(target, file), brought)
         # A file that was published goes before one that was rejected in another run.
         if found.name not in candidates or candidates[found.name].refused:
             candidates[found.name] = found
@@ -314,6 +318,12 @@ def _of_folder(folder: Path, config: ConvertConfig, columns: Columns, target: Ta
             *_timed_apart(folder, everything, newer),
         ),
     )
+
+
+def _brought(manifest: Mapping[str, Any]) -> bool:
+    """Whether a file's ranges came with its model."""
+    plan = manifest["measured"].get("plan")
+    return isinstance(plan, Mapping) and plan.get("made_by") == TRAINED
 
 
 def _manifests(folder: Path) -> tuple[dict[Path, dict[str, Any]], dict[Path, dict[str, Any]], list[Path]]:
@@ -405,7 +415,9 @@ def _kind(model: Path) -> Kind | None:
 
 def _origin(found: _Found) -> Origin:
     paths = {item.name: item.measurement.path for item in found.candidates if item.measurement is not None}
-    return Origin(found.name, found.model, str(found.kind or ""), found.settings, dict(ConvertConfig().__dict__), paths, found.kept)
+    brings = tuple(item.scheme for item in found.candidates if item.brought)
+    defaults = dict(ConvertConfig().__dict__)
+    return Origin(found.name, found.model, str(found.kind or ""), found.settings, defaults, paths, found.kept, found.ends, brings)
 
 
 def _report(found: _Found) -> Report:

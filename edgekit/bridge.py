@@ -104,10 +104,7 @@ def classify(reference: str) -> Source:
             raise ModelFormatError(f"{reference}: no such file; check the path")
         return Source(_SUFFIXES[suffix], path.resolve(), path.stem)
     if suffix == _KERAS_3 and path.is_file():
-        raise ModelFormatError(
-            f"{reference}: is a Keras 3 file; in Keras 3 save it with model.export('FOLDER') and give that SavedModel folder, "
-            "or build it with tf_keras (Keras 2), set its weights and save it as .h5"
-        )
+        raise keras2.keras_3(reference)
     if path.is_file():
         raise ModelFormatError(
             f"{reference}: not a model that edgekit reads; give a checkpoint folder, a hub id, .onnx, SavedModel, .h5 or .tflite"
@@ -119,7 +116,10 @@ def classify(reference: str) -> Source:
 
 
 def brings(reference: str) -> tuple[str, ...]:
-    """Schemes that a source has a file of its own for: int8 of a Keras model that was trained quantization-aware."""
+    """Schemes that a source has a file of its own for: int8 of a Keras model that was trained quantization-aware.
+
+    Raises `ModelFormatError` for an .h5 that is no HDF5 file.
+    """
     path = Path(reference).expanduser()
     trained = path.suffix.lower() == ".h5" and path.is_file() and keras2.is_quantization_aware(path)
     return ("int8",) if trained else ()

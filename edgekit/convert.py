@@ -21,7 +21,7 @@ from edgekit.errors import CalibrationError, ConfigError, EdgekitError
 from edgekit.lengths import Lengths
 from edgekit.measure.benchmark import BenchmarkConfig, benchmark, check_threads
 from edgekit.measure.measurement import Measurement
-from edgekit.publish import Data, Publisher, final_path, read_plan
+from edgekit.publish import Data, Publisher, final_path, read_plan, rejected_path
 from edgekit.quantize import schemes
 from edgekit.quantize.calibrate import calibrate, check_method
 from edgekit.quantize.masks import soften_masks
@@ -130,7 +130,10 @@ class ConvertConfig:
 
 @dataclass(frozen=True)
 class Converted:
-    """One scheme's result: `path` where it was published, else why it was `refused`; `lengths` where it has several."""
+    """One scheme's result: `path` where it was published, else why it was `refused`; `lengths` where it has several.
+
+    The measurement of a file that was kept as rejected has that path.
+    """
 
     scheme: str
     path: Path | None
@@ -183,7 +186,7 @@ def convert(
     parents = {str(source.path): artifacts.sha256(source.path)}
     planned = read_plan(config.plan, parents) if config.plan is not None else None
     trained, other = ranges.read(source.path) if source.kind is Kind.CHECKPOINT else (None, "")
-    rows, judged = _read(config, columns or Columns())
+    rows, judged = read_rows(config, columns or Columns())
     worker = Worker(on_progress=on_progress)
     tell = _Teller(
         on_progress, len(wanted) + 4 + any(scheme.activations == "int16" for scheme in wanted) + bool(config.sequence_lengths)
@@ -266,6 +269,7 @@ def convert(
                 measurement = publisher.publish(scheme, packed[scheme.name], plan, measurement)
             elif measurement.failure is None:
                 reason = publisher.reject(scheme, packed[scheme.name], plan, measurement, reason, bare=bare[scheme.name])
+                measurement = replace(measurement, path=str(rejected_path(final_path(out, source, scheme))))
             path = None if reason else final_path(out, source, scheme)
             results.append(Converted(scheme.name, path, measurement, plan, reason, told.get(scheme.name)))
         journal.unlink(missing_ok=True)
@@ -346,8 +350,10 @@ def _needs(scheme: Scheme, brought: Sequence[str]) -> bool:
     return scheme.needs_data and scheme.name not in brought
 
 
-def judge(found: Measurement, max_drop: float | None) -> str | None:
-    """Why a file may not be published, or None."""
+def judge(
+    found: Measurement, max_drop: float | None, remedy: str = "choose another scheme or better representative data"
+) -> str | None:
+    """Why a file may not be published, with what to try, or None."""
     if found.failure is not None:
         return found.failure
     if max_drop is None:
@@ -357,12 +363,12 @@ def judge(found: Measurement, max_drop: float | None) -> str | None:
             return (
                 f"loses {100 * found.drop.value:.1f} points of accuracy against float32 "
                 f"({found.drop.low * 100:.1f} to {found.drop.high * 100:.1f} with 95 % confidence, {found.drop.total} rows), "
-                f"--max-drop allows {100 * max_drop:.1f}; choose another scheme or better representative data"
+                f"--max-drop allows {100 * max_drop:.1f}; {remedy}"
             )
     elif found.agreement is not None and 1 - found.agreement.value > max_drop:
         return (
             f"decides otherwise than float32 on {100 * (1 - found.agreement.value):.1f} % of {found.agreement.total} rows, "
-            f"--max-drop allows {100 * max_drop:.1f} %; choose another scheme or better representative data"
+            f"--max-drop allows {100 * max_drop:.1f} %; {remedy}"
         )
     return None
 
@@ -389,8 +395,11 @@ def _check(source: Source, config: ConvertConfig) -> None:
         raise ConfigError(f"{source.path}: --bridge {config.bridge} is for checkpoints; leave it out")
 
 
-def _read(config: ConvertConfig, columns: Columns) -> tuple[Rows | None, Rows | None]:
-    """Rows to calibrate on and rows to judge on, disjoint; before anything costly starts."""
+def read_rows(config: ConvertConfig, columns: Columns) -> tuple[Rows | None, Rows | None]:
+    """Rows to calibrate on and rows to judge on, disjoint; the same ones for the same settings.
+
+    Raises `DatasetError`, and `CalibrationError` for too few.
+    """
 
     def read(reference: str) -> Rows:
         return sources.read(reference, text_columns=columns.text_columns, label_column=columns.label_column)

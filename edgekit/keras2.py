@@ -1,6 +1,6 @@
 """Keras 2 models as files: loading them, taking quantization-aware wrappers off, and TensorFlow Lite files of either.
 
-All but `is_quantization_aware` and `check_format` need TensorFlow with tf_keras, so they belong in a worker child.
+All but `is_quantization_aware`, `check_format` and `keras_3` need TensorFlow with tf_keras, so they belong in a worker child.
 """
 
 import mmap
@@ -20,7 +20,11 @@ _PREFIX = "quant_"
 
 
 def is_quantization_aware(source: Path) -> bool:
-    """Whether an .h5 file holds layers that tfmot wrapped for quantization-aware training; reads no more than its bytes."""
+    """Whether an .h5 file holds layers that tfmot wrapped for quantization-aware training; reads no more than its bytes.
+
+    Raises `ModelFormatError` unless it is an HDF5 file.
+    """
+    check_format(source)
     with source.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
         # The architecture lies in the file as JSON text, uncompressed.
         return content.find(_WRAPPER) >= 0
@@ -31,11 +35,17 @@ def check_format(source: Path) -> None:
     with source.open("rb") as stream:
         start = stream.read(len(_HDF5))
     if start.startswith(_ZIP):
-        raise ModelFormatError(
-            f"{source}: is a Keras 3 file; rebuild the model with tf_keras (Keras 2), set its weights and save it as .h5"
-        )
+        raise keras_3(source)
     if start != _HDF5:
         raise ModelFormatError(f"{source}: not an HDF5 file; save the model again as Keras 2 .h5 or as a SavedModel")
+
+
+def keras_3(source: Path | str) -> ModelFormatError:
+    """The refusal of what Keras 3 saved, with the ways to a file that can be read."""
+    return ModelFormatError(
+        f"{source}: is a Keras 3 file; in Keras 3 save it with model.export('FOLDER') and convert that SavedModel folder, "
+        "or build it with tf_keras (Keras 2), set its weights and save it as .h5"
+    )
 
 
 def load(source: Path) -> Any:
@@ -43,11 +53,11 @@ def load(source: Path) -> Any:
 
     Raises `ModelFormatError` if tf_keras cannot load it, or if its inputs are not known.
     """
-    check_format(source)
+    aware = is_quantization_aware(source)
     import tf_keras
 
     try:
-        if is_quantization_aware(source):
+        if aware:
             import tensorflow_model_optimization as tfmot
 
             with tfmot.quantization.keras.quantize_scope():
@@ -57,9 +67,7 @@ def load(source: Path) -> Any:
     except Exception as error:  # what the loaders raise on damaged files and foreign classes shares no base class
         text = " ".join(str(error).split())[:200]
         if _made_by_keras_3(source):
-            raise ModelFormatError(
-                f"{source}: was saved by Keras 3; rebuild the model with tf_keras (Keras 2), set its weights and save it as .h5"
-            ) from error
+            raise keras_3(source) from error
         raise ModelFormatError(
             f"{source}: TensorFlow cannot load it ({text}); save it again as Keras 2 .h5 or as a SavedModel"
         ) from error

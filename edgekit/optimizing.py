@@ -11,11 +11,11 @@ import numpy as np
 
 from edgekit import artifacts, bridge
 from edgekit.bridge import Kind, Source
-from edgekit.convert import ConvertConfig, convert
+from edgekit.convert import ConvertConfig, convert, judge
 from edgekit.data import sources
 from edgekit.data.encode import Encoding, encode
 from edgekit.data.representative import MINIMUM, draw
-from edgekit.data.samples import Array, Samples
+from edgekit.data.samples import Array, Samples, described
 from edgekit.data.sources import Columns, Rows
 from edgekit.errors import ConfigError, ConversionError, DatasetError, ModelFormatError, RefusedError, WorkerError
 from edgekit.measure.benchmark import BenchmarkConfig, benchmark, check_threads
@@ -30,6 +30,8 @@ from edgekit.worker import Progress, Worker
 
 ORIGINAL = "original"
 SCHEMES = ("float32", "int8")
+REPORTS = (FILE_NAME, "report.html")
+_REMEDY = "train for more epochs, or ask for less sparsity or more clusters"
 _REPRESENTATIVE = 400
 _ROUNDS, _RUNS = 3, 90
 _TOOLS = ("tensorflow", "tf_keras", "tensorflow-model-optimization", "ai-edge-quantizer", "ai-edge-litert")
@@ -107,10 +109,9 @@ def run(
     """
     chosen = select(config.techniques)
     source = _source(model)
-    for technique in chosen:
-        for final in (_final(out, source, technique), *(_final(out, source, technique, scheme) for scheme in SCHEMES)):
-            artifacts.refuse_existing(final, overwrite=overwrite)
-    artifacts.refuse_existing(out / FILE_NAME, overwrite=overwrite)
+    finals = [_final(out, source, technique, scheme) for technique in chosen for scheme in ("", *SCHEMES)]
+    for final in (*finals, *(final.with_suffix(".json") for final in finals), *(out / name for name in REPORTS)):
+        artifacts.refuse_existing(final, overwrite=overwrite)
     given = _read(dataset, columns)
     judged = _read(evaluation_data, columns) if evaluation_data is not None else None
     worker = Worker(on_progress=on_progress)
@@ -130,12 +131,12 @@ def run(
                 files, told = _converted(room / f"{technique.name}.h5", technique.name, representative, room, config, found)
                 made += files
                 refusals += told
-            except (ConversionError, WorkerError) as error:
+            except (ConversionError, ModelFormatError, WorkerError) as error:
                 refusals.append(f"{technique.name}: {error.message}")
         names = {item.file: item.scheme for item in made}
         timing = BenchmarkConfig(threads=config.threads, runs=_RUNS, rounds=_ROUNDS, seed=config.optimize.training.seed)
         measured = benchmark(list(names), evaluation, timing, reference=made[0].file, schemes=names, on_progress=on_progress)
-        where = f"{len(evaluation)} rows of {shown(evaluation_data or dataset)}"
+        where = described(evaluation, evaluation_data or dataset)
         publisher = _Publisher(out, source, config, {"dataset": dataset, "evaluation_data": evaluation_data}, where, overwrite)
         rows = [publisher.publish(item, found, refusals) for item, found in zip(made, measured, strict=True)]
         report = _report(source, made, rows, config, timing, where, [*notes, *unmade, *_words(made, len(training))])
@@ -143,10 +144,6 @@ def run(
 
 
 def _source(model: str) -> Source:
-    if Path(model).suffix.lower() == ".keras":
-        raise ModelFormatError(
-            f"{model}: is a Keras 3 file; rebuild the model with tf_keras (Keras 2), set its weights and save it as .h5"
-        )
     source = bridge.classify(model)
     if source.kind is not Kind.KERAS:
         raise ModelFormatError(f"{model}: is no Keras model; give a Keras 2 .h5, or for a checkpoint use edgekit prune")
@@ -177,9 +174,13 @@ def _rows(
     apart = [number for number, digest in enumerate(_digests(training)) if digest not in seen]
     if not apart or not len(evaluation):
         raise DatasetError(f"{given.origin}: no row is left to train on that is not judged on; give other --evaluation-data")
-    left_out = len(training) - len(apart)
-    told = f"{left_out} rows of {shown(given.origin)} are among the evaluation rows and were left out of training."
-    return training.take(apart) if left_out else training, evaluation, [told] if left_out else []
+    told = []
+    if left_out := len(training) - len(apart):
+        told.append(f"{left_out} rows of {shown(given.origin)} are among the evaluation rows and were left out of training.")
+        training = training.take(apart)
+    if judged is not None and training.skipped:
+        told.append(f"Trained on {described(training, given.origin)}.")
+    return training, evaluation, told
 
 
 def _digests(samples: Samples) -> list[int]:
@@ -206,7 +207,8 @@ def _converted(
         SCHEMES,
         representative_data=str(representative),
         representative_samples=_REPRESENTATIVE // 2,
-        max_drop=config.max_drop,
+        # What is lost is judged later, against the original model.
+        max_drop=None,
         threads=config.threads,
         seed=config.optimize.training.seed,
         brings=bridge.brings(str(model)),
@@ -215,18 +217,6 @@ def _converted(
     h5 = model if optimized is not None else None
     made = [_Made(technique, item.scheme, item.path, item.plan, optimized, h5) for item in found.results if item.path]
     return made, [f"{technique} {item.scheme}: {item.refused}" for item in found.results if item.refused]
-
-
-def judge(found: Measurement, max_drop: float | None) -> str | None:
-    """Why a file may not be published, or None."""
-    if found.failure is not None or max_drop is None or found.drop is None or found.drop.value <= max_drop:
-        return found.failure
-    drop = found.drop
-    return (
-        f"loses {100 * drop.value:.1f} points of accuracy against the original float32 model ({100 * drop.low:.1f} to "
-        f"{100 * drop.high:.1f} with 95 % confidence, {drop.total} rows), --max-drop allows {100 * max_drop:.1f}; "
-        "train for more epochs, or ask for less sparsity or more clusters"
-    )
 
 
 @dataclass
@@ -248,7 +238,7 @@ class _Publisher:
         technique = TECHNIQUES[made.technique]
         final = _final(self.out, self.source, technique, made.scheme)
         named = replace(found, path=str(final))
-        if reason := judge(found, self.config.max_drop):
+        if reason := judge(found, self.config.max_drop, _REMEDY):
             refusals.append(f"{made.name}: {reason}")
             return replace(named, failure=f"{final.name}: refused: {reason}")
         measured: dict[str, Any] = {

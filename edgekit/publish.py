@@ -58,7 +58,7 @@ class Publisher:
         final = final_path(self.out, self.source, scheme)
         measurement = replace(measurement, path=str(final))
         self._write(scheme, file, final, plan, {"measurement": measurement}, overwrite=self.overwrite)
-        rejected = _rejected(final)
+        rejected = rejected_path(final)
         for stale in (rejected, _manifest(rejected)):
             stale.unlink(missing_ok=True)
         return measurement
@@ -70,7 +70,7 @@ class Publisher:
 
         `bare` is the file as it was before it was packed, with the float32 file's inputs and outputs.
         """
-        rejected = _rejected(final_path(self.out, self.source, scheme))
+        rejected = rejected_path(final_path(self.out, self.source, scheme))
         found = self._diagnosis(bare or file)
         if found:
             # The files that were compared are temporary.
@@ -120,7 +120,8 @@ class Publisher:
         artifacts.write_text(_manifest(final), artifacts.to_json(manifest))
 
 
-def _rejected(final: Path) -> Path:
+def rejected_path(final: Path) -> Path:
+    """Where a file is kept that was refused its name `final`."""
     return final.with_name(final.name + REJECTED)
 
 

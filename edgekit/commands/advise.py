@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from edgekit import options
 from edgekit.console import print_json, show
@@ -13,6 +14,7 @@ from edgekit.options import DATASET, fail
 
 _TARGETS = ("cpu", "gpu", "edgetpu", "hexagon", "microcontroller")
 _NEEDS = ("latency", "size", "accuracy", "accelerator")
+_CONVERTING = ("out", "evaluation_data", "evaluation_samples", "max_length", "input_shapes", "mean", "std", "threads")
 
 
 @options.command()
@@ -66,6 +68,9 @@ def advise(
     from edgekit.guide.tree import Need
     from edgekit.progress import progress
 
+    published = advising.is_published(Path(model).expanduser())
+    if published:
+        _refuse_options(model)
     if report is not None:
         if report.suffix.lower() != ".html":
             raise ConfigError(f"--report {report}: the answer is written as a page; end the name with .html")
@@ -73,7 +78,7 @@ def advise(
     if asks() and not as_json:
         target = target or _ask("What will run it?", _TARGETS)
         need = need or _ask("What is needed most?", _NEEDS[:3] if target == "cpu" else _NEEDS)
-        if representative_data is None and not advising.is_published(Path(model)):
+        if representative_data is None and not published:
             representative_data = (
                 click.prompt("Data to calibrate and judge on (empty: none)", default="", show_default=False) or None
             )
@@ -116,6 +121,15 @@ def advise(
 def asks() -> bool:
     """Whether somebody is there to answer."""
     return sys.stdin is not None and sys.stdin.isatty()
+
+
+def _refuse_options(folder: str) -> None:
+    """Raise `ConfigError` for what is said of a conversion where nothing is converted."""
+    context = click.get_current_context()
+    for name in _CONVERTING:
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            option = next(parameter.opts[0] for parameter in context.command.params if parameter.name == name)
+            raise ConfigError(f"{folder}: holds files that are measured already; leave {option} out, or give the model itself")
 
 
 def _ask(question: str, choices: tuple[str, ...]) -> str:

@@ -77,7 +77,7 @@ def optimize(
             model, dataset, out, config, evaluation_data=evaluation_data, columns=named, overwrite=overwrite, on_progress=tell
         )
     if found.published:
-        for name in ("report.json", "report.html"):
+        for name in optimizing.REPORTS:
             write_report(found.report, {options.report_format(out / name): out / name})
     if as_json:
         print_json({"published": found.published, "refused": found.refusals, "report": found.report})

@@ -16,7 +16,8 @@ class Origin:
     """What a model's files were made of: `model` as convert takes it, of a `kind` of `bridge.Kind` or of an unknown one.
 
     `settings` are convert's as they were and `defaults` as they are unless given; `paths` are the files by candidate, which
-    are there after the command only where they are `kept`. `ends` are the dtypes of an integer-only file's inputs and outputs.
+    are there after the command only where they are `kept`. `ends` are the dtypes of an integer-only file's inputs and outputs,
+    `brings` the schemes that calibrate on nothing since the model was trained quantization-aware.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Origin:
     paths: Mapping[str, str]
     kept: bool
     ends: tuple[str, str] = ("int8", "int8")
+    brings: tuple[str, ...] = ()
 
 
 def steps(found: Origin, question: Question, answer: Recommendation) -> tuple[str, ...]:
@@ -67,9 +69,13 @@ def steps(found: Origin, question: Question, answer: Recommendation) -> tuple[st
         lines += [
             f"at least {MINIMUM} rows of what the model will see, some hundred are better; labels are needed to judge accuracy"
         ]
+    elif answer.leaf == "no float file":
+        lines += [_convert_line(found, question, scheme) for scheme in ("float16", "float32")]
     elif answer.leaf == "no integer-only file":
         lines += [
-            _convert_line(found, question, INTEGER_ONLY),
+            "the inputs and outputs of a model that was trained quantization-aware stay in float: give the float model, with --data"
+            if "int8" in found.brings
+            else _convert_line(found, question, INTEGER_ONLY),
             f"edgekit advise {model} --target cpu --data {shlex.quote(str(data))}",
         ]
     elif answer.leaf == "other ops":
@@ -95,13 +101,14 @@ def _convert_line(found: Origin, question: Question, name: str) -> str:
     integer_only = name == INTEGER_ONLY
     scheme = "int8" if integer_only else name
     settings = found.settings
+    needy = SCHEMES[scheme].needs_data and scheme not in found.brings
     words = ["edgekit", "convert", found.model, "--scheme", scheme]
     if integer_only:
         words.append("--integer-only")
         words += [word for end, dtype in zip(("inputs", "outputs"), found.ends, strict=True) for word in (f"--{end}", dtype)]
-    if settings.get("representative_data") and (SCHEMES[scheme].needs_data or not settings.get("evaluation_data")):
+    if settings.get("representative_data") and (needy or not settings.get("evaluation_data")):
         words += ["--representative-data", str(settings["representative_data"])]
-    elif SCHEMES[scheme].needs_data:
+    elif needy:
         words += ["--representative-data", "rows.tsv"]
     if settings.get("evaluation_data"):
         words += ["--evaluation-data", str(settings["evaluation_data"])]
@@ -127,6 +134,8 @@ def _training(found: Origin, data: str) -> list[str]:
     if found.kind == "checkpoint":
         convert_line = f"edgekit convert {out} --scheme int8 --representative-data {rows}"
         return [f"edgekit finetune --model {model} --dataset {rows} --qat --out {out}", convert_line]
+    if "int8" in found.brings:
+        return ["train it further where it was trained quantization-aware"]
     if found.kind == "keras":
         return [f"edgekit optimize {model} --technique qat --dataset {rows} --out {out}"]
     return [

@@ -54,22 +54,19 @@ def calibrate(model: Any, rows: Array) -> None:
 
 
 def train_to_int8(
-    model: Any, calibration: Array, target: Path, *, split: Split | None = None, config: TrainConfig | None = None, name: str = ""
-) -> Any:
-    """Write a Keras model, or the one in an .h5 file, as an int8 .tflite through quantization-aware training; return the model.
+    source: Path, calibration: Array, target: Path, *, split: Split | None = None, config: TrainConfig | None = None
+) -> None:
+    """Write the Keras model in an .h5 file as an int8 .tflite through quantization-aware training.
 
     `calibration` (N, ...) settles the ranges; without a `split` of labelled rows to train on, that is all that is done.
-    `name` is what errors call the model. Raises `ConversionError` and, for a file, `ModelFormatError`.
+    Raises `ConversionError` and `ModelFormatError`.
     """
-    source = model if isinstance(model, Path) else Path(name or model.name)
-    if isinstance(model, Path):
-        model = keras2.load(model)
+    model = keras2.load(source)
     aware = quantize_aware(model, source)
     calibrate(aware, calibration)
     if split is not None:
         fit(aware, split, config or TrainConfig(), stage="qat", logits=gives_logits(model, calibration))
     keras2.write_integer(aware, target, source)
-    return aware
 
 
 @contextlib.contextmanager

@@ -89,12 +89,16 @@ class OptimizeConfig:
 
 @dataclass(frozen=True)
 class Weights:
-    """Of one layer's kernel: how many weights it has, the share that is zero, and how many distinct values."""
+    """Of one layer's kernel: how many weights it has, the share that is zero, and how many distinct values.
+
+    `most_in_four` is the most weights that are not zero among four neighbours along the input channels.
+    """
 
     layer: str
     count: int
     sparsity: float
     distinct: int
+    most_in_four: int
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from edgekit.data.samples import Samples
 from edgekit.errors import ConversionError, DatasetError, ModelFormatError
 from edgekit.optimize.aware import calibrate, quantize_aware
 from edgekit.optimize.config import TECHNIQUES, History, OptimizeConfig, Optimized, Technique, Weights
-from edgekit.optimize.thin import chosen_layers, cluster, sparsify, weights_of
+from edgekit.optimize.thin import TWO_OF_FOUR, chosen_layers, cluster, sparsify, weights_of
 from edgekit.optimize.train import Split, fit, gives_logits, split
 from edgekit.spec import TensorSpec
 
@@ -24,7 +24,6 @@ def describe(source: Path) -> tuple[TensorSpec, int]:
 
     Raises `ModelFormatError` for a model that is not Keras 2, has wrappers already, or is no classifier of one input.
     """
-    keras2.check_format(source)
     if keras2.is_quantization_aware(source):
         raise ModelFormatError(f"{source}: was trained quantization-aware already; give the float model, or use edgekit convert")
     model = keras2.load(source)
@@ -70,12 +69,17 @@ def optimize(source: Path, samples: Path, technique: str, config: OptimizeConfig
 
 
 def _check(weights: Sequence[Weights], technique: Technique, config: OptimizeConfig, source: Path) -> None:
-    """Raise `ConversionError` where a kernel has fewer zeros or more distinct values than were asked for."""
+    """Raise `ConversionError` where a kernel has fewer zeros, zeros elsewhere or more distinct values than were asked for."""
     for kernel in weights:
         # The number of zeros is rounded.
         if technique.sparse == "magnitude" and kernel.sparsity < config.sparsity - 1 / kernel.count:
             raise ConversionError(
                 f"{source}: {kernel.layer} reached {100 * kernel.sparsity:.1f} % zeros instead of {100 * config.sparsity:.1f} %; "
+                "train for more epochs or in smaller batches"
+            )
+        if technique.sparse == "2:4" and kernel.most_in_four > TWO_OF_FOUR[0]:
+            raise ConversionError(
+                f"{source}: {kernel.layer} keeps {kernel.most_in_four} of four neighbouring weights instead of {TWO_OF_FOUR[0]}; "
                 "train for more epochs or in smaller batches"
             )
         # tfmot's cluster-preserving training may give each output channel values of its own, which int8 has scales of its own for.
@@ -96,9 +100,9 @@ def _stages(technique: Technique) -> list[str]:
 
 def _run(stage: str, model: Any, data: Split, config: OptimizeConfig, source: Path, *, sparse: bool) -> tuple[Any, History]:
     if stage in ("sparsity", "sparsity-2-4"):
-        return sparsify(model, data, config, TECHNIQUES[stage].sparse, source)
+        return sparsify(model, data, config, TECHNIQUES[stage].sparse, source, stage=stage)
     if stage in ("clustering", "sparsity-clustering"):
-        return cluster(model, data, config, source, keep_zeros=sparse)
+        return cluster(model, data, config, source, keep_zeros=sparse, stage=stage)
     return _aware(TECHNIQUES[stage], model, data, config, source)
 
 

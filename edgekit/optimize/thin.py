@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 
+from edgekit.data.samples import Array
 from edgekit.errors import ConversionError
 from edgekit.optimize.config import History, OptimizeConfig, Weights
 from edgekit.optimize.train import Split, fit, gives_logits
 
 _MASK_UPDATES = 40
 # tfmot's pattern: of four neighbours among the input channels at most two are not zero.
-_TWO_OF_FOUR = (2, 4)
+TWO_OF_FOUR = (2, 4)
 _KERNELS = ("Conv1D", "Conv2D", "Conv2DTranspose", "Dense")
 
 
@@ -30,11 +31,11 @@ def chosen_layers(model: Any) -> tuple[str, ...]:
     return tuple(names[1:] if len(names) > 1 else names)
 
 
-def sparsify(model: Any, data: Split, config: OptimizeConfig, pattern: str, source: Path) -> tuple[Any, History]:
+def sparsify(model: Any, data: Split, config: OptimizeConfig, pattern: str, source: Path, *, stage: str) -> tuple[Any, History]:
     """`model` with the smallest weights of its chosen kernels set to zero, step by step while it trains.
 
-    `pattern` is `magnitude`, where the share of zeros grows along a cubic curve to `config.sparsity` at half of the
-    training, or `2:4`, where it is a half throughout. Raises `ConversionError`.
+    `stage` is what the training is called. `pattern` is `magnitude`, where the share of zeros grows along a cubic curve to
+    `config.sparsity` at half of the training, or `2:4`, where it is a half throughout. Raises `ConversionError`.
     """
     import tensorflow_model_optimization as tfmot
 
@@ -47,7 +48,7 @@ def sparsify(model: Any, data: Split, config: OptimizeConfig, pattern: str, sour
     if pattern == "2:4":
         settings = {
             "pruning_schedule": sparsity.ConstantSparsity(0.5, 0, end_step=end, frequency=frequency),
-            "sparsity_m_by_n": _TWO_OF_FOUR,
+            "sparsity_m_by_n": TWO_OF_FOUR,
         }
     else:
         settings = {"pruning_schedule": sparsity.PolynomialDecay(0.0, config.sparsity, 0, end, frequency=frequency)}
@@ -60,7 +61,7 @@ def sparsify(model: Any, data: Split, config: OptimizeConfig, pattern: str, sour
         wrapped,
         data,
         config.training,
-        stage="sparsity",
+        stage=stage,
         logits=logits,
         callback=update,
         first_choice=min(first, config.training.epochs),
@@ -68,7 +69,7 @@ def sparsify(model: Any, data: Split, config: OptimizeConfig, pattern: str, sour
     return sparsity.strip_pruning(wrapped), history
 
 
-def cluster(model: Any, data: Split, config: OptimizeConfig, source: Path, *, keep_zeros: bool) -> tuple[Any, History]:
+def cluster(model: Any, data: Split, config: OptimizeConfig, source: Path, *, keep_zeros: bool, stage: str) -> tuple[Any, History]:
     """`model` with at most `config.clusters` distinct values in each chosen kernel; the values train on.
 
     With `keep_zeros` a sparse model's zeros stay, and are one of the values. Raises `ConversionError`.
@@ -85,7 +86,7 @@ def cluster(model: Any, data: Split, config: OptimizeConfig, source: Path, *, ke
     }
     logits = gives_logits(model, data.rows)
     wrapped = _wrapped(model, lambda layer: experimental.cluster_weights(layer, **settings), source)
-    history = fit(wrapped, data, config.training, stage="clustering", logits=logits)
+    history = fit(wrapped, data, config.training, stage=stage, logits=logits)
     return tfmot.clustering.keras.strip_clustering(wrapped), history
 
 
@@ -96,8 +97,16 @@ def weights_of(model: Any, names: Sequence[str]) -> tuple[Weights, ...]:
         inner = getattr(layer, "layer", layer)
         if inner.name in names:
             kernel = next(weight for weight in layer.weights if weight.name.split(":")[0].endswith("kernel")).numpy()
-            found.append(Weights(inner.name, kernel.size, float((kernel == 0).mean()), len(np.unique(kernel))))
+            zeros = float((kernel == 0).mean())
+            found.append(Weights(inner.name, kernel.size, zeros, len(np.unique(kernel)), most_in_four(kernel)))
     return tuple(found)
+
+
+def most_in_four(kernel: Array) -> int:
+    """The most weights among four neighbours along the input channels of a kernel (..., inputs, outputs) that are not zero."""
+    kept = np.moveaxis(kernel != 0, -2, -1).reshape(-1, kernel.shape[-2])
+    kept = np.pad(kept, ((0, 0), (0, -kept.shape[1] % 4)))
+    return int(kept.reshape(-1, 4).sum(axis=1).max())
 
 
 def _wrapped(model: Any, wrap: Callable[[Any], Any], source: Path) -> Any:

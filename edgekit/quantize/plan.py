@@ -26,6 +26,8 @@ _NORMALIZED, _AROUND = "every op, int16 in normalizations", "every op, int16 aro
 EVERY_OP = Form(_EVERY)
 _CONVERSIONS = ("QUANTIZE", "DEQUANTIZE", "CAST")
 _INTERFACE = ("float32", "int8", "uint8")
+# What makes a file with ranges from training, and none of ours.
+TRAINED = "TFLiteConverter, trained ranges"
 # Below this SQNR of the logits, or with more other decisions than allowed, single ops are looked into.
 _QUIET_DB = 20.0
 
@@ -123,7 +125,7 @@ def quantize(
 
 def trained_plan(file: Path) -> QuantizationPlan:
     """The plan of an int8 file that came with its ranges, from training."""
-    return _plan(file, "TFLiteConverter, trained ranges", "every op", "int8 as it was trained, quantization-aware")
+    return _plan(file, TRAINED, "every op", "int8 as it was trained, quantization-aware")
 
 
 class _Integer:

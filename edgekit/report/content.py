@@ -22,7 +22,7 @@ _PARTS = {"latency": Latency, "accuracy": Proportion, "agreement": Proportion, "
 class LearningCurve:
     """One training `stage`: points (step, mean training loss since the point before), and the end of each epoch.
 
-    Of an epoch it holds the step, and loss (mean cross-entropy) and accuracy (0 to 1) on the evaluation rows.
+    Of an epoch it holds the step, and loss (mean cross-entropy) and accuracy (0 to 1) on rows that it was not trained on.
     """
 
     stage: str

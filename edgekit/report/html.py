@@ -10,7 +10,8 @@ from edgekit.report.findings import findings
 from edgekit.report.table import TIMINGS, columns, entries, failures, remarks, settings, timings
 
 _LEARNING = (
-    "The mean training loss since the point before; at the end of each epoch, cross-entropy and accuracy on the evaluation rows."
+    "The mean training loss since the point before; at the end of each epoch, cross-entropy and accuracy on rows that it was not "
+    "trained on."
 )
 
 

@@ -167,7 +167,7 @@ def sizes(report: Report) -> str:
 
 
 def learning(curve: LearningCurve) -> str:
-    """Training loss over the steps, and at the end of each epoch loss and accuracy on the evaluation rows; empty without points.
+    """Training loss over the steps, and at the end of each epoch loss and accuracy on other rows; empty without points.
 
     The accuracy is written at its points, since a second axis would invite comparing it with the loss.
     """

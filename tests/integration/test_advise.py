@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 
 from edgekit import cli
 from edgekit.commands import advise as command
+from edgekit.quantize.plan import TRAINED
 from edgekit.worker import Worker
 from tests.commands import Said, edgekit
 
@@ -79,7 +80,9 @@ def figures(scheme: str, size: int, p50: float, lost: int = 0, total: int = 500)
     }
 
 
-def publish(folder: Path, scheme: str, size: int, p50: float, lost: int = 0, *, refused: str = "") -> Path:
+def publish(
+    folder: Path, scheme: str, size: int, p50: float, lost: int = 0, *, refused: str = "", data: bool = True, made_by: str = ""
+) -> Path:
     """A file that only its manifest tells anything of, as convert would have left it."""
     folder.mkdir(exist_ok=True)
     file = folder / f"net_{scheme}.tflite{'.rejected' if refused else ''}"
@@ -89,8 +92,13 @@ def publish(folder: Path, scheme: str, size: int, p50: float, lost: int = 0, *, 
         "path": file.name,
         "size_bytes": size,
         "parents": {"/models/net.onnx": "0"},
-        "config": {"scheme": scheme, "representative_data": "/data/train rows", "max_drop": 0.05, "mean": [1, 2.5]},
-        "measured": {"measurement": figures(scheme, size, p50, lost), "plan": {}, "data": "500 rows of dev"}
+        "config": {"scheme": scheme, "max_drop": 0.05, "mean": [1, 2.5]}
+        | ({"representative_data": "/data/train rows"} if data else {}),
+        "measured": {
+            "measurement": figures(scheme, size, p50, lost) | ({} if data else {"accuracy": None}),
+            "plan": {"made_by": made_by},
+            "data": "500 rows of dev" if data else "16 random rows (no data given)",
+        }
         | ({"refused": refused} if refused else {}),
     }
     beside = file.with_name(f"{file.name}.json") if refused else file.with_suffix(".json")
@@ -166,6 +174,55 @@ def test_measured_files_are_taken_as_they_are(folder: Path) -> None:
     assert "target: cpu (--target)" in text
     assert "need: latency (--need)" in text
     assert "edgekit convert /models/net.onnx --scheme dynamic --representative-data '/data/train rows' --mean 1,2.5" in text
+
+
+def test_rows_to_judge_on_alone_count(network: Path, rows: Path, tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", image=np.load(rows)["image"])
+    found = json.loads(run(network, "--evaluation-data", tmp_path / "x.npz", "--max-drop", "0", "--json").output)
+    assert found["question"]["data"] == "none"
+    assert "judged on 120 rows of " in found["recommendation"]["path"][1]["decided_by"]
+    assert not any("kept as" in (candidate["refused"] or "") for candidate in found["candidates"])
+    taken = found["recommendation"]["candidate"]
+    assert (taken["refused"], taken["measurement"]["agreement"]["value"]) == (None, 1.0)
+
+
+def test_random_rows_judge_nothing(tmp_path: Path) -> None:
+    for scheme, p50 in (("float32", 4.0), ("dynamic", 1.0)):
+        publish(tmp_path / "files", scheme, 1000, p50, 450 if scheme == "dynamic" else 0, data=False)
+    found = json.loads(run(tmp_path / "files", "--json").output)
+    assert found["recommendation"]["leaf"] == "dynamic"
+    assert "what it loses was not judged" in found["recommendation"]["reason"]
+
+
+def test_an_int8_file_of_trained_ranges_needs_no_data_and_no_gpu(tmp_path: Path) -> None:
+    publish(tmp_path / "files", "int8", 1010, 0.98, data=False, made_by=TRAINED)
+    found = json.loads(run(tmp_path / "files", "--json").output)
+    assert found["recommendation"]["leaf"] == "int8"
+    assert not any("rows.tsv" in line for line in found["next"])
+    on_gpu = run(tmp_path / "files", "--target", "gpu")
+    assert on_gpu.exit_code == 4
+    assert "--scheme float16" in on_gpu.output.splitlines()[-1]
+    integers = run(tmp_path / "files", "--target", "edgetpu")
+    assert integers.exit_code == 4
+    assert "--integer-only" not in integers.output
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        ("--out", "x"),
+        ("--evaluation-data", "d.npz"),
+        ("--mean", "1"),
+        ("--std", "2"),
+        ("--threads", "2"),
+        ("--max-length", "64"),
+        ("--input-shape", "x=1"),
+    ],
+)
+def test_what_is_said_of_a_conversion_is_not_for_files_that_are_there(folder: Path, option: tuple[str, str]) -> None:
+    said = edgekit("advise", folder, *option)
+    assert said.code == 2
+    assert f"leave {option[0]} out" in said.err[0]
 
 
 def test_what_was_rejected_is_told_with_its_figures(folder: Path) -> None:

@@ -60,6 +60,7 @@ def _check(line: str) -> None:
         ("diagnose", INTEGER_ONLY, "hexagon"),
         ("data first", None, "edgetpu"),
         ("no integer-only file", None, "edgetpu"),
+        ("no float file", None, "gpu"),
         ("other ops", INTEGER_ONLY, "edgetpu"),
         ("shrink", INTEGER_ONLY, "microcontroller"),
     ],
@@ -89,6 +90,15 @@ def test_a_checkpoint_that_loses_is_trained_by_edgekit_and_others_where_they_cam
     assert keras == "edgekit optimize 'my models/m' --technique qat --dataset 'train rows.tsv' --out m-qat"
     assert _steps(leaf, "float16", origin=replace(ORIGIN, kind="onnx"))[0].startswith("train it quantization-aware")
     assert "edgekit diagnose out/integer_only/m_int8.tflite --against out/m_float32.tflite" in _steps(leaf, "float16")[2]
+
+
+def test_a_model_that_brings_its_ranges_is_told_nothing_that_convert_refuses() -> None:
+    origin = replace(ORIGIN, kind="keras", settings={}, brings=("int8",))
+    assert _steps("int8", "int8", origin=origin)[1] == "edgekit convert 'my models/m' --scheme int8 --max-drop 0.01"
+    for leaf in ("no integer-only file", "quantization-aware training"):
+        told = "\n".join(_steps(leaf, "int8", "edgetpu", origin))
+        assert "--integer-only" not in told
+        assert "optimize" not in told
 
 
 def test_few_rows_are_told() -> None:

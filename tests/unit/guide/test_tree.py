@@ -79,8 +79,7 @@ def edge(**facts: Any) -> Question:
 
 
 NO_DATA = [
-    measured(name, size, p50, rows=0)
-    for name, size, p50 in (("float32", 90, 8.7), ("float16", 45, 8.7), ("dynamic", 23, 2.7))
+    measured(name, size, p50, rows=0) for name, size, p50 in (("float32", 90, 8.7), ("float16", 45, 8.7), ("dynamic", 23, 2.7))
 ]
 SLOW_DYNAMIC = [NO_DATA[0], NO_DATA[1], measured("dynamic", 23, 20.0, rows=0)]
 LOSING: dict[str, Candidate | None] = {

@@ -5,15 +5,22 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from edgekit.advising import Asked, advise
 from edgekit.bridge import Kind, Source, brings
 from edgekit.convert import ConvertConfig, convert
-from edgekit.data.sources import ArrayRows, Columns
-from edgekit.errors import ConfigError, DatasetError, ModelFormatError
+from edgekit.data.samples import described
+from edgekit.data.sources import ArrayRows, Columns, ImageRows
+from edgekit.errors import ConfigError, ConversionError, DatasetError, ModelFormatError, OutputError
+from edgekit.guide.targets import Hardware
 from edgekit.keras2 import check_format, is_quantization_aware
 from edgekit.measure.accuracy import difference
 from edgekit.measure.measurement import Measurement
-from edgekit.optimize.config import OptimizeConfig, Optimized, TrainConfig, select
+from edgekit.optimize.config import TECHNIQUES as TECHNIQUES_BY_NAME
+from edgekit.optimize.config import OptimizeConfig, Optimized, TrainConfig, Weights, select
+from edgekit.optimize.techniques import _check
+from edgekit.optimize.thin import most_in_four
 from edgekit.optimize.train import split
 from edgekit.optimizing import OptimizingConfig, _Made, _Publisher, _rows, run
 from edgekit.spec import TensorSpec
@@ -56,12 +63,17 @@ def test_the_sparsity_asked_for_is_reached_in_every_chosen_kernel(made):
     found = made[0]["sparsity-qat"].weights
     assert [kernel.layer for kernel in found] == ["conv2d_1", "scores"]
     assert all(abs(kernel.sparsity - 0.6) < 0.5 / kernel.count + 1e-9 for kernel in found)
-    assert all(kernel.sparsity == 0.5 for kernel in made[0]["sparsity-2-4"].weights)
+    assert all((kernel.sparsity, kernel.most_in_four) == (0.5, 2) for kernel in made[0]["sparsity-2-4"].weights)
+    assert all(kernel.most_in_four > 2 for kernel in found)
 
 
 def test_clusters_and_zeros_outlast_quantization_aware_training(made):
     found = made[0]["sparsity-clustering-qat"].weights
-    assert [history.stage for history in made[0]["sparsity-clustering-qat"].histories] == ["clustering", "sparsity-clustering-qat"]
+    assert [history.stage for history in made[0]["sparsity-clustering-qat"].histories] == [
+        "sparsity-clustering",
+        "sparsity-clustering-qat",
+    ]
+    assert [history.stage for history in made[0]["sparsity-2-4"].histories] == ["sparsity-2-4"]
     for kernel in found:
         assert kernel.distinct <= CLUSTERS
         assert kernel.sparsity >= 0.6 - 0.5 / kernel.count - 1e-9
@@ -87,9 +99,8 @@ def test_the_int8_file_computes_in_integers_and_runs(made, room):
 def test_the_epoch_with_the_least_held_out_loss_is_kept(made):
     for found in made[0].values():
         for history in found.histories:
-            allowed = [epoch for epoch in history.epochs if epoch.number or history.stage != "sparsity"]
-            if history.stage != "sparsity":
-                assert history.best == min(allowed, key=lambda epoch: epoch.loss).number
+            if history.stage not in ("sparsity", "sparsity-2-4"):
+                assert history.best == min(history.epochs, key=lambda epoch: epoch.loss).number
             assert (history.training_rows, history.held_out_rows) == (270, 30)
 
 
@@ -100,7 +111,7 @@ def test_calibration_settles_the_ranges_and_wrappers_come_off_without_a_trace(ma
 
 def test_models_that_cannot_be_trained_so_are_told_in_one_line(made):
     assert "first, a BatchNormalization that follows no convolution" in made[1]["preact"]
-    assert made[1]["keras3"].startswith("ModelFormatError") and "was saved by Keras 3" in made[1]["keras3"]
+    assert made[1]["keras3"].startswith("ModelFormatError") and "is a Keras 3 file" in made[1]["keras3"]
     assert "was trained quantization-aware already" in made[1]["twice"]
 
 
@@ -114,6 +125,10 @@ def test_convert_takes_the_trained_ranges_and_asks_for_no_data(made, room, tmp_p
     trained, stripped = (Model(tmp_path / f"sparsity-qat_{scheme}.tflite") for scheme in ("int8", "float32"))
     for row in rows(8, seed=4):
         assert np.abs(trained.run(row)["scores"] - stripped.run(row)["scores"]).max() < 0.05
+    advice = advise(str(tmp_path), Asked(hardware=Hardware.EDGETPU), ConvertConfig())
+    assert [item.scheme for item in advice.candidates if item.brought] == ["int8"]
+    assert advice.recommendation.leaf == "no integer-only file"
+    assert "--integer-only" not in "".join(advice.next)
     with pytest.raises(ConfigError, match="calibrates on real samples"):
         ConvertConfig(("int8",), brings=brings(str(room / "tiny.h5")))
     with pytest.raises(ConfigError, match="trained quantization-aware and brings its int8 file"):
@@ -198,15 +213,55 @@ def test_bad_data_and_models_are_told_before_tensorflow_starts(tmp_path):
     config, out = OptimizingConfig(("qat",)), tmp_path / "out"
     with pytest.raises(DatasetError, match=r"bare\.npz: no label array"):
         run(str(tmp_path / "net.h5"), str(tmp_path / "bare.npz"), out, config, columns=Columns())
+    (tmp_path / "net.keras").write_bytes(b"PK")
     with pytest.raises(ModelFormatError, match="is a Keras 3 file"):
-        run("net.keras", "rows.npz", out, config)
+        run(str(tmp_path / "net.keras"), "rows.npz", out, config)
     (tmp_path / "net.onnx").write_bytes(b"")
     with pytest.raises(ModelFormatError, match="is no Keras model"):
         run(str(tmp_path / "net.onnx"), "rows.npz", out, config)
     (tmp_path / "zip.h5").write_bytes(b"PK\x03\x04")
     with pytest.raises(ModelFormatError, match="is a Keras 3 file"):
         check_format(tmp_path / "zip.h5")
+    (tmp_path / "empty.h5").write_bytes(b"")
+    with pytest.raises(ModelFormatError, match=r"empty\.h5: not an HDF5 file"):
+        brings(str(tmp_path / "empty.h5"))
     assert not out.exists()
+
+
+@pytest.mark.parametrize("name", ["net_qat.h5", "net_qat.json", "net_qat_int8.json", "report.json", "report.html"])
+def test_nothing_that_is_there_is_replaced(tmp_path, name):
+    (tmp_path / "net.h5").write_bytes(b"\x89HDF\r\n\x1a\n")
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(OutputError, match=name):
+        run(str(tmp_path / "net.h5"), "rows.npz", tmp_path, OptimizingConfig(("qat",)))
+
+
+def test_zeros_that_are_not_two_of_four_are_refused():
+    kernel = np.ones((1, 1, 6, 3), np.float32)
+    kernel[:, :, :3] = 0
+    assert most_in_four(kernel) == 2
+    kernel[:, :, 2, 1] = 1
+    assert most_in_four(kernel) == 2
+    kernel[:, :, 1, 1] = 1
+    assert most_in_four(kernel) == 3
+    weights = [Weights("dense", 18, 0.5, 2, most_in_four(kernel))]
+    with pytest.raises(ConversionError, match="dense keeps 3 of four neighbouring weights instead of 2"):
+        _check(weights, TECHNIQUES_BY_NAME["sparsity-2-4"], OptimizeConfig(), Path("net.h5"))
+    _check(weights, TECHNIQUES_BY_NAME["sparsity"], OptimizeConfig(), Path("net.h5"))
+
+
+def test_images_that_cannot_be_read_are_told(tmp_path):
+    files = []
+    for number in range(200):
+        Image.new("RGB", (SIDE, SIDE), (number, 0, 0)).save(tmp_path / f"{number}.png")
+        files.append(tmp_path / f"{number}.png")
+    files[7].write_bytes(b"no image")
+    given = ImageRows(tuple(files), (0,) * 200, None, str(tmp_path))
+    _, evaluation, _ = _rows(given, None, OptimizingConfig(("qat",)), SPEC, 2, tmp_path / "room")
+    assert described(evaluation, "x").endswith("without 7.png (not readable)")
+    others = ArrayRows({"x": np.asarray(rows(20).inputs["image"])}, np.zeros(20, np.int64), "b.npz")
+    told = _rows(given, others, OptimizingConfig(("qat",)), SPEC, 2, tmp_path / "room")[2]
+    assert len(told) == 1 and "Trained on 199 rows" in told[0] and "7.png" in told[0]
 
 
 def test_labels_outside_the_head_name_the_sample(tmp_path):
