@@ -1,12 +1,14 @@
 """Techniques on a tiny CNN, and what keeps their figures honest."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from edgekit import optimizing
 from edgekit.advising import Asked, advise
 from edgekit.bridge import Kind, Source, brings
 from edgekit.convert import ConvertConfig, convert
@@ -234,6 +236,21 @@ def test_nothing_that_is_there_is_replaced(tmp_path, name):
     (tmp_path / name).write_text("mine")
     with pytest.raises(OutputError, match=name):
         run(str(tmp_path / "net.h5"), "rows.npz", tmp_path, OptimizingConfig(("qat",)))
+
+
+def test_what_is_lost_is_judged_once_against_the_original(tmp_path, monkeypatch):
+    (tmp_path / "net.h5").write_bytes(b"\x89HDF\r\n\x1a\n")
+    seen = []
+
+    def converted(model, out, config):
+        seen.append(config)
+        return SimpleNamespace(results=[])
+
+    monkeypatch.setattr(optimizing, "convert", converted)
+    optimizing._converted(
+        tmp_path / "net.h5", "qat", tmp_path / "rows.npz", tmp_path, OptimizingConfig(("qat",), max_drop=0.0), None
+    )
+    assert [config.max_drop for config in seen] == [None]
 
 
 def test_zeros_that_are_not_two_of_four_are_refused():
