@@ -3,20 +3,23 @@
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, NamedTuple, ParamSpec, TypeVar
+
+import numpy as np
 
 from edgekit import artifacts, assess
 from edgekit.convert import ConvertConfig, convert, judge
 from edgekit.data import sources
 from edgekit.data.encode import encode
-from edgekit.data.representative import COUNT, draw
+from edgekit.data.representative import COUNT, MINIMUM, draw
 from edgekit.data.samples import Samples
-from edgekit.data.sources import Rows
+from edgekit.data.sources import ArrayRows, ImageRows, Rows
 from edgekit.errors import ConfigError, EdgekitError, RefusedError
 from edgekit.guide.models import (
+    ARCHITECTURES,
     IMAGENET,
     RANDOM,
     Architecture,
@@ -31,6 +34,7 @@ from edgekit.guide.qat import Training, write_aware
 from edgekit.guide.results import GuideModel, cell
 from edgekit.measure.benchmark import BenchmarkConfig, benchmark
 from edgekit.measure.measurement import Measurement
+from edgekit.quantize.plan import trained_plan
 from edgekit.spec import DatasetReference, shown
 from edgekit.tflite import flatbuffer
 from edgekit.worker import Progress, Worker
@@ -41,6 +45,8 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 QAT = "qat"
+# Options that may name rows that are judged, as `SharedRows.left_out` and messages write them.
+REPRESENTATIVE_DATA, QAT_DATA = "--representative-data", "--qat-data"
 _SCHEMES: Mapping[int, tuple[str, ...]] = {
     1: ("float32", "float16", "dynamic", "int8", "int16x8"),
     2: ("float32", "int8", "int16x8"),
@@ -50,7 +56,7 @@ _RANDOM_ROWS, _RUN_ROWS = 16, 4
 _RUN_SECONDS = 4.0
 # Rows that settle the ranges of a quantization-aware model, and rows that `convert` judges by before all are run.
 _SETTLING_ROWS = 64
-_GATE_ROWS = 100
+GATE_ROWS = 100
 TIMING = BenchmarkConfig(runs=60, warmup=5, rounds=3, max_seconds=6.0)
 
 
@@ -60,7 +66,8 @@ class GuideConfig:
 
     `models` are names of the table's rows, empty for all. `weights` is imagenet, random or a folder (`models.find_weights`).
     `data` are labelled rows: accuracy is measured on those that calibration did not draw. `qat_data` are labelled rows to
-    train on. `max_drop` is the accuracy that a file may lose before it is refused.
+    train on. `max_drop` is the accuracy that a file may lose before it is refused. Raises `ConfigError` where options
+    contradict each other, or could have no effect.
     """
 
     table: int = 1
@@ -81,44 +88,80 @@ class GuideConfig:
         known = [published.name for published in TABLES[self.table]]
         if unknown := [name for name in self.models if name not in known]:
             raise ConfigError(f"models: {unknown[0]} is not in table {self.table}; choose from {', '.join(known)}")
+        if self.representative_samples < MINIMUM:
+            raise ConfigError(f"representative_samples is {self.representative_samples}; give at least {MINIMUM}")
         if self.weights == RANDOM and self.qat_data is not None:
             raise ConfigError("qat_data: training needs weights to begin with; leave --qat-data out or give --weights DIR")
         if self.weights == RANDOM and self.data is not None:
             raise ConfigError("data: the accuracy of random weights would say nothing; leave --data out or give --weights DIR")
-        if self.qat_data is not None and self.qat_data == self.data:
+        if self.weights == RANDOM and self.representative_data is not None:
+            raise ConfigError(
+                "representative_data: random weights are calibrated on random rows; leave --representative-data out or give "
+                "--weights DIR"
+            )
+        if self.qat_data is not None and QAT not in COLUMNS[self.table]:
+            raise ConfigError(f"qat_data: table {self.table} has no quantization-aware figures; leave --qat-data out")
+        if self.qat_data is not None and self.data is not None and same_data(self.qat_data, self.data):
             raise ConfigError(f"qat_data: {self.qat_data} is judged on as well; train on other rows than those of --data")
+        if not any(name in ARCHITECTURES for name in self.models or known):
+            given = {"data": self.data, "representative_data": self.representative_data}
+            given["weights"] = self.weights if self.weights not in (IMAGENET, RANDOM) else None
+            if idle := [name for name, value in given.items() if value is not None]:
+                raise ConfigError(
+                    f"{idle[0]}: {', '.join(self.models)} can only be built at random weights; "
+                    f"leave --{idle[0].replace('_', '-')} out"
+                )
         if self.qat_epochs < 1:
             raise ConfigError(f"qat_epochs is {self.qat_epochs}; give at least 1")
+
+
+def same_data(one: str, other: str) -> bool:
+    """Whether two references are of the same file or folder, or of the same set on the hub."""
+    return one == other or Path(one).resolve() == Path(other).resolve()
 
 
 @dataclass(frozen=True)
 class SharedRows:
     """Rows that all models share: to calibrate on, to judge on (never the same), to train on; None where there are none.
 
-    `skipped` collects what of those that are judged could not be read.
+    `judged` has labels where `--data` gave them; else it is what calibration leaves of its own rows, for agreement alone.
+    `left_out` counts by option the rows to calibrate or to train on that are judged, so that they were left out.
     """
 
-    calibration: Rows | None
-    judged: Rows | None
-    training: Rows | None
-    skipped: set[str] = field(default_factory=set)
+    calibration: Rows | None = None
+    judged: Rows | None = None
+    training: Rows | None = None
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
     @property
-    def told(self) -> str:
+    def labelled(self) -> bool:
+        return self.judged is not None and self.judged.labels is not None
+
+    def told(self, skipped: Iterable[str] = ()) -> str:
+        """What was judged on, without the images called `skipped`, which could not be read."""
         if self.judged is None:
             return "no data"
-        told = f"{len(self.judged) - len(self.skipped)} labelled rows of {shown(self.judged.origin)}, none of them calibrated on"
-        return f"{told}; not readable: {', '.join(sorted(self.skipped))}" if self.skipped else told
+        if not self.labelled:
+            return f"no labelled data, calibrated on rows of {shown(self.judged.origin)}"
+        names = sorted(set(skipped))
+        parts = [f"{len(self.judged) - len(names)} labelled rows of {shown(self.judged.origin)}, none of them calibrated on"]
+        parts += [f"{count} rows of {option} are among them and were left out there" for option, count in self.left_out.items()]
+        parts += [f"not readable: {', '.join(names)}"] * bool(names)
+        return "; ".join(parts)
 
 
 @dataclass(frozen=True)
 class Job:
-    """One model to measure: its row of the guide, and how it comes to be a file: with weights, or as a random family."""
+    """One model to measure: its row of the guide, and how it comes to be a file: with weights, or as a random family.
+
+    `unused` is a user's file for a family, which is not taken.
+    """
 
     published: Published
     architecture: Architecture | None = None
     weights: Weights | None = None
     family: Any = None
+    unused: Path | None = None
 
     @property
     def random(self) -> bool:
@@ -126,7 +169,10 @@ class Job:
 
     @property
     def told(self) -> str:
-        return self.weights.told if self.weights else "random weights"
+        parts = [self.weights.told if self.weights else "random weights"]
+        parts += [self.family.differs] if self.family else []
+        parts += [f"{self.unused.name} is not taken, this family is only built"] if self.unused else []
+        return "; ".join(parts)
 
 
 def measured(
@@ -141,6 +187,15 @@ def measured(
         model = _Model(job, config, data, folder, Path(room), Worker(on_progress=on_progress))
         found = model.measured()
     return replace(found, seconds=round(time.perf_counter() - started, 1), peak_bytes=model.peak or None)
+
+
+class _Chosen(NamedTuple):
+    """Rows for one model, and their references for `convert`; `judged_at` is None where it is to take others of the former."""
+
+    calibration: Rows
+    calibrated_at: str
+    judged: Rows
+    judged_at: str | None
 
 
 @dataclass
@@ -160,12 +215,13 @@ class _Model:
     def measured(self) -> GuideModel:
         published = self.job.published
         source = self._source()
-        calibration, judged = self._references()
-        files = self._converted(source, calibration, judged)
-        samples = self._samples(next(iter(files)), judged)
-        if QAT in COLUMNS[self.config.table] and (aware := self._aware(source, calibration, next(iter(files)))) is not None:
+        chosen = self._chosen()
+        files = self._converted(source, chosen)
+        float32 = next(iter(files))
+        samples = self._encoded(chosen.judged, float32)
+        if QAT in COLUMNS[self.config.table] and (aware := self._aware(source, chosen.calibration, float32)) is not None:
             files[aware] = QAT
-        rows = self._benchmark(files, samples)
+        rows = self._benchmark(source, files, samples)
         self._explain(rows)
         marks = {row.scheme: mark for row in rows if row.scheme and (mark := self._mark(row.scheme))}
         return GuideModel(
@@ -177,12 +233,14 @@ class _Model:
             missing=dict(self.missing),
             marks=marks,
             refused=tuple(self.refused),
+            judged_rows=len(samples) if samples.labels is not None else None,
+            skipped=samples.skipped if samples.labels is not None else (),
             scale_bytes={row.scheme: _scale_bytes(Path(row.path)) for row in rows if row.scheme and not row.failure},
         )
 
     @property
     def _trusted(self) -> bool:
-        """Whether outputs mean something and there are rows to judge them by."""
+        """Whether outputs mean something: neither weights nor rows are random."""
         return not self.job.random and self.data.judged is not None
 
     def _run(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -206,15 +264,18 @@ class _Model:
         self._run(write_model, job.architecture, job.weights, seed, target)
         return target
 
-    def _references(self) -> tuple[str, str | None]:
-        """Rows to calibrate on and rows to judge on; None where they are the rest of the former, as `convert` draws them."""
-        config, job = self.config, self.job
-        if not job.random and config.representative_data is not None and config.representative_data != config.data:
-            return config.representative_data, config.data or config.representative_data
-        if not job.random and config.data is not None:
-            return config.data, None
+    def _chosen(self) -> _Chosen:
+        config, job, data = self.config, self.job, self.data
+        if not job.random and data.calibration is not None and data.judged is not None:
+            given = config.representative_data
+            if given is None or config.data is None or same_data(given, config.data):
+                # `convert` draws the same rows with the same seed, and judges on others.
+                return _Chosen(data.calibration, given or config.data or "", data.judged, None)
+            if REPRESENTATIVE_DATA in data.left_out:
+                given = _written(data.calibration, self.work / "calibration")
+            return _Chosen(data.calibration, given, data.judged, config.data)
         files = []
-        for number, count in enumerate((_RANDOM_ROWS, _RUN_ROWS)):
+        for number, count in enumerate((_RANDOM_ROWS if job.random else config.representative_samples, _RUN_ROWS)):
             if job.family is not None:
                 target = self.work / f"{number}_{job.family.rows_name}"
                 job.family.write_rows(target, count, config.seed + number)
@@ -222,20 +283,20 @@ class _Model:
                 target = self.work / f"{number}.npz"
                 random_images(target, job.architecture.size if job.architecture else 0, count, config.seed + number)
             files.append(str(target))
-        return files[0], files[1]
+        return _Chosen(sources.read(files[0]), files[0], sources.read(files[1]), files[1])
 
-    def _converted(self, source: Path, calibration: str, judged: str | None) -> dict[Path, str]:
+    def _converted(self, source: Path, chosen: _Chosen) -> dict[Path, str]:
         """The published files with their schemes, float32 first."""
         config = self.config
         given = ConvertConfig()
         told = ConvertConfig(
             schemes=_SCHEMES[config.table],
-            representative_data=calibration,
-            representative_samples=config.representative_samples if self._trusted else _RANDOM_ROWS,
-            evaluation_data=judged,
-            evaluation_samples=_GATE_ROWS if self._trusted else _RUN_ROWS,
+            representative_data=chosen.calibrated_at,
+            representative_samples=_RANDOM_ROWS if self.job.random else config.representative_samples,
+            evaluation_data=chosen.judged_at,
+            evaluation_samples=GATE_ROWS if self._trusted else _RUN_ROWS,
             max_drop=config.max_drop if self._trusted else None,
-            search_seconds=given.search_seconds if self._trusted else 0.0,
+            search_seconds=0.0 if self.job.random else given.search_seconds,
             every_op=self.job.random,
             max_length=(self.job.family.max_length if self.job.family else None) or given.max_length,
             threads=config.timing.threads,
@@ -251,21 +312,12 @@ class _Model:
             raise RefusedError("; ".join(found.refusals))
         return {result.path: result.scheme for result in found.results if result.path}
 
-    def _samples(self, float32: Path, judged: str | None) -> Samples:
-        """What every file is run on: the judged rows, or a few that only show that it runs, without their labels."""
-        if self._trusted and self.data.judged is not None:
-            samples = self._encoded(self.data.judged, float32)
-            self.data.skipped.update(samples.skipped)
-            return samples
-        rows = sources.read(judged or self.config.data or "")
-        return Samples(self._encoded(sources.take(rows, range(min(len(rows), _RUN_ROWS))), float32).inputs)
-
     def _encoded(self, rows: Rows, float32: Path) -> Samples:
         content = flatbuffer.read(float32)
         encoding = assess.encoding_of(float32, assess.Data(rows.origin), self.work)
         return encode(rows, content.signature(content.entry()).inputs, encoding, self.work / "images")
 
-    def _aware(self, source: Path, calibration: str, float32: Path) -> Path | None:
+    def _aware(self, source: Path, calibration: Rows, float32: Path) -> Path | None:
         """The quantization-aware file, not judged yet; None with its reason in `missing`."""
         published = self.job.published
         if QAT not in published.latency_ms:
@@ -274,11 +326,10 @@ class _Model:
         if source.suffix != ".h5":
             self.missing[QAT] = f"quantization-aware training takes Keras models; the weights are {source.name}"
             return None
-        rows = sources.read(calibration)
         # Of the calibration rows, which are never judged.
-        chosen = draw(rows, self.config.representative_samples if self._trusted else _RANDOM_ROWS, self.config.seed)
+        few = sources.take(calibration, draw(calibration, _SETTLING_ROWS, self.config.seed))
         settling = self.work / "settling"
-        self._encoded(sources.take(rows, chosen[:_SETTLING_ROWS]), float32).save(settling)
+        self._encoded(few, float32).save(settling)
         training = None
         if self.data.training is not None:
             taught = self.work / "training"
@@ -296,31 +347,56 @@ class _Model:
         self.missing[scheme] = reason
         self.refused.append(scheme)
 
-    def _benchmark(self, files: Mapping[Path, str], samples: Samples) -> tuple[Measurement, ...]:
+    def _benchmark(self, source: Path, files: Mapping[Path, str], samples: Samples) -> tuple[Measurement, ...]:
         timing = replace(self.config.timing, seed=self.config.seed)
-        if not self._trusted:
+        if samples.labels is None:
             timing = replace(timing, max_accuracy_seconds=_RUN_SECONDS)
         found = benchmark(
             list(files), samples, timing, reference=next(iter(files)), schemes=files, on_progress=self.worker.on_progress
         )
         rows = []
         for file, row in zip(files, found, strict=True):
-            if self.job.random:
-                # Decisions of random weights are noise.
+            if not self._trusted:
+                # Decisions of random weights or on random rows are noise.
                 row = replace(row, agreement=None, mean_abs_error=None)
             # The others passed when they were converted.
-            reason = judge(row, self.config.max_drop if self._trusted else None) if row.scheme == QAT else row.failure
+            allowed = self.config.max_drop if samples.labels is not None else None
+            reason = judge(row, allowed) if row.scheme == QAT else row.failure
             if row.scheme and reason:
                 self._refuse(row.scheme, reason.replace(str(file), file.name))
                 if row.scheme == QAT:
                     continue
             if row.scheme == QAT:
-                final = self.folder / file.name
-                with artifacts.staged(final, overwrite=True) as partial:
-                    shutil.copyfile(file, partial)
-                row = replace(row, path=str(final))
+                row = self._publish(file, source, row)
             rows.append(row)
+        if not any(row.scheme == QAT for row in rows):
+            # One of an earlier run is none of this one's files.
+            for stale in (final := self._aware_file, final.with_suffix(".json")):
+                stale.unlink(missing_ok=True)
         return tuple(rows)
+
+    @property
+    def _aware_file(self) -> Path:
+        return self.folder / f"{self.job.published.name}_{QAT}.tflite"
+
+    def _publish(self, file: Path, source: Path, row: Measurement) -> Measurement:
+        """Put the quantization-aware file under its name with its manifest; returns the measurement under that name."""
+        final, config = self._aware_file, self.config
+        row = replace(row, path=str(final))
+        with artifacts.staged(final, overwrite=True) as partial:
+            shutil.copyfile(file, partial)
+            manifest = artifacts.describe(
+                partial,
+                "tflite",
+                name=final.name,
+                parents={str(source): artifacts.sha256(source)},
+                # What `report` knows as a scheme.
+                config={**config.__dict__, "scheme": "int8", "technique": QAT},
+                tools=("tensorflow", "tf_keras", "tensorflow-model-optimization", "ai-edge-litert"),
+                measured={"measurement": row, "data": self.data.told(), "plan": trained_plan(file), "labels": {}},
+            )
+        artifacts.write_text(final.with_suffix(".json"), artifacts.to_json(manifest))
+        return row
 
     def _explain(self, rows: Sequence[Measurement]) -> None:
         """Why cells of accuracy are empty."""
@@ -339,6 +415,18 @@ class _Model:
             (drawn, "calibrated on random images"),
         )
         return ", ".join(text for holds, text in parts if holds)
+
+
+def _written(rows: Rows, place: Path) -> str:
+    """The reference of a data set that holds `rows` alone, written at `place`: an .npz, or a folder that lists image files."""
+    if isinstance(rows, ArrayRows):
+        target = place.with_suffix(".npz")
+        np.savez(target, **rows.arrays)  # type: ignore[arg-type]
+        return str(target)
+    place.mkdir()
+    lines = [str(file.resolve()) for file in rows.files] if isinstance(rows, ImageRows) else []
+    (place / "labels.tsv").write_text("\n".join(["file", *lines]) + "\n", encoding="utf-8")
+    return str(place)
 
 
 def _scale_bytes(file: Path) -> int:

@@ -14,6 +14,7 @@ from edgekit.bridge import Kind, Source
 from edgekit.convert import ConvertConfig, convert, judge
 from edgekit.data import sources
 from edgekit.data.encode import Encoding, encode
+from edgekit.data.overlap import array_digests
 from edgekit.data.representative import MINIMUM, draw
 from edgekit.data.samples import Array, Samples, described
 from edgekit.data.sources import Columns, Rows
@@ -170,8 +171,8 @@ def _rows(
         order = np.random.default_rng(config.optimize.training.seed).permutation(len(training))
         count = round(len(training) * config.evaluation_share)
         training, evaluation = training.take(np.sort(order[count:])), training.take(np.sort(order[:count]))
-    seen = set(_digests(evaluation))
-    apart = [number for number, digest in enumerate(_digests(training)) if digest not in seen]
+    seen = set(array_digests(evaluation.inputs))
+    apart = [number for number, digest in enumerate(array_digests(training.inputs)) if digest not in seen]
     if not apart or not len(evaluation):
         raise DatasetError(f"{given.origin}: no row is left to train on that is not judged on; give other --evaluation-data")
     told = []
@@ -181,11 +182,6 @@ def _rows(
     if judged is not None and training.skipped:
         told.append(f"Trained on {described(training, given.origin)}.")
     return training, evaluation, told
-
-
-def _digests(samples: Samples) -> list[int]:
-    array = next(iter(samples.inputs.values()))
-    return [hash(np.ascontiguousarray(row).tobytes()) for row in array]
 
 
 def _representative(training: Samples, room: Path, seed: int) -> Path:

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from edgekit.data.arrays import fit_arrays, normalize
-from edgekit.data.images import Preprocessing, encode_images, for_input
+from edgekit.data.images import Preprocessing, encode_images, for_input, head_labels
 from edgekit.data.samples import Samples
-from edgekit.data.sources import ArrayRows, Rows, TextRows
+from edgekit.data.sources import ArrayRows, ImageRows, Rows, TextRows
 from edgekit.data.text import encode_text
 from edgekit.errors import DatasetError
 from edgekit.spec import TensorSpec
@@ -48,7 +48,7 @@ def encode(rows: Rows, inputs: Sequence[TensorSpec], encoding: Encoding, folder:
     if isinstance(rows, ArrayRows):
         samples = fit_arrays(rows, inputs)
         _check_values(rows, samples, encoding.vocabulary)
-        _check_labels(rows, encoding.classes or len(encoding.label_ids))
+        check_labels(rows, encoding.classes or len(encoding.label_ids))
         if encoding.mean is None and encoding.std is None:
             return samples
         return normalize(samples, encoding.mean or (0.0,), encoding.std or (1.0,))
@@ -75,9 +75,12 @@ def _check_values(rows: ArrayRows, samples: Samples, vocabulary: int | None) -> 
             raise DatasetError(f"{rows.origin}: sample {number} (from 0) has {what} in input {name!r}; mend or remove it")
 
 
-def _check_labels(rows: ArrayRows, classes: int) -> None:
-    """A head of one value is no classifier, and an unknown one takes any label."""
-    if rows.labels is None or classes < 2:
+def check_labels(rows: Rows, classes: int) -> None:
+    """Raise `DatasetError` for an image's or array's label outside the head: one of a single value, or unknown (0), takes any."""
+    if isinstance(rows, ImageRows):
+        head_labels(rows, classes or None)
+        return
+    if isinstance(rows, TextRows) or rows.labels is None or classes < 2:
         return
     outside = np.flatnonzero((rows.labels < 0) | (rows.labels >= classes))
     if outside.size:

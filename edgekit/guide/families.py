@@ -13,27 +13,22 @@ from typing import Any
 import numpy as np
 
 from edgekit.errors import ConfigError
-from edgekit.spec import TensorSpec
 
 _LETTERS = 29  # a to z, apostrophe, space, and CTC's blank
 
 _MFCC, _MFCC_FRAMES = 39, 296
-_WAV2LETTER_PARAMETERS = 23_594_529
 
 _CEPSTRA, _CONTEXT, _STEPS, _UNITS = 26, 9, 16, 2048
 _WINDOW = 2 * _CONTEXT + 1
 _RELU_CLIP = 20.0
-_DEEPSPEECH_PARAMETERS = 47_224_861
 
 _IMAGE, _CLASSES, _ANCHORS = 416, 80, 3
 _DARKNET = ((64, 1), (128, 2), (256, 8), (512, 8), (1024, 4))
 # What a residual branch adds: 23 of them at full strength would make the last layer's values 3000 times the first's.
 _BRANCH_SCALE = 0.3
-_YOLO_PARAMETERS = 62_001_757
 
 _SEQUENCE, _WORDS = 384, 30_522
 _SPECIAL = {0: "[PAD]", 100: "[UNK]", 101: "[CLS]", 102: "[SEP]", 103: "[MASK]"}
-_MOBILEBERT_PARAMETERS = 24_582_914
 
 
 @dataclass(frozen=True)
@@ -41,15 +36,12 @@ class Family:
     """One family of Table 2; `name` is that of its row in `published.TABLE_2`.
 
     `build(target, seed)` writes the model as `file_name` (Keras-2 .h5, or a checkpoint folder) says and returns its number
-    of parameters, which is to be `parameters`; it loads TensorFlow or torch: call it in a worker's child.
+    of parameters; it loads TensorFlow or torch: call it in a worker's child.
     `write_rows(target, count, seed)` writes random rows of a plausible range as `rows_name` says (.npz by input name, or
     .tsv). `max_length` counts the tokens of a checkpoint's input. `differs` says what tells it from the guide's model.
     """
 
     name: str
-    title: str
-    parameters: int
-    inputs: tuple[TensorSpec, ...]
     file_name: str
     rows_name: str
     build: Callable[[Path, int], int]
@@ -267,9 +259,6 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         for item in (
             Family(
                 "wav2letter",
-                "Wav2letter",
-                _WAV2LETTER_PARAMETERS,
-                (TensorSpec("mfcc", (1, _MFCC_FRAMES, _MFCC), "float32"),),
                 "wav2letter.h5",
                 "wav2letter.npz",
                 build_wav2letter,
@@ -278,13 +267,6 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             ),
             Family(
                 "deepspeech",
-                "DeepSpeech 0.5.1 (unrolled)",
-                _DEEPSPEECH_PARAMETERS,
-                (
-                    TensorSpec("input_node", (1, _STEPS, _WINDOW, _CEPSTRA), "float32"),
-                    TensorSpec("previous_state_c", (1, _UNITS), "float32"),
-                    TensorSpec("previous_state_h", (1, _UNITS), "float32"),
-                ),
                 "deepspeech.h5",
                 "deepspeech.npz",
                 build_deepspeech,
@@ -293,9 +275,6 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             ),
             Family(
                 "yolov3",
-                "YoloV3",
-                _YOLO_PARAMETERS,
-                (TensorSpec("image", (1, _IMAGE, _IMAGE, 3), "float32"),),
                 "yolov3.h5",
                 "yolov3.npz",
                 build_yolov3,
@@ -304,12 +283,6 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             ),
             Family(
                 "mobilebert",
-                "MobileBERT",
-                _MOBILEBERT_PARAMETERS,
-                (
-                    TensorSpec("input_ids", (1, _SEQUENCE), "int32"),
-                    TensorSpec("attention_mask", (1, _SEQUENCE), "int32"),
-                ),
                 "mobilebert",
                 "mobilebert.tsv",
                 build_mobilebert,

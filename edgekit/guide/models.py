@@ -11,8 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from edgekit import keras2
 from edgekit.errors import CheckpointError, ConfigError, EdgekitError, ModelFormatError
 from edgekit.measure import runtimes
+from edgekit.worker import Worker
 
 IMAGENET, RANDOM = "imagenet", "random"
 _WEIGHTS_ONLY, _KERAS, _ONNX, _TFLITE = ".weights.h5", ".h5", ".onnx", ".tflite"
@@ -22,6 +24,9 @@ _PATCHES = 14
 _NOISE = 0.1
 # How far a file's number of weights may lie from the architecture's: folded batch norm, and a background class.
 _SAME_SIZE = 0.03
+# In names of a SavedModel's variables that are no weights.
+_NO_WEIGHTS = ("/.OPTIMIZER_SLOT/", "/optimizer/", "/keras_api/metrics/")
+_VARIABLES_SECONDS = 120.0
 
 
 @dataclass(frozen=True)
@@ -81,7 +86,8 @@ def find_weights(given: str, name: str) -> Weights | None:
     """The weights of the model `name` where `given` is imagenet, random or a folder; None if the folder has none for it.
 
     A folder holds `NAME.weights.h5` or `NAME.h5` with weights, or a whole model as `NAME.h5`, `NAME.onnx`, `NAME.tflite` or a
-    SavedModel folder `NAME`. Raises `ConfigError` if there is no such folder or two files fit, and `ModelFormatError`.
+    SavedModel folder `NAME`. Raises `ConfigError` if there is no such folder or two files fit, and `ModelFormatError`, also
+    where there is nothing but a Keras 3 file.
     """
     if given in (IMAGENET, RANDOM):
         return Weights(given)
@@ -91,6 +97,9 @@ def find_weights(given: str, name: str) -> Weights | None:
     found = [path for suffix in (_WEIGHTS_ONLY, _KERAS, _ONNX, _TFLITE) if (path := folder / f"{name}{suffix}").is_file()]
     if (folder / name / "saved_model.pb").is_file():
         found.append(folder / name)
+    if not found and (keras := folder / f"{name}.keras").is_file():
+        keras2.check_format(keras)
+        found.append(keras)
     if len(found) > 1:
         raise ConfigError(f"{folder}: holds {found[0].name} and {found[1].name}; leave one of them there")
     if not found:
@@ -138,9 +147,10 @@ def write_model(architecture: Architecture, weights: Weights, seed: int, target:
 
 
 def parameters(path: Path) -> int | None:
-    """How many weights a whole model's file or SavedModel folder holds, None where that cannot be told without loading it."""
-    if path.is_dir():
-        return sum(part.stat().st_size for part in (path / "variables").glob("variables.data-*")) // 4 or None
+    """How many weights a whole model's file or SavedModel folder holds, None where that cannot be told without loading it.
+
+    What an optimizer keeps beside them is left out. Raises `ModelFormatError`.
+    """
     if path.suffix == _KERAS:
         import h5py
 
@@ -150,9 +160,22 @@ def parameters(path: Path) -> int | None:
             held.visititems(lambda _, item: counts.append(int(item.size)) if isinstance(item, h5py.Dataset) else None)
         return sum(counts)
     try:
+        if path.is_dir():
+            return Worker(timeout_s=_VARIABLES_SECONDS).run(saved_variables, path).value or None
         return runtimes.describe(path).parameters
     except EdgekitError as error:
         raise ModelFormatError(f"{path}: cannot be read ({error.message}); give another file") from None
+
+
+def saved_variables(path: Path) -> int:
+    """Values of the variables that a SavedModel folder holds, its optimizer's and metrics' aside; in a worker child."""
+    index = path / "variables" / "variables.index"
+    if not index.is_file():  # its weights may be constants of the graph
+        return 0
+    import tensorflow as tf
+
+    held = [(f"/{name}", shape) for name, shape in tf.train.list_variables(str(index.with_suffix("")))]
+    return sum(int(np.prod(shape)) for name, shape in held if shape and not any(part in name for part in _NO_WEIGHTS))
 
 
 def check_size(architecture: Architecture, parameters: int | None, path: Path) -> None:
@@ -170,8 +193,8 @@ def random_images(target: Path, size: int, count: int, seed: int) -> None:
     each = -(-size // _PATCHES)
     patches = draw.uniform(-1, 1, (count, _PATCHES, _PATCHES, 3)).astype(np.float32)
     images = patches.repeat(each, axis=1).repeat(each, axis=2)[:, :size, :size]
-    noise = draw.normal(0, _NOISE, images.shape).astype(np.float32)
-    np.savez(target, image=np.clip(images + noise, -1, 1))
+    images += _NOISE * draw.standard_normal(images.shape, dtype=np.float32)
+    np.savez(target, image=np.clip(images, -1, 1))
 
 
 def _load(model: Any, architecture: Architecture, path: Path) -> None:

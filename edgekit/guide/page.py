@@ -134,12 +134,13 @@ def _quality(run: GuideRun) -> Table:
                 value = metric.values.get(scheme)
                 return None if value is None else _percent(value if metric.unit == "%" else value * 100)
 
-            def measured(row: Measurement, metric: Metric = metric) -> tuple[str, ...] | None:
+            def measured(row: Measurement, model: GuideModel = model, metric: Metric = metric) -> tuple[str, ...] | None:
                 share = row.accuracy if metric.name == _TOP_1 else None
                 if share is None:
                     return None
                 interval = f"{share.low * 100:.1f}–{share.high * 100:.1f}"
-                return _percent(share.value * 100), interval, f"{share.total} rows", *_agrees(row)
+                whole = f" of {model.judged_rows}" if share.total < (model.judged_rows or 0) else ""
+                return _percent(share.value * 100), interval, f"{share.total}{whole} rows", *_agrees(row)
 
             name = f"{metric.name}, %" if metric.higher_is_better else f"{metric.name}, % (less is better)"
             _add(table, run, model, name, "accuracy", published, measured, otherwise=_agrees)
@@ -254,7 +255,7 @@ def _agrees(row: Measurement) -> tuple[str, ...]:
 
 def _described(model: GuideModel) -> tuple[str, str]:
     cost = [f"{model.seconds:.0f} s"] if model.seconds is not None else []
-    cost += [f"{model.peak_bytes / 1e9:.1f} GB at most"] if model.peak_bytes is not None else []
+    cost += [f"{model.peak_bytes / 1e9:.1f} GB at most to convert"] if model.peak_bytes is not None else []
     return model.title, f"{model.weights} ({', '.join(cost)})" if cost else model.weights
 
 

@@ -24,7 +24,8 @@ class GuideModel:
     with it, such as "random weights, not trained". `missing` gives the reason of each empty cell, by `cell` or, where a
     whole row is missing, by its scheme. `refused` are the schemes whose
     files failed or were not good enough. `scale_bytes` is what scales take of
-    each scheme's file. `failure` is why the model has no rows at all.
+    each scheme's file. `judged_rows` counts the labelled rows that files are judged on, and `skipped` names those that
+    could not be read. `failure` is why the model has no rows at all.
     """
 
     name: str
@@ -37,6 +38,8 @@ class GuideModel:
     marks: Mapping[str, str] = field(default_factory=dict)
     refused: tuple[str, ...] = ()
     scale_bytes: Mapping[str, int] = field(default_factory=dict)
+    judged_rows: int | None = None
+    skipped: tuple[str, ...] = ()
     seconds: float | None = None
     peak_bytes: int | None = None
 
@@ -129,6 +132,7 @@ def _model(content: object) -> GuideModel:
             "missing": _texts,
             "marks": _texts,
             "refused": listed,
+            "skipped": listed,
             "scale_bytes": _numbers,
         },
     )

@@ -3,9 +3,9 @@
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from edgekit.guide.plots import latency_ratio
 from edgekit.guide.published import COLUMNS
 from edgekit.guide.results import GuideModel, GuideRun, columns, differences
-from edgekit.measure.measurement import Measurement
 from edgekit.report.content import megabytes, milliseconds
 from edgekit.report.table import MISSING
 
@@ -23,6 +23,7 @@ TECHNIQUES = {
 _GROUPS = (("Quality", 2), ("ms", 2), ("÷ float", 2), ("MB", 3))
 # Raised, since they stand behind every figure of a row.
 _LETTERS = "ᵃᵇᶜᵈᵉᶠᵍʰ"
+_PARTLY = "over as many of the rows as time allowed"
 _PUBLISHED, _MEASURED, _DIFFERENCE = "guide", "here", "diff."
 
 
@@ -69,7 +70,7 @@ def weights(run: GuideRun) -> tuple[str, ...]:
     found = []
     for model in run.models:
         took = f"; {model.seconds:.0f} s" if model.seconds is not None else ""
-        peak = f", largest process {model.peak_bytes / 1e9:.1f} GB" if model.peak_bytes else ""
+        peak = f", largest process of the conversion {model.peak_bytes / 1e9:.1f} GB" if model.peak_bytes else ""
         found.append(f"{model.title}: {model.weights}{took}{peak}")
     return tuple(found)
 
@@ -119,24 +120,26 @@ def _schemes(run: GuideRun, model: GuideModel) -> tuple[str, ...]:
 
 
 def _cells(model: GuideModel, scheme: str, notes: _Notes) -> tuple[str, ...]:
-    row, base, published = model.row(scheme), model.row("float32"), model.published
+    row, published = model.row(scheme), model.published
     mark = model.marks.get(scheme, "")
 
-    def measured(text: str | None, figure: str) -> str:
+    def measured(text: str | None, figure: str, *, partly: int | None = None) -> str:
         if text is not None:
-            return notes.marked(text, mark)
+            return notes.marked(text, f"{mark}, {_PARTLY}" if partly else mark) + (f", {partly} rows" if partly else "")
         return notes.empty(model.reason(scheme, figure) or (row.failure if row else None))
 
     qualities = [(metric, metric.values[scheme]) for metric in published.metrics if scheme in metric.values]
     quality = ", ".join(f"{_kind(metric.name)}{value:g}{f' {metric.unit}' if metric.unit else ''}" for metric, value in qualities)
     ms, float_ms = published.latency_ms.get(scheme), published.latency_ms.get("float32")
-    mb = published.size_mb.get("int8" if scheme == "qat" else scheme)
+    mb = published.size_mb.get(scheme)
     size = row.size_bytes if row and row.failure is None else None
     difference = f"{100 * (size / 1e6 / mb - 1):+.1f} %" if size and mb else None
-    ratio = _ratio(row, base)
+    ratio = latency_ratio(model, scheme) if scheme != "float32" else None
+    share = row.accuracy if row else None
+    partly = share.total if share and share.total < (model.judged_rows or 0) else None
     return (
         quality or MISSING,
-        measured(f"{row.accuracy.value:.3f}" if row and row.accuracy else None, "accuracy"),
+        measured(f"{share.value:.3f}" if share else None, "accuracy", partly=partly),
         f"{ms:g}" if ms is not None else MISSING,
         measured(milliseconds(row.latency.p50_ms) if row and row.latency else None, "latency"),
         f"{ms / float_ms:.2f}" if ms is not None and float_ms and scheme != "float32" else MISSING,
@@ -149,12 +152,6 @@ def _cells(model: GuideModel, scheme: str, notes: _Notes) -> tuple[str, ...]:
 
 def _kind(name: str) -> str:
     return "" if name == "top-1" else f"{name} "
-
-
-def _ratio(row: Measurement | None, base: Measurement | None) -> float | None:
-    if row is None or base is None or row is base or row.latency is None or base.latency is None:
-        return None
-    return row.latency.p50_ms / base.latency.p50_ms
 
 
 def _place(known: list[str], text: str) -> int:

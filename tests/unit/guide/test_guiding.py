@@ -1,6 +1,7 @@
 """A run of the guide on tiny stand-ins: all schemes measured, failures told, an earlier run's models kept."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,19 @@ import pytest
 from PIL import Image
 
 from edgekit import guided, guiding
+from edgekit.assess import from_manifests, manifest_of
+from edgekit.convert import ConvertConfig
+from edgekit.data import sources
+from edgekit.data.samples import Samples
+from edgekit.data.sources import ImageRows
 from edgekit.errors import CheckpointError, ConfigError, DatasetError, InputError, ModelFormatError, OutputError, RefusedError
-from edgekit.guide.results import FILE_NAME, GuideRun
+from edgekit.guide.published import TABLES
+from edgekit.guide.results import FILE_NAME, GuideModel, GuideRun
 from edgekit.guide.table import markdown
-from edgekit.guided import GuideConfig
+from edgekit.guided import GuideConfig, Job, SharedRows
 from edgekit.guiding import failures, run
 from edgekit.measure.benchmark import BenchmarkConfig
+from edgekit.measure.measurement import Measurement
 from edgekit.tflite import flatbuffer
 from edgekit.worker import Worker
 from tests.commands import edgekit
@@ -115,8 +123,27 @@ def test_built_models_have_live_activations_and_reach_quantization_aware_files(t
     assert "cannot be downloaded (URL fetch failure" in built.no_network
     assert "--weights DIR" in built.no_network
     assert built.agreement >= 0.75
+    assert built.saved == built.counted
+    _check_published(tmp_path)
     content = flatbuffer.read(tmp_path / "qat.tflite")
     assert {tensor.dtype for tensor in content.subgraphs[0].tensors} >= {"int8", "int32"}
+
+
+def _check_published(made: Path) -> None:
+    """The quantization-aware file has a manifest, and goes with it where a later run has none."""
+    model = _model(made / "out", RANDOM)
+    row = model._publish(made / "qat.tflite", made / "small.h5", Measurement("qat.tflite", 1, None, "qat"))
+    final = Path(row.path)
+    assert manifest_of(final)["config"]["technique"] == "qat"
+    assert [Path(found.path) for found in from_manifests(made / "out").rows] == [final]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(guided, "benchmark", lambda *_, **__: [])
+        model._benchmark(made / "small.h5", {made / "float32.tflite": "float32"}, Samples({"x": np.zeros((1, 1))}))
+    assert list((made / "out").glob("*.tflite")) == list((made / "out").glob("*.json")) == []
+
+
+def _model(folder: Path, config: GuideConfig, **job: Any) -> guided._Model:
+    return guided._Model(Job(TABLES[1][0], **job), config, SharedRows(), folder, folder.parent, Worker())
 
 
 def test_markdown_says_what_is_missing_and_what_differs(found: GuideRun, out: Path) -> None:
@@ -157,6 +184,120 @@ def test_given_weights_are_judged_on_rows_that_calibration_did_not_see(images: P
     assert [row.scheme for row in model.rows] == ["float32", "int8", "int16x8"]
     assert model.marks == {}
     assert failures(judged) == ()
+
+
+def _measured(job: Job, config: Any, data: Any, folder: Path, on_progress: Any) -> GuideModel:
+    """A model without rows, and one file of it."""
+    folder.mkdir(exist_ok=True)
+    (folder / "m.tflite").write_bytes(b"")
+    return GuideModel(job.published.name, job.published.title, job.published, job.told)
+
+
+def test_an_interrupted_run_goes_on_and_a_failed_one_leaves_nothing(tmp_path: Path, monkeypatch) -> None:
+    def ended(error: BaseException) -> Any:
+        def measured(*given: Any) -> GuideModel:
+            _measured(*given)
+            raise error
+
+        return measured
+
+    out = tmp_path / "out"
+    for error in (RefusedError("not good enough"), KeyboardInterrupt()):
+        monkeypatch.setattr(guiding, "measured", ended(error))
+        with pytest.raises(type(error)):
+            run(out, RANDOM, architectures=ARCHITECTURES)
+        assert out.exists() == isinstance(error, KeyboardInterrupt)
+    monkeypatch.setattr(guiding, "measured", _measured)
+    run(out, RANDOM, architectures=ARCHITECTURES)
+    assert (out / FILE_NAME).is_file()
+
+
+def test_foreign_files_are_neither_replaced_nor_removed(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(guiding, "measured", _measured)
+    foreign = tmp_path / "mine" / "model.json"
+    foreign.parent.mkdir()
+    for name in ("guide.md", "resnet_v2_101/model.json"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        for file in (tmp_path / name, foreign):
+            file.write_text("mine")
+        with pytest.raises(OutputError, match="exists already"):
+            run(tmp_path, RANDOM, architectures=ARCHITECTURES)
+        assert (tmp_path / name).read_text() == "mine"
+        run(tmp_path, RANDOM, architectures=ARCHITECTURES, overwrite=True)
+        assert foreign.read_text() == "mine"
+        for file in (*tmp_path.glob("guide.*"), tmp_path / "settings.json"):
+            file.unlink()
+
+
+def test_rows_that_are_judged_neither_calibrate_nor_train(images: Path, tmp_path: Path, monkeypatch) -> None:
+    data = sources.read(str(images))
+    monkeypatch.chdir(tmp_path)
+    config = GuideConfig(data="images", representative_data=f"{images}/", representative_samples=10)
+    drawn = guiding._read(config, [])
+    assert [len(rows) for rows in (drawn.calibration or (), drawn.judged or ())] == [10, 14]
+    with pytest.raises(ConfigError, match="judged on as well"):
+        GuideConfig(data="images", qat_data=f"{images}/")
+    other = tmp_path / "other"
+    shutil.copytree(images, other)
+    draw = np.random.default_rng(1)
+    for number in range(12):
+        Image.fromarray(draw.integers(0, 256, (tiny.SIZE, tiny.SIZE, 3), dtype=np.uint8)).save(other / f"{number}.png")
+    found = guiding._read(replace(config, representative_data="other", qat_data=str(other)), [])
+    assert found.judged is not None
+    assert len(found.judged) == len(data)
+    assert len(found.training or ()) == 12
+    assert found.left_out == {"--representative-data": 12, "--qat-data": 12}
+    assert "12 rows of --qat-data are among them" in found.told()
+    assert isinstance(found.calibration, ImageRows)
+    written = sources.read(guided._written(found.calibration, tmp_path / "written"))
+    assert isinstance(written, ImageRows)
+    assert written.files == tuple(file.resolve() for file in found.calibration.files)
+    with pytest.raises(DatasetError, match="all of its rows are judged"):
+        shutil.copytree(images, tmp_path / "copy")
+        guiding._read(replace(config, representative_data="copy"), [])
+
+
+def test_a_run_whose_data_changed_is_another(images: Path) -> None:
+    config = GuideConfig(data=str(images))
+    before = guiding._settings(config, ARCHITECTURES)
+    (images / "0.png").write_bytes((images / "1.png").read_bytes())
+    assert guiding._settings(config, ARCHITECTURES) != before
+
+
+def test_real_weights_are_searched_over_as_many_rows_as_asked_for(images: Path, weights: Path, tmp_path: Path, monkeypatch) -> None:
+    told: list[ConvertConfig] = []
+
+    def convert(source: str, out: Path, config: ConvertConfig, **_: Any) -> Any:
+        told.append(config)
+        raise RefusedError("enough")
+
+    monkeypatch.setattr(guided, "convert", convert)
+    config = GuideConfig(models=("mobilenet_v1",), weights=str(weights), representative_samples=12, timing=TIMING)
+    for changes in ({}, {"representative_data": str(images)}, {"weights": "random"}):
+        with pytest.raises(RefusedError):
+            run(tmp_path / "out", replace(config, **changes), architectures=WHOLE)
+    assert [item.representative_samples for item in told] == [12, 12, 16]
+    assert [item.max_drop for item in told] == [None, 0.05, None]
+    assert [item.search_seconds > 0 for item in told] == [True, True, False]
+    assert [item.every_op for item in told] == [False, False, True]
+    assert (told[1].representative_data, told[1].evaluation_data) == (str(images), None)
+
+
+def test_a_family_is_only_built_whatever_the_weights_folder_holds(tmp_path: Path) -> None:
+    (tmp_path / "yolov3.tflite").write_bytes(b"")
+    config = GuideConfig(table=2, weights=str(tmp_path))
+    job = next(job for job in guiding._jobs(config, ARCHITECTURES) if job.published.name == "yolov3")
+    assert job.told.startswith("random weights; 416 × 416 pixels")
+    assert job.told.endswith("yolov3.tflite is not taken, this family is only built")
+    assert guiding._settings(config, ARCHITECTURES)["weights_sha256"] == {}
+
+
+def test_labels_outside_a_whole_models_head_are_told_before_it_is_built(images: Path, weights: Path, tmp_path: Path) -> None:
+    (images / "class_names.txt").unlink()
+    (images / "labels.tsv").write_text((images / "labels.tsv").read_text().replace("\t4", "\t7"))
+    config = GuideConfig(models=("mobilenet_v1",), weights=str(weights), data=str(images), representative_samples=10)
+    with pytest.raises(DatasetError, match="labels outside the head"):
+        guiding._read(config, guiding._jobs(config, ARCHITECTURES))
 
 
 def test_no_network_is_one_error_and_nothing_is_written(tmp_path: Path, monkeypatch) -> None:
@@ -200,6 +341,12 @@ def test_options_that_contradict_each_other() -> None:
         ({"weights": "random", "data": "d"}, "say nothing"),
         ({"weights": "random", "qat_data": "d"}, "needs weights"),
         ({"data": "d", "qat_data": "d"}, "judged on as well"),
+        ({"data": "d", "qat_data": "./d/"}, "judged on as well"),
+        ({"weights": "random", "representative_data": "d"}, "calibrated on random rows"),
+        ({"table": 2, "qat_data": "d"}, "no quantization-aware figures"),
+        ({"table": 2, "models": ("yolov3",), "data": "d"}, "data: yolov3 can only be built"),
+        ({"table": 2, "models": ("yolov3",), "weights": "d"}, "leave --weights out"),
+        ({"representative_samples": 9}, "give at least 10"),
     )
     for changes, told in cases:
         with pytest.raises(ConfigError, match=told):

@@ -62,3 +62,13 @@ def test_random_images_fill_the_range_of_the_models(tmp_path: Path) -> None:
         assert images.min() < -0.9
         assert images.max() > 0.9
         assert (images != second["image"]).any()
+
+
+def test_a_keras_3_file_is_told_and_an_h5_beside_it_is_taken(tmp_path: Path) -> None:
+    (tmp_path / "m.keras").write_bytes(b"PK\x03\x04")
+    with pytest.raises(ModelFormatError, match=r"m.keras: is a Keras 3 file"):
+        find_weights(str(tmp_path), "m")
+    h5py.File(tmp_path / "m.h5", "w").close()
+    found = find_weights(str(tmp_path), "m")
+    assert found is not None
+    assert found.path == tmp_path / "m.h5"

@@ -6,8 +6,10 @@ from dataclasses import replace
 import pytest
 
 from edgekit.errors import InputError
+from edgekit.guide.page import page
 from edgekit.guide.published import COLUMNS, TABLES
 from edgekit.guide.results import GuideModel, GuideRun, cell, columns, differences
+from edgekit.guide.table import markdown
 from edgekit.measure.measurement import Latency, Measurement, Proportion
 
 
@@ -27,6 +29,8 @@ def _run() -> GuideRun:
         (_row("float32"), _row("int8")),
         missing={cell("float32", "accuracy"): "random weights", "qat": "not supported"},
         marks={"float32": "random weights"},
+        judged_rows=20,
+        skipped=("a.png",),
         seconds=3.5,
     )
     failed = GuideModel("mobilenet_v2", "MobileNet-v2-1-224", TABLES[1][1], "random weights", failure="out of memory")
@@ -64,6 +68,15 @@ def test_what_is_no_run_is_refused(path: tuple[str | int, ...], value: object, t
     with pytest.raises(InputError, match=told) as raised:
         GuideRun.from_json(json.dumps(content), "guide.json")
     assert "guide.json" in raised.value.message
+
+
+def test_accuracy_over_a_part_of_the_rows_says_over_how_many() -> None:
+    run = _run()
+    assert "| 0.800ᵃᵇ, 10 rows | 124 |" in markdown(run)
+    assert "10 of 20 rows" in page(run)
+    whole = replace(run, models=(replace(run.models[0], judged_rows=10),))
+    assert "| 0.800ᵃ | 124 |" in markdown(whole)
+    assert "10 of" not in page(whole)
 
 
 def test_columns_are_the_guides_then_what_was_measured() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from edgekit.data.samples import Samples
 from edgekit.errors import EdgekitError
-from edgekit.guide.models import IMAGENET, RANDOM, Architecture, Weights, write_model
+from edgekit.guide.models import IMAGENET, RANDOM, Architecture, Weights, saved_variables, write_model
 from edgekit.guide.qat import write_aware
 from edgekit.tflite.interpreter import Model
 
@@ -42,13 +42,16 @@ def architecture(name: str, title: str, alpha: float = 1.0) -> Architecture:
 
 @dataclass(frozen=True)
 class Built:
-    """What one TensorFlow child made: smallest and largest activation of the last layers, errors, and int8 decisions."""
+    """What one TensorFlow child made: smallest and largest activation of the last layers, errors, int8 decisions, and the number
+    of weights, as Keras counts them and in a SavedModel with its optimizer."""
 
     spread: tuple[float, float]
     same_weights: bool
     another: str
     no_network: str
     agreement: float
+    counted: int
+    saved: int
 
 
 def build_all(folder: Path) -> Built:
@@ -66,6 +69,7 @@ def build_all(folder: Path) -> Built:
     given = Weights("file", folder / "w.h5")
     write_model(small, given, 1, folder / "again.h5")
     again = tf_keras.models.load_model(folder / "again.h5", compile=False)
+    same = all(np.array_equal(one, other) for one, other in zip(model.get_weights(), again.get_weights(), strict=True))
     errors = []
     for built, weights in ((large, given), (small, Weights(IMAGENET))):
         try:
@@ -75,12 +79,18 @@ def build_all(folder: Path) -> Built:
     another, no_network = errors
     Samples({"image": images}).save(folder / "rows")
     write_aware(folder / "small.h5", folder / "rows", folder / "qat.tflite", None)
+    model.compile(optimizer="adam", loss="sparse_categorical_crossentropy", metrics=["accuracy"])
+    model.fit(images, np.zeros(len(images)), verbose=0)
+    model.save(folder / "saved", save_format="tf")
     aware = Model(folder / "qat.tflite")
+    decisions = np.asarray(again(images)).argmax(axis=1)
     ours = [int(next(iter(aware.run({"image": image[None]}).values())).argmax()) for image in images]
     return Built(
         (float(features.std(axis=0).min()), float(features.max())),
-        all(np.array_equal(one, other) for one, other in zip(model.get_weights(), again.get_weights(), strict=True)),
+        same,
         another,
         no_network,
-        float(np.mean(np.asarray(model(images)).argmax(axis=1) == ours)),
+        float(np.mean(decisions == ours)),
+        model.count_params(),
+        saved_variables(folder / "saved"),
     )
