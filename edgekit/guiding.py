@@ -17,7 +17,7 @@ from edgekit.data.encode import check_labels
 from edgekit.data.overlap import apart
 from edgekit.data.representative import MINIMUM, draw
 from edgekit.data.sources import Rows, TextRows
-from edgekit.errors import CheckpointError, DatasetError, EdgekitError, InputError, OutputError
+from edgekit.errors import CheckpointError, ConfigError, DatasetError, EdgekitError, InputError, ModelFormatError, OutputError
 from edgekit.guide.models import (
     ARCHITECTURES,
     Architecture,
@@ -120,7 +120,9 @@ def _jobs(config: GuideConfig, architectures: Mapping[str, Architecture]) -> lis
         if published.name not in architectures:
             from edgekit.guide.families import family
 
-            unused = find_weights(config.weights, published.name)
+            unused = None
+            with contextlib.suppress(ModelFormatError, ConfigError):  # what is wrong with it does not matter either
+                unused = find_weights(config.weights, published.name)
             jobs.append(Job(published, family=family(published.name), unused=unused.path if unused else None))
         elif (weights := find_weights(config.weights, published.name)) is not None:
             jobs.append(Job(published, architectures[published.name], weights))

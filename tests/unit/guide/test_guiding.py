@@ -137,7 +137,7 @@ def _check_published(made: Path) -> None:
     assert manifest_of(final)["config"]["technique"] == "qat"
     assert [Path(found.path) for found in from_manifests(made / "out").rows] == [final]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(guided, "benchmark", lambda *_, **__: [])
+        patch.setattr(guided, "benchmark", lambda *_, **__: [Measurement("float32.tflite", 1, None, "float32")])
         model._benchmark(made / "small.h5", {made / "float32.tflite": "float32"}, Samples({"x": np.zeros((1, 1))}))
     assert list((made / "out").glob("*.tflite")) == list((made / "out").glob("*.json")) == []
 
