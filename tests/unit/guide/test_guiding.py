@@ -273,7 +273,9 @@ def test_real_weights_are_searched_over_as_many_rows_as_asked_for(images: Path, 
 
     monkeypatch.setattr(guided, "convert", convert)
     config = GuideConfig(models=("mobilenet_v1",), weights=str(weights), representative_samples=12, timing=TIMING)
-    for changes in ({}, {"representative_data": str(images)}, {"weights": "random"}):
+    monkeypatch.setattr(guided._Model, "_source", lambda model: weights / "mobilenet_v1.tflite")
+    cases: tuple[dict[str, Any], ...] = ({}, {"representative_data": str(images)}, {"weights": "random"})
+    for changes in cases:
         with pytest.raises(RefusedError):
             run(tmp_path / "out", replace(config, **changes), architectures=WHOLE)
     assert [item.representative_samples for item in told] == [12, 12, 16]
