@@ -145,7 +145,8 @@ class SharedRows:
             return f"no labelled data, calibrated on rows of {shown(self.judged.origin)}"
         names = sorted(set(skipped))
         parts = [f"{len(self.judged) - len(names)} labelled rows of {shown(self.judged.origin)}, none of them calibrated on"]
-        parts += [f"{count} rows of {option} are among them and were left out there" for option, count in self.left_out.items()]
+        told = ", ".join(f"{count} of {option}" for option, count in self.left_out.items())
+        parts += [f"left out because they are among them: {told}"] * bool(told)
         parts += [f"not readable: {', '.join(names)}"] * bool(names)
         return "; ".join(parts)
 

@@ -247,7 +247,7 @@ def test_rows_that_are_judged_neither_calibrate_nor_train(images: Path, tmp_path
     assert len(found.judged) == len(data)
     assert len(found.training or ()) == 12
     assert found.left_out == {"--representative-data": 12, "--qat-data": 12}
-    assert "12 rows of --qat-data are among them" in found.told()
+    assert "among them: 12 of --representative-data, 12 of --qat-data" in found.told()
     assert isinstance(found.calibration, ImageRows)
     written = sources.read(guided._written(found.calibration, tmp_path / "written"))
     assert isinstance(written, ImageRows)
