@@ -54,6 +54,9 @@ def _run(arguments: list[str]) -> Any:
         return cli.main(arguments, prog_name="edgekit", standalone_mode=False)
     except click.exceptions.Exit:
         raise
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        return ConfigError.exit_code
     except EdgekitError as error:
         message, code, detail = error.message, error.exit_code, error.detail or traceback.format_exc()
     except click.UsageError as error:

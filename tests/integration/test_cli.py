@@ -160,6 +160,16 @@ def test_export_to_onnx(tiny_bert: Path, tmp_path: Path) -> None:
     assert manifest["measured"]["parity"]["PyTorch to ONNX"]["same_argmax"] == 1
 
 
+@pytest.mark.parametrize("command", [(), ("guide",)])
+def test_without_a_command_the_help_is_shown_as_it_is(command: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main([*command])
+    said = capsys.readouterr()
+    assert (ended.value.code, said.out) == (2, "")
+    assert said.err.startswith(" ".join(("Usage: edgekit", *command)))
+    assert "\nOptions:\n" in said.err
+
+
 @pytest.mark.parametrize("command", [(), *((name,) for name in COMMANDS)], ids=" ".join)
 def test_help_names_the_exit_codes(command: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
