@@ -79,15 +79,15 @@ def test_a_plan_of_another_model_is_a_wrong_option(room, searched, tmp_path):
 def test_a_refused_file_is_kept_aside_with_its_diagnosis_until_a_good_one_comes(room, tmp_path, contents):
     out = tmp_path / "out"
     command = ("convert", room / "loud.tflite", "--out", out, "--representative-data", room / "labelled.npz", "--max-drop", "0")
-    said = edgekit(*command, "--scheme", "float32", "--scheme", "dynamic", "--scheme", "int8", "--search-seconds", "0", "--quiet")
+    said = edgekit(*command, "--scheme", "float32", "--scheme", "float16", "--scheme", "int8", "--search-seconds", "0", "--quiet")
     assert said.code == REFUSED, said.err
     assert len(said.err) == 1
     assert re.search(r"int8: loses [\d.]+ points of accuracy against float32 .*--max-drop allows 0\.0;.*kept as", said.err[0])
     assert {name for name in contents(out) if not name.startswith(".")} == {
         "loud_float32.tflite",
         "loud_float32.json",
-        "loud_dynamic.tflite",
-        "loud_dynamic.json",
+        "loud_float16.tflite",
+        "loud_float16.json",
         "loud_int8.tflite.rejected",
         "loud_int8.tflite.rejected.json",
     }
