@@ -56,9 +56,8 @@ def take_ranges(model: Path, calibration: Path, ranges: TrainedRanges, target: P
 
     Ops are known by their constants: weights and bias together, or weights alone where the graph adds the bias elsewhere, and
     then the output's range is not the layer's. Where tensors with different ranges became one, it has the wider range.
-    Weights are not rounded together nor biases corrected where a layer was trained: it has learned with each weight rounded to the
-    nearest. int16 keeps the
-    calibrated range, whose steps are fine enough.
+    Weights are not rounded together nor biases corrected where a layer was trained: it has learned with each weight rounded to
+    the nearest. int16 keeps the calibrated range, whose steps are fine enough.
     """
     statistics, products = pickle.loads(calibration.read_bytes())
     data = prepare(model.read_bytes())
