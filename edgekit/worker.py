@@ -33,6 +33,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _PROGRESS_FD = "EDGEKIT_PROGRESS_FD"
+_TEMPORARY = "temporary"
 _POLL_SECONDS = 0.1
 _SIDE_BY_SIDE = 2
 # Set while the children of `together` are to be killed.
@@ -90,8 +91,10 @@ class Worker:
         `WorkerOutOfMemory` when the child ends in any other way than by returning.
         """
         name = f"{function.__module__.removeprefix('edgekit.')}.{function.__qualname__}"
-        with tempfile.TemporaryDirectory(prefix="edgekit-worker-") as folder:
+        # What a child that is killed has started may still write for a moment.
+        with tempfile.TemporaryDirectory(prefix="edgekit-worker-", ignore_cleanup_errors=True) as folder:
             job = Path(folder)
+            (job / _TEMPORARY).mkdir()
             with (job / "call").open("wb") as call:
                 pickle.dump((function, args, kwargs), call)
             started = time.perf_counter()
@@ -101,7 +104,9 @@ class Worker:
 
     def _wait(self, job: Path, name: str) -> int:
         read_fd, write_fd = os.pipe()
-        environment = {**os.environ, **_QUIET, **self.env, _PROGRESS_FD: str(write_fd)}
+        # Libraries leave temporary files behind (TensorFlow's autograph one for each function), more so when they are killed.
+        private = {"TMPDIR": str(job / _TEMPORARY), _PROGRESS_FD: str(write_fd)}
+        environment = {**os.environ, **_QUIET, **self.env, **private}
         deadline = None if self.timeout_s is None else time.monotonic() + self.timeout_s
         try:
             with (job / "log").open("wb") as log:

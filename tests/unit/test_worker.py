@@ -4,6 +4,7 @@ import ctypes
 import os
 import signal
 import sys
+import tempfile
 import threading
 import time
 from functools import partial
@@ -65,6 +66,15 @@ def _leave_a_child_behind(pid_file: str) -> int:
     pid = os.posix_spawn("/bin/sleep", ["sleep", "60"], {})
     Path(pid_file).write_text(str(pid))
     return pid
+
+
+def _leave_a_file_behind() -> Path:
+    return Path(tempfile.mkstemp(prefix="left-")[1])
+
+
+def _leave_a_file_and_die(place: Path) -> None:
+    place.write_text(str(_leave_a_file_behind()))
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _environment(name: str) -> str | None:
@@ -329,3 +339,12 @@ def test_an_inner_together_does_not_take_an_interrupt_back() -> None:
     thread.join()
     assert seen == [True]
     assert not worker._cancelled.is_set()
+
+
+def test_temporary_files_go_with_the_child(tmp_path: Path) -> None:
+    left = Worker().run(_leave_a_file_behind).value
+    assert left.name.startswith("left-")
+    assert not left.exists()
+    with pytest.raises(WorkerOutOfMemory):
+        Worker().run(_leave_a_file_and_die, tmp_path / "place")
+    assert not Path((tmp_path / "place").read_text()).exists()
