@@ -1,6 +1,7 @@
 """Texts to token ids, masks and segments, through the `tokenizers` package: no framework is loaded."""
 
 import json
+import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from edgekit.worker import Worker
 _FIELDS = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
 _KNOWN_PADS = ("[PAD]", "<pad>", "<PAD>")
 _BATCH = 1024
+_NUMBER = re.compile(r"0|-?[1-9][0-9]*")
 
 
 def encode_text(
@@ -61,18 +63,21 @@ def class_numbers(rows: TextRows, label_ids: Mapping[str, int]) -> Array | None:
 
     A name is looked up exactly, then without regard to case. A number stays as it is, unless the source names its
     numbers and the head knows all these names: then the head's number of the same name is taken. With empty
-    `label_ids` numbers pass unchecked. Raises `DatasetError` for a label outside the head.
+    `label_ids` numbers pass unchecked. Where the head's names are numbers themselves (stars from 1 to 5), a number is
+    a name. Raises `DatasetError` for a label outside the head.
     """
     if rows.labels is None:
         return None
+    numbered = bool(label_ids) and not rows.class_names and all(_NUMBER.fullmatch(name) for name in label_ids)
     folded = {name.casefold(): number for name, number in label_ids.items()}
     renumbered: list[int] | None = None
     if rows.class_names and label_ids and all(name.casefold() in folded for name in rows.class_names):
         renumbered = [folded[name.casefold()] for name in rows.class_names]
     labels = np.empty(len(rows), np.int64)
     for index, label in enumerate(rows.labels):
-        if isinstance(label, str):
-            number = label_ids.get(label, folded.get(label.casefold(), -1))
+        if isinstance(label, str) or numbered:
+            name = str(label)
+            number = label_ids.get(name, folded.get(name.casefold(), -1))
         elif renumbered is not None:
             number = renumbered[label] if 0 <= label < len(renumbered) else -1
         else:

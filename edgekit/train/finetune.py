@@ -118,6 +118,9 @@ def _classes(model: Path, train: TextRows, config: FinetuneConfig) -> dict[str, 
     if not all(isinstance(label, int) for label in found):
         raise DatasetError(f"{train.origin}: some labels are numbers and some are names; use one or the other")
     given = config.labels or train.class_names
+    known_names = {name: number for number, name in enumerate(given)} if given else named
+    if {str(label) for label in found} <= known_names.keys():
+        return known_names
     count = len(given) if given else max(int(label) for label in found) + 1
     numbers = {int(label) for label in found}
     if strays := sorted(numbers - set(range(count))):

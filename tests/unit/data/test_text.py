@@ -100,6 +100,18 @@ def test_labels_by_number_and_name() -> None:
     assert (numbers.dtype.name, numbers.tolist()) == ("int64", [1, 0, 1])
 
 
+def test_numbers_are_names_where_the_heads_names_are_numbers() -> None:
+    stars = {"1": 0, "2": 1, "3": 2}
+    numbers = class_numbers(text_rows("a", "b", "c", labels=(1, 3, 2)), stars)
+    assert numbers is not None
+    assert numbers.tolist() == [0, 2, 1]
+    with pytest.raises(DatasetError, match="row 1 .* has 0, the head's 3 classes are 1=0, 2=1, 3=2"):
+        class_numbers(text_rows("a", "b", labels=(1, 0)), stars)
+    told = class_numbers(TextRows(("a", "b"), None, (0, 2), "hub:x", ("1", "2", "3")), stars)
+    assert told is not None
+    assert told.tolist() == [0, 2]
+
+
 @pytest.mark.parametrize("label", [2, -1, "neutral"])
 def test_labels_outside_the_head_name_row_and_label(label: int | str) -> None:
     rows = take(text_rows("a", "b", "c", labels=(0, 1, label)), [1, 2])

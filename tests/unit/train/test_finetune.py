@@ -15,7 +15,7 @@ from edgekit.checkpoint import label_ids
 from edgekit.data.sources import TextRows
 from edgekit.errors import CheckpointError, ConfigError, DatasetError, OutputError
 from edgekit.train import loop
-from edgekit.train.finetune import FinetuneConfig, FinetuneResult, finetune
+from edgekit.train.finetune import FinetuneConfig, FinetuneResult, _classes, finetune
 from edgekit.train.tokens import Encoded, batches
 from edgekit.worker import Progress, Worker
 from tests import tiny
@@ -227,6 +227,13 @@ def test_a_damaged_state_is_named(killed: Path, tiny_bert: Path, tmp_path: Path)
 
 
 # Refused -------------------------------------------------------------------------------------------------------------
+
+
+def test_numbers_that_the_model_knows_by_name_are_its_classes(tmp_path: Path) -> None:
+    config = {"model_type": "bert", "id2label": {"0": "1", "1": "2", "2": "3"}}
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    rows = TextRows(("a film", "a plot"), None, (1, 3), "stars.tsv")
+    assert _classes(tmp_path, rows, QUICK) == {"1": 0, "2": 1, "3": 2}
 
 
 @pytest.mark.parametrize(
