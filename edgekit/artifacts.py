@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import dataclasses
 import enum
+import errno
 import hashlib
 import importlib.metadata
 import json
@@ -176,6 +177,20 @@ def refuse_existing(path: Path, *, overwrite: bool) -> None:
         raise OutputError(f"{path}: cannot be written ({error.strerror}); choose another --out") from None
     if found and not overwrite:
         raise OutputError(f"{path}: exists already; add --overwrite to replace it or choose another --out")
+
+
+def check_place(path: Path) -> None:
+    """Raise `OutputError` if a file cannot be put at `path`, as far as that shows; asked before what may take minutes."""
+    try:
+        folder = next(place for place in path.absolute().parents if place.exists())
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if not folder.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written ({error.strerror}); choose another --out") from None
 
 
 @contextlib.contextmanager

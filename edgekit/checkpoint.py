@@ -392,9 +392,15 @@ def _auto_config(path: Path, labels: Mapping[str, int] | None) -> Any:
         }
     model_type = read_config(path)["model_type"]
     try:
-        return AutoConfig.from_pretrained(str(path), local_files_only=True, trust_remote_code=False, **named)
+        config = AutoConfig.from_pretrained(str(path), local_files_only=True, trust_remote_code=False, **named)
     except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
         raise CheckpointError(f"{path}: transformers cannot use its model type {model_type!r} ({_first_line(error)})") from error
+    if getattr(config, "is_encoder_decoder", False):
+        raise CheckpointError(
+            f"{path}: is an encoder with a decoder ({model_type}), whose classifier has no fixed graph; "
+            "give an encoder such as BERT"
+        )
+    return config
 
 
 def _first_line(error: Exception) -> str:

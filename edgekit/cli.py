@@ -1,6 +1,7 @@
 """The command line: find the command, call it, end with its exit code. Nothing heavy is imported before a command runs."""
 
 import importlib
+import json
 import signal
 import sys
 import traceback
@@ -9,7 +10,6 @@ from typing import Any
 import click
 
 from edgekit import __version__, options
-from edgekit.console import print_json
 from edgekit.errors import DISK_FULL, ConfigError, EdgekitError, OutputError
 from edgekit.options import EXIT_CODES, fail
 
@@ -70,7 +70,8 @@ def _run(arguments: list[str]) -> Any:
     if detail and "--debug" in arguments:
         click.echo(detail, err=True)
     if "--json" in arguments:
-        print_json({"error": message, "exit_code": code})
+        # On one line, for those who read results line by line.
+        click.echo(json.dumps({"error": message, "exit_code": code}, ensure_ascii=False))
     return fail(message, code)
 
 

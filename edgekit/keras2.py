@@ -68,6 +68,10 @@ def load(source: Path) -> Any:
         text = " ".join(str(error).split())[:200]
         if _made_by_keras_3(source):
             raise keras_3(source) from error
+        if "No model config found" in text:
+            raise ModelFormatError(
+                f"{source}: holds weights alone; load them into the model and save it whole with model.save()"
+            ) from error
         raise ModelFormatError(
             f"{source}: TensorFlow cannot load it ({text}); save it again as Keras 2 .h5 or as a SavedModel"
         ) from error

@@ -162,10 +162,15 @@ def data(
 
 
 def report_format(out: Path) -> "Format":
-    """What a report's file name says it is."""
+    """What a report's file name says it is.
+
+    Raises `OutputError` for a place that cannot be written, before anything is measured.
+    """
+    from edgekit.artifacts import check_place
     from edgekit.recipe import Format
 
     kinds = {".html": Format.HTML, ".md": Format.MARKDOWN, ".json": Format.JSON}
     if out.suffix.lower() not in kinds:
         raise ConfigError(f"--out {out}: no such report format; end the name with {', '.join(kinds)}")
+    check_place(out)
     return kinds[out.suffix.lower()]

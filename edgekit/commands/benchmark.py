@@ -54,9 +54,10 @@ def benchmark(
     config = BenchmarkConfig(threads=threads, runs=runs, warmup=warmup, rounds=rounds, seed=seed)
     target = options.report_format(out) if out else None
     if device is not None:
+        serial = adb.serial_of(device)
         phone = _phone(device, benchmark_binary, config, gpu, elsewhere=bool(dataset or against))
         with progress(quiet) as tell:
-            report = assess.on_device(files, adb.serial_of(device), phone, on_progress=tell)
+            report = assess.on_device(files, serial, phone, on_progress=tell)
     elif benchmark_binary is not None or gpu:
         raise ConfigError("--benchmark-binary and --gpu are for a phone; add --device adb")
     else:

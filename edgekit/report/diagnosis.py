@@ -34,7 +34,7 @@ def summary(diagnosis: Diagnosis) -> tuple[str, ...]:
         return (f"{diagnosis.failure}; what follows is told by its scales alone.",)
     judged = f"{diagnosis.rows} rows" + (f" of {diagnosis.data}" if diagnosis.data else "")
     agreement = f"same decision in {diagnosis.agreement:.1%}, " if diagnosis.agreement is not None else ""
-    lines = [f"Outputs on {judged}: {agreement}SQNR {_db(diagnosis.sqnr_db)} dB."]
+    lines = [f"Outputs on {judged}: {agreement}SQNR {_db(diagnosis.sqnr_db)} dB.".replace("exact dB", "exact")]
     if (speed := diagnosis.speed) is not None:
         split = speed.split
         lines.append(

@@ -11,6 +11,7 @@ from edgekit.spec import Signature, TensorSpec
 from edgekit.tflite import flatbuffer, metadata
 from edgekit.tflite.flatbuffer import ModelFile, Operator, Subgraph
 from edgekit.tflite.metadata import ModelMetadata
+from edgekit.tflite.op_versions import needed_runtime
 from edgekit.worker import Worker
 
 _LARGEST = 10
@@ -70,7 +71,8 @@ class Summary:
     """What `inspect` found.
 
     `signature` is the one that is run by default (`serving_default`, else the first, else the first subgraph by its
-    tensors' names); `signatures` are those that the file has. `data_bytes` counts constant data, each buffer once.
+    tensors' names); `signatures` are those that the file has. `min_runtime_version` is what the file states, or what its op
+    versions call for where that is later. `data_bytes` counts constant data, each buffer once.
     `integer_only` means: there are ops, and all that the ops of any subgraph read or write are integers, booleans and
     variables' handles, so no float tensor takes part anywhere. `associated_files` are those behind the model, with their bytes.
     `probe_failure` says why `delegation` is None, `metadata_failure` why `model_metadata` is or what it names in vain.
@@ -123,7 +125,7 @@ def inspect(path: Path, *, probe: bool = True) -> Summary:
         sha256=sha256(path),
         schema_version=file.version,
         description=file.description,
-        min_runtime_version=file.min_runtime_version,
+        min_runtime_version=needed_runtime(file),
         signature=file.signature(file.entry()) if file.subgraphs else Signature((), ()),
         signatures={entry.key: file.signature(entry) for entry in file.entries},
         subgraphs=len(file.subgraphs),

@@ -213,6 +213,11 @@ def requirements(file: ModelFile) -> Requirements:
     )
 
 
+def needed_runtime(file: ModelFile) -> str:
+    """The oldest runtime for `file`: what it states, or what its known ops need where that is later, which quantizers forget."""
+    return max((file.min_runtime_version, requirements(file).minimum), key=_number)
+
+
 def first_runtime(name: str, version: int) -> str:
     """The release that first has `version` of the op, empty where the table does not know it."""
     releases = _FIRST.get(name, "").split()

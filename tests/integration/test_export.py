@@ -215,7 +215,7 @@ def broken(folder: Path, sources: Path, kind: str) -> Path:
         ("a truncated .onnx", ModelFormatError, "not a"),
         ("an unknown op", UnsupportedOpError, "op com.me.Magic"),
         ("a text file as .h5", ModelFormatError, "not an HDF5 file"),
-        ("weights alone as .h5", ModelFormatError, "TensorFlow cannot load it"),
+        ("weights alone as .h5", ModelFormatError, "holds weights alone"),
         ("an unsigned SavedModel", ModelFormatError, "no signature"),
         ("a damaged SavedModel", ModelFormatError, "TensorFlow cannot load it"),
     ],

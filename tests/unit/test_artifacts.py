@@ -237,3 +237,11 @@ def test_the_configs_hash_depends_on_nothing_but_its_values(tmp_path: Path) -> N
 @pytest.mark.parametrize("value", [math.nan, -math.inf, np.float32("nan"), np.float64("inf")])
 def test_what_is_not_finite_becomes_null(value: float) -> None:
     assert artifacts.to_json([value]) == "[\n  null\n]"
+
+
+def test_a_place_that_cannot_be_written_is_found_before_the_work(tmp_path, unwritable):
+    artifacts.check_place(tmp_path / "new" / "folder" / "report.html")
+    for place in (unwritable / "report.html", tmp_path):
+        with pytest.raises(OutputError, match="cannot be written .*; choose another --out"):
+            artifacts.check_place(place)
+    assert not (tmp_path / "new").exists()

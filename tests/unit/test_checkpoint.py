@@ -161,6 +161,11 @@ def _load_all(source: Path, room: Path) -> dict[str, str]:
             said[case] = "" if not model.training and model.dtype == torch.float32 else "wrong mode"
         except CheckpointError as error:
             said[case] = str(error)
+    _config(room / "two halves", model_type="t5", architectures=["T5ForSequenceClassification"], decoder_start_token_id=0)
+    try:
+        checkpoint.start_classifier(room / "two halves", {"no": 0, "yes": 1})
+    except CheckpointError as error:
+        said["two halves"] = str(error)
     for case, labels in (("start headless", ("no", "yes")), ("start wider", ("a", "b", "c"))):
         model = checkpoint.start_classifier(
             room / case.replace("start ", "").replace("wider", "sound"), {n: i for i, n in enumerate(labels)}
@@ -200,6 +205,7 @@ def test_a_sound_checkpoint_loads(said: dict[str, str], case: str) -> None:
         ("other encoder", "the weights do not fit config.json"),
         ("start other encoder", "the weights do not fit config.json"),
         ("none", "holds no weights"),
+        ("two halves", "is an encoder with a decoder (t5)"),
     ],
 )
 def test_a_broken_checkpoint_is_refused_in_one_line(said: dict[str, str], case: str, words: str) -> None:

@@ -7,7 +7,7 @@ import pytest
 from ai_edge_litert import schema_py_generated as schema
 
 from edgekit.tflite import flatbuffer
-from edgekit.tflite.op_versions import OpVersion, first_runtime, requirements
+from edgekit.tflite.op_versions import OpVersion, first_runtime, needed_runtime, requirements
 from tests.unit.tflite.conftest import Builder
 
 
@@ -62,3 +62,13 @@ def test_nothing_is_guessed():
     assert first_runtime("BROADCAST_TO", 2) == "2.5"
     assert first_runtime("ADD", 0) == ""
     assert first_runtime("NO_SUCH_OP", 1) == ""
+
+
+def test_a_file_needs_what_it_states_or_what_its_ops_call_for():
+    for stated, needed in ((b"2.3.0\0", "2.17"), (b"2.18.1", "2.18.1"), (b"", "2.17")):
+        build = Builder()
+        tensors = [build.tensor("a", [1, 4]), build.tensor("w", [2, 4], "int8", scale=[0.1, 0.2]), build.tensor("b", [1, 2])]
+        build.op("FULLY_CONNECTED", [tensors[0], tensors[1], -1], [tensors[2]])
+        build.metadata("min_runtime_version", stated)
+        build.ends({"a": tensors[0]}, {"b": tensors[2]}, "serving_default")
+        assert needed_runtime(flatbuffer.parse(build.pack(), "model")) == needed
