@@ -62,6 +62,13 @@ def encode_for(file: Path, data: Data, seed: int, folder: Path) -> Samples:
     return encode(rows_of(data, seed), signature.inputs, encoding_of(file, data, folder), folder)
 
 
+def chooses(file: Path) -> bool:
+    """Whether `file` chooses among classes: its first output has more than one value."""
+    content = flatbuffer.read(file)
+    outputs = content.signature(content.entry()).outputs
+    return not outputs or outputs[0].shape[-1:] != (1,)
+
+
 def rows_of(data: Data, seed: int) -> Rows:
     """The rows that are judged on, `limit` of them drawn with `seed`. Raises `DatasetError`."""
     rows = sources.read(data.dataset, text_columns=data.columns.text_columns, label_column=data.columns.label_column)
@@ -78,11 +85,11 @@ def encoding_of(file: Path, data: Data, folder: Path) -> Encoding:
     manifest = manifest_of(file)
     tokenizer = data.tokenizer
     if tokenizer is None:
-        beside = file.parent if (file.parent / package.TOKENIZER).is_file() else None
-        tokenizer = _unpack_tokenizer(file, folder / "tokenizer") or beside
+        tokenizer = package.tokenizer_of(file, folder / "tokenizer")
     elif not tokenizer.is_file():
         tokenizer = checkpoint.tokenizer_folder(tokenizer)
-    named = package.settings(file).get("labels", ()) if tokenizer is not None else ()
+    settings = package.settings(file)
+    named = settings.get("labels", ()) if tokenizer is not None else ()
     labels = manifest.get("measured", {}).get("labels") or {label: number for number, label in enumerate(named)}
     shape = signature.outputs[0].shape if signature.outputs else ()
     mean, std = data.mean, data.std
@@ -92,17 +99,7 @@ def encoding_of(file: Path, data: Data, folder: Path) -> Encoding:
     if mean is None and std is None:
         mean, std = metadata.normalization(content.model_metadata)
     classes = shape[-1] if shape and shape[-1] > 0 else None
-    return Encoding(tokenizer, labels, classes, mean=mean, std=std)
-
-
-def _unpack_tokenizer(file: Path, target: Path) -> Path | None:
-    """The folder of the tokenizer that travels in `file`, where it has one."""
-    content = package.read_files(file, (package.TOKENIZER,)).get(package.TOKENIZER)
-    if content is None:
-        return None
-    target.mkdir(parents=True, exist_ok=True)
-    (target / package.TOKENIZER).write_bytes(content)
-    return target
+    return Encoding(tokenizer, labels, classes, mean=mean, std=std, pairs=settings.get("pairs"))
 
 
 def assess(
@@ -124,6 +121,7 @@ def assess(
     schemes = {file: scheme for file in files if (scheme := manifest_of(file).get("config", {}).get("scheme"))}
     if reference is None:
         reference = next((file for file in files if schemes.get(file) == "float32"), None)
+    _check_parsed(files, reference)
     with tempfile.TemporaryDirectory(prefix="edgekit-assess-") as room:
         samples = None
         if data is not None and (others := [file for file in files if runtime_of(file) is not Runtime.LITERT]):
@@ -217,6 +215,21 @@ def of_conversion(results: Sequence[Measurement], reference: Measurement, model:
         reference=next((row.path for row in rows if row.scheme == "float32"), ""),
         notes=tuple(notes),
     )
+
+
+def _check_parsed(files: Sequence[Path], reference: Path | None) -> None:
+    """Raise `ModelFormatError` if `reference` or every one of `files` is broken; one among others fails when it is run."""
+    broken: dict[Path, ModelFormatError] = {}
+    for file in (*files, *([reference] if reference is not None else [])):
+        try:
+            if runtime_of(file) is Runtime.LITERT:
+                flatbuffer.read(file)
+        except ModelFormatError as error:
+            broken[file] = error
+    if reference in broken:
+        raise broken[reference]
+    if broken and broken.keys() >= set(files):
+        raise broken[files[0]]
 
 
 def _same_inputs(files: Sequence[Path]) -> list[Path]:

@@ -21,7 +21,7 @@ from edgekit.errors import CalibrationError, ConfigError, EdgekitError
 from edgekit.lengths import Lengths
 from edgekit.measure.benchmark import BenchmarkConfig, benchmark, check_threads
 from edgekit.measure.measurement import Measurement
-from edgekit.publish import Data, Publisher, final_path, read_plan, rejected_path
+from edgekit.publish import Data, Publisher, final_path, judge, read_plan, rejected_path, undecided
 from edgekit.quantize import schemes
 from edgekit.quantize.calibrate import calibrate, check_method
 from edgekit.quantize.masks import soften_masks
@@ -30,7 +30,7 @@ from edgekit.quantize.plan import EVERY_OP, IntegerSettings, QuantizationPlan, q
 from edgekit.quantize.preflight import preflight
 from edgekit.quantize.schemes import MINMAX, SEARCH_SECONDS, Scheme
 from edgekit.spec import DatasetReference, TensorSpec
-from edgekit.tflite import flatbuffer, metadata
+from edgekit.tflite import flatbuffer, metadata, package
 from edgekit.worker import Progress, Worker, together
 
 # Rows that each file is judged on where the user names none: never those that calibration saw.
@@ -254,6 +254,7 @@ def convert(
         told = several.measure(packed, failed, reference, config.threads) if several else {}
         tell("publish")
         notes = package.notes if package is not None else ()
+        notes += undecided([measured[file] for file in packed.values()])
         notes += (other,) if other and any(scheme.name == "int8" for scheme in wanted) else ()
         publisher = Publisher(out, source, parents, config, float_model, data, overwrite, notes, told)
         results = []
@@ -350,29 +351,6 @@ def _needs(scheme: Scheme, brought: Sequence[str]) -> bool:
     return scheme.needs_data and scheme.name not in brought
 
 
-def judge(
-    found: Measurement, max_drop: float | None, remedy: str = "choose another scheme or better representative data"
-) -> str | None:
-    """Why a file may not be published, with what to try, or None."""
-    if found.failure is not None:
-        return found.failure
-    if max_drop is None:
-        return None
-    if found.drop is not None:
-        if found.drop.value > max_drop:
-            return (
-                f"loses {100 * found.drop.value:.1f} points of accuracy against float32 "
-                f"({found.drop.low * 100:.1f} to {found.drop.high * 100:.1f} with 95 % confidence, {found.drop.total} rows), "
-                f"--max-drop allows {100 * max_drop:.1f}; {remedy}"
-            )
-    elif found.agreement is not None and 1 - found.agreement.value > max_drop:
-        return (
-            f"decides otherwise than float32 on {100 * (1 - found.agreement.value):.1f} % of {found.agreement.total} rows, "
-            f"--max-drop allows {100 * max_drop:.1f} %; {remedy}"
-        )
-    return None
-
-
 class _Teller:
     def __init__(self, on_progress: Callable[[Progress], None] | None, total: int) -> None:
         self._tell, self._total, self._done = on_progress, total, 0
@@ -387,6 +365,12 @@ def _check(source: Source, config: ConvertConfig) -> None:
     if source.kind is Kind.CHECKPOINT:
         if config.inputs != "float32":
             raise ConfigError(f"{source.name}: takes token ids, which stay int32 always; leave out --inputs {config.inputs}")
+        if config.input_shapes:
+            raise ConfigError(f"{source.name}: --input-shape is for .onnx files; give a checkpoint's length with --max-length")
+        if config.mediapipe and (config.integer_only or config.outputs != "float32"):
+            raise ConfigError(
+                f"{source.name}: MediaPipe takes float32 scores; leave out --integer-only and --outputs, or --mediapipe"
+            )
         checkpoint.check_length(source.path, config.max_length)
         check_room(checkpoint.tokenizer_folder(source.path), min(config.sequence_lengths, default=config.max_length))
     elif config.sequence_lengths:
@@ -439,7 +423,10 @@ def _float_model(
         mean, std = config.mean, config.std
         if source.kind is Kind.TFLITE and mean is None and std is None:
             mean, std = metadata.normalization(flatbuffer.read(source.path).model_metadata)
-        data = _save(rows, judged, signature.inputs, Encoding(classes=classes, mean=mean, std=std), config, work)
+        tokenizer = package.tokenizer_of(source.path, work / "tokenizer") if isinstance(rows or judged, TextRows) else None
+        labels = package.settings(source.path).get("labels", ()) if tokenizer is not None else ()
+        encoding = Encoding(tokenizer, {label: number for number, label in enumerate(labels)}, classes, mean=mean, std=std)
+        data = _save(rows, judged, signature.inputs, encoding, config, work)
         if data.real:
             made.mask = worker.run(soften_masks, made.path, data.held_out).value
     return made, data

@@ -176,7 +176,7 @@ def _compact(folder: Path, settings: _Settings, rows: Path, target: Path, worker
 def _judge(found: CompactExport, labels: Any, settings: _Settings) -> dict[str, Proportion | Difference]:
     """What int8 does to decisions; raises `RefusedError` if that is more than allowed."""
     allowed = settings.max_drop or 0.0
-    if settings.dataset is None:
+    if settings.dataset is None or found.outputs.shape[-1] < 2:
         require(found.parity, "PyTorch to int8", _INT8_TOLERANCE)
         return {}
     same = agreement(found.outputs, found.reference)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar
 import numpy as np
 
 from edgekit import artifacts, assess
-from edgekit.convert import ConvertConfig, convert, judge
+from edgekit.convert import ConvertConfig, convert
 from edgekit.data import sources
 from edgekit.data.encode import encode
 from edgekit.data.representative import COUNT, MINIMUM, draw
@@ -34,6 +34,7 @@ from edgekit.guide.qat import Training, write_aware
 from edgekit.guide.results import GuideModel, cell
 from edgekit.measure.benchmark import BenchmarkConfig, benchmark
 from edgekit.measure.measurement import Measurement
+from edgekit.publish import judge
 from edgekit.quantize.plan import trained_plan
 from edgekit.spec import DatasetReference, shown
 from edgekit.tflite import flatbuffer

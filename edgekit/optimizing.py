@@ -11,7 +11,7 @@ import numpy as np
 
 from edgekit import artifacts, bridge
 from edgekit.bridge import Kind, Source
-from edgekit.convert import ConvertConfig, convert, judge
+from edgekit.convert import ConvertConfig, convert
 from edgekit.data import sources
 from edgekit.data.encode import Encoding, encode
 from edgekit.data.overlap import array_digests
@@ -24,6 +24,7 @@ from edgekit.measure.machine import machine
 from edgekit.measure.measurement import Measurement
 from edgekit.optimize.config import TECHNIQUES, History, OptimizeConfig, Optimized, Technique, select
 from edgekit.optimize.techniques import describe, optimize
+from edgekit.publish import judge
 from edgekit.quantize.plan import QuantizationPlan
 from edgekit.report.content import FILE_NAME, LearningCurve, Report
 from edgekit.spec import TensorSpec, shown

@@ -156,7 +156,8 @@ class Predictor:
         if not labels and LABELS in files:
             labels = files[LABELS].decode(errors="replace").splitlines()
         if not labels:
-            return [str(number) for number in range(classes)]
+            # Class 0 is what a sigmoid's one value speaks against.
+            return [str(number) for number in range(classes)] if classes > 1 else ["value"]
         if len(labels) != classes:
             raise ModelFormatError(
                 f"{self.path}: names {len(labels)} labels but gives {classes} scores; convert it again with the right labels"

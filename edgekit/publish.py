@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -118,6 +118,42 @@ class Publisher:
                 },
             )
         artifacts.write_text(_manifest(final), artifacts.to_json(manifest))
+
+
+def judge(
+    found: Measurement, max_drop: float | None, remedy: str = "choose another scheme or better representative data"
+) -> str | None:
+    """Why a file may not be published, with what to try, or None."""
+    if found.failure is not None:
+        # The file was measured in a temporary folder.
+        return found.failure.removeprefix(f"{found.path}: ")
+    if max_drop is None:
+        return None
+    if found.drop is not None:
+        if found.drop.value > max_drop:
+            return (
+                f"loses {100 * found.drop.value:.1f} points of accuracy against float32 "
+                f"({found.drop.low * 100:.1f} to {found.drop.high * 100:.1f} with 95 % confidence, {found.drop.total} rows), "
+                f"--max-drop allows {100 * max_drop:.1f}; {remedy}"
+            )
+    elif found.agreement is not None and 1 - found.agreement.value > max_drop:
+        return (
+            f"decides otherwise than float32 on {100 * (1 - found.agreement.value):.1f} % of {found.agreement.total} rows, "
+            f"--max-drop allows {100 * max_drop:.1f} %; {remedy}"
+        )
+    return None
+
+
+def undecided(found: Sequence[Measurement]) -> tuple[str, ...]:
+    """What stands in for a judgement where outputs are no classes, so that there is neither accuracy nor agreement."""
+    far = [
+        f"{row.scheme} {row.mean_abs_error:.3g}"
+        for row in found
+        if row.mean_abs_error is not None and row.agreement is None and row.scheme != "float32"
+    ]
+    if not far:
+        return ()
+    return (f"One value a row chooses no class, so --max-drop judges nothing; mean difference from float32: {', '.join(far)}.",)
 
 
 def rejected_path(final: Path) -> Path:

@@ -25,8 +25,10 @@ def evaluate(file: Path, against: Path | None, threads: int, as_json: bool, quie
     from edgekit import assess
     from edgekit.measure.benchmark import BenchmarkConfig
     from edgekit.progress import progress
+    from edgekit.tflite import flatbuffer
 
     config = BenchmarkConfig(threads=threads, runs=1, warmup=0, rounds=1, max_accuracy_seconds=None, gzip=False, seed=seed)
+    flatbuffer.read(file)
     with progress(quiet) as tell:
         files = [file, *([against] if against else [])]
         report = assess.assess(files, options.data(**data), config, reference=against, on_progress=tell)
@@ -41,5 +43,10 @@ def evaluate(file: Path, against: Path | None, threads: int, as_json: bool, quie
         if share is not None:
             interval = f"95 % interval {share.low:.4f} to {share.high:.4f}"
             click.echo(f"{file}: {name} {share.value:.4f} ({share.count} of {share.total}), {interval}")
-    if row.accuracy is None:
+    if row.accuracy is not None:
+        return
+    if assess.chooses(file):
         click.echo(f"{file}: ran on {report.data}, which has no labels; name them with --label-column")
+        return
+    far = f"; mean difference from {against} {row.mean_abs_error:.4g}" if against and row.mean_abs_error is not None else ""
+    click.echo(f"{file}: ran on {report.data}; it gives one value a row and chooses no class, so it has no accuracy{far}")

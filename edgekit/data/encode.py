@@ -1,7 +1,7 @@
 """Any kind of rows to samples that fit a model's inputs."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,8 @@ class Encoding:
     """What rows are encoded with.
 
     `tokenizer` is a folder, `label_ids` maps class names to numbers, `classes` is the head's size where known.
-    `vocabulary` is how many token ids the model knows, where it takes any.
+    `vocabulary` is how many token ids the model knows, where it takes any. `pairs` says whether it judges pairs of texts,
+    where that is known.
     `mean` and `std` are those of real = (stored - mean) / std; None is MobileNet's for images and nothing for arrays.
     """
 
@@ -30,16 +31,23 @@ class Encoding:
     vocabulary: int | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    pairs: bool | None = None
 
 
 def encode(rows: Rows, inputs: Sequence[TensorSpec], encoding: Encoding, folder: Path) -> Samples:
     """Samples for `inputs`; large arrays are written under `folder`.
 
+    A head of one value (a regression, a sigmoid) chooses no class, so labels are left out for it.
     Raises `DatasetError` if rows of this kind cannot fill these inputs, and what the encoders raise.
     """
+    if (encoding.classes or len(encoding.label_ids)) == 1:
+        rows = replace(rows, labels=None)
     if isinstance(rows, TextRows):
         if encoding.tokenizer is None:
-            raise DatasetError(f"{rows.origin}: texts need the model's tokenizer; give its folder with --tokenizer")
+            raise DatasetError(f"{rows.origin}: texts need the model's tokenizer; put its tokenizer.json beside the model file")
+        if encoding.pairs is not None and encoding.pairs != (rows.pairs is not None):
+            wanted, found = ("pairs of texts", "single ones") if encoding.pairs else ("single texts", "pairs")
+            raise DatasetError(f"{rows.origin}: the model takes {wanted}, these are {found}; name its columns with --text-column")
         lengths = {spec.shape[1] for spec in inputs if len(spec.shape) == 2}
         if len(lengths) != 1 or len(inputs) != sum(len(spec.shape) == 2 for spec in inputs):
             raise DatasetError(f"{rows.origin}: the model takes {_listed(inputs)}, which texts cannot fill; give an .npz file")

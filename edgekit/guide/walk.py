@@ -335,6 +335,9 @@ class _Walk:
             )
         return "was not judged"
 
+    def _unjudged(self) -> str:
+        return "no rows were given" if self.question.data is Data.NONE else "one value a row chooses no class"
+
     def _why_not(self, item: Candidate) -> str:
         return f"{item.name} {self._loss_words(item)}{', and was refused' if item.refused else ''}"
 
@@ -343,7 +346,7 @@ class _Walk:
 
     def _doubt(self, item: Candidate) -> str:
         if self._loss(item) is None:
-            return "" if item.scheme == "float32" else "; what it loses was not judged, since no rows were given"
+            return "" if item.scheme == "float32" else f"; what it loses was not judged: {self._unjudged()}"
         high = self._highest(item)
         return (
             f"; a loss of up to {_points(high)} points cannot be ruled out on so few rows" if high > self.question.max_drop else ""

@@ -48,6 +48,16 @@ def strip(model: bytes) -> bytes:
     return model[:start] if model[start : start + 4] == _ZIP_MEMBER else model
 
 
+def tokenizer_of(file: Path, target: Path) -> Path | None:
+    """The folder of the tokenizer that travels in `file`, unpacked to `target`, else of one that lies beside it."""
+    content = read_files(file, (TOKENIZER,)).get(TOKENIZER)
+    if content is None:
+        return file.parent if (file.parent / TOKENIZER).is_file() else None
+    target.mkdir(parents=True, exist_ok=True)
+    (target / TOKENIZER).write_bytes(content)
+    return target
+
+
 def read_files(path: Path, names: Sequence[str] | None = None) -> dict[str, bytes]:
     """Content of the files behind the model at `path`, or of those in `names` that are there; empty without an archive.
 

@@ -99,6 +99,24 @@ def test_evaluate_takes_arrays(float32: Path, tmp_path: Path) -> None:
     assert "of 20)" in said.out
 
 
+def test_a_published_float32_file_is_a_source_with_its_own_tokenizer(float32: Path, tiny_tsv: Path, tmp_path: Path) -> None:
+    alone = tmp_path / "alone.tflite"
+    alone.write_bytes(float32.read_bytes())
+    said = edgekit("convert", alone, "--scheme", "float16", "--evaluation-data", tiny_tsv, "--out", tmp_path / "out", "--json")
+    assert said.code == 0, said.err
+    measured = json.loads(said.out)["published"][0]["measurement"]
+    promised = json.loads(float32.with_suffix(".json").read_text())["measured"]["measurement"]
+    assert measured["accuracy"]["count"] == pytest.approx(promised["accuracy"]["count"], abs=1)
+
+
+@pytest.mark.parametrize("broken", ["judged", "against"])
+def test_evaluate_of_what_is_no_model_is_unusable_input(float32: Path, tiny_tsv: Path, broken: str) -> None:
+    file, against = (tiny_tsv, float32) if broken == "judged" else (float32, tiny_tsv)
+    said = edgekit("evaluate", file, "--dataset", tiny_tsv, "--against", against)
+    assert said.code == 3
+    assert said.err == [f"edgekit: error: {tiny_tsv}: not a .tflite file (no TFL3 at byte 4); give one, or convert it first"]
+
+
 def test_evaluate_without_labels_says_so(float32: Path, tiny_tsv: Path, tmp_path: Path) -> None:
     texts = [line.split("\t")[0] for line in tiny_tsv.read_text().splitlines()]
     (tmp_path / "texts.tsv").write_text("\n".join(texts) + "\n")
@@ -122,9 +140,9 @@ def test_benchmark_names_a_broken_file_and_measures_the_others(
     assert rows[2]["agreement"]["total"] == 64
     assert page.read_text().startswith("<!")
     alone = edgekit("benchmark", broken, "--runs", "5", "--rounds", "1", "--json", "--quiet")
-    assert alone.code == 4
+    assert alone.code == 3
     assert len(alone.err) == 1
-    assert json.loads(alone.out)["rows"][0]["failure"]
+    assert str(broken) in json.loads(alone.out)["error"]
 
 
 def test_benchmark_adds_the_file_that_it_compares_with(float32: Path, dynamic: Path) -> None:

@@ -253,6 +253,22 @@ def test_labels_outside_the_head_are_told_before_the_export(tiny_bert, tmp_path)
         convert(str(tiny_bert), tmp_path / "out", config)
 
 
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"schemes": ("float32",), "input_shapes": {"x": (1, 2)}}, "--input-shape is for .onnx files"),
+        (
+            {"schemes": ("int8",), "representative_data": "d.tsv", "integer_only": True, "mediapipe": True},
+            "MediaPipe takes float32",
+        ),
+    ],
+)
+def test_what_a_checkpoint_cannot_have_is_told_before_the_export(tiny_bert, tmp_path, settings, words):
+    with pytest.raises(ConfigError, match=f"^bert: {words}"):
+        convert(str(tiny_bert), tmp_path / "out", ConvertConfig(**settings))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_integer_schemes_without_data_are_a_wrong_option():
     with pytest.raises(ConfigError, match="scheme int8 and int16x8 calibrates on real samples"):
         ConvertConfig(schemes=("all",))

@@ -162,6 +162,14 @@ def test_pairs_are_encoded_as_in_training(tiny_bert, tmp_path):
     assert halves("a\tb", "c", pairs=True) == ("a\tb", "c")
 
 
+def test_one_value_without_a_name_is_called_no_class(tmp_path):
+    model = tmp_path / "sigmoid.tflite"
+    model.write_bytes(image_classifier(1))
+    assert Predictor(model).labels == ["value"]
+    model.write_bytes(image_classifier(2))
+    assert Predictor(model).labels == ["0", "1"]
+
+
 def test_images(tmp_path):
     model, target = tmp_path / "image.tflite", tmp_path / "packed.tflite"
     model.write_bytes(image_classifier())

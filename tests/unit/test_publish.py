@@ -14,7 +14,7 @@ from edgekit.errors import ConfigError, WorkerCrashed
 from edgekit.measure.causes import Finding
 from edgekit.measure.diagnose import Diagnosis
 from edgekit.measure.measurement import Measurement
-from edgekit.publish import Data, Publisher, read_plan
+from edgekit.publish import Data, Publisher, judge, read_plan, undecided
 from edgekit.quantize.forms import Form
 from edgekit.quantize.plan import QuantizationPlan
 from edgekit.quantize.schemes import SCHEMES
@@ -124,3 +124,18 @@ def test_a_file_that_cannot_be_diagnosed_is_rejected_all_the_same(tmp_path, monk
     told, measured = rejected(tmp_path, monkeypatch, crash)
     assert told == f"loses 9 points; kept as {tmp_path / 'model_int8.tflite.rejected'}"
     assert measured["diagnosis"] is None
+
+
+def test_a_refusal_does_not_name_the_temporary_file():
+    failed = Measurement("/tmp/room/int8.tflite", 1, 1, failure="/tmp/room/int8.tflite: gives values that are not finite")
+    assert judge(failed, 0.05) == "gives values that are not finite"
+
+
+def test_outputs_that_choose_no_class_are_told_by_their_difference():
+    rows = [
+        Measurement("a", 1, 1, scheme="float32", mean_abs_error=0.0),
+        Measurement("b", 1, 1, scheme="int8", mean_abs_error=0.125),
+    ]
+    (note,) = undecided(rows)
+    assert note.endswith("mean difference from float32: int8 0.125.")
+    assert undecided(rows[:1]) == ()
