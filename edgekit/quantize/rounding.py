@@ -23,10 +23,10 @@ class Rounding:
     """Rounds the weights of products that read what `covariance` (groups, size, size) describes."""
 
     def __init__(self, covariance: np.ndarray) -> None:
-        self._covariance = covariance.astype(np.float64)
+        self._covariance = covariance
         # The inputs that matter most come first, while most others can still make up for them.
-        self._order = np.argsort(-np.einsum("gii->gi", self._covariance), axis=-1, kind="stable")
-        rows = np.take_along_axis(self._covariance, self._order[..., np.newaxis], axis=-2)
+        self._order = np.argsort(-np.einsum("gii->gi", covariance), axis=-1, kind="stable")
+        rows = np.take_along_axis(covariance, self._order[..., np.newaxis], axis=-2)
         self._factor = _factor(np.take_along_axis(rows, self._order[:, np.newaxis], axis=-1))
 
     def levels(self, weights: np.ndarray, steps: np.ndarray) -> np.ndarray:
@@ -35,11 +35,11 @@ class Rounding:
         An output channel for which it does no better than rounding each weight by itself keeps that.
         """
         safe = np.where(steps > 0, steps, 1).astype(np.float64)[..., np.newaxis]
-        usual = np.clip(np.rint(weights / safe), -LEVELS, LEVELS)
+        scaled = weights / safe
+        usual = np.clip(np.rint(scaled), -LEVELS, LEVELS)
         found, order = np.empty_like(usual), self._order[:, np.newaxis]
-        ordered = np.take_along_axis(weights.astype(np.float64), order, axis=-1)
-        np.put_along_axis(found, order, _compensated(ordered, self._factor, safe), axis=-1)
-        better = self._cost(weights - found * safe) < self._cost(weights - usual * safe)
+        np.put_along_axis(found, order, _compensated(np.take_along_axis(scaled, order, axis=-1), self._factor), axis=-1)
+        better = self._cost(scaled - found) < self._cost(scaled - usual)
         return np.where(better[..., np.newaxis], found, usual).astype(np.int8)
 
     def _cost(self, error: np.ndarray) -> np.ndarray:
@@ -48,26 +48,31 @@ class Rounding:
 
 
 def _factor(covariance: np.ndarray) -> np.ndarray:
-    """The upper Cholesky factor (groups, size, size) of the inverse: row k says how what is left makes up for weight k."""
-    size = covariance.shape[-1]
-    damping = np.maximum(_DAMPING * np.einsum("gii->g", covariance) / size, 1e-12)
-    inverse = np.linalg.inv(covariance + damping[:, np.newaxis, np.newaxis] * np.eye(size))
-    # Symmetric but for the last digits, which Cholesky's method wants to be told.
-    return np.linalg.cholesky((inverse + inverse.transpose(0, 2, 1)) / 2).transpose(0, 2, 1)
+    """The upper Cholesky factor (groups, size, size) of the inverse: row k says how what is left makes up for weight k.
+
+    With all axes turned round, it is the inverse of the lower factor of the covariance itself.
+    """
+    from scipy.linalg import lapack
+
+    damping = np.maximum(_DAMPING * np.einsum("gii->g", covariance) / covariance.shape[-1], 1e-12)
+    damped = covariance + damping[:, np.newaxis, np.newaxis] * np.eye(covariance.shape[-1])
+    lower = np.linalg.cholesky(damped[:, ::-1, ::-1])
+    return np.stack([lapack.dtrtri(factor, lower=1)[0][::-1, ::-1] for factor in lower])
 
 
-def _compensated(weights: np.ndarray, factor: np.ndarray, steps: np.ndarray) -> np.ndarray:
-    """Levels of `weights`, which are used up, one input after the other."""
+def _compensated(weights: np.ndarray, factor: np.ndarray) -> np.ndarray:
+    """Levels of `weights` (groups, outputs, size) counted in steps, one input after the other."""
+    # Inputs first, so that what is worked on lies together.
+    weights = np.ascontiguousarray(weights.transpose(0, 2, 1))
     levels = np.empty_like(weights)
-    size = weights.shape[-1]
+    size = weights.shape[1]
     for start in range(0, size, _BLOCK):
         end = min(start + _BLOCK, size)
-        errors = np.empty((*weights.shape[:2], end - start))
+        errors = np.empty((len(weights), end - start, weights.shape[2]))
         for place in range(start, end):
-            column = weights[..., place : place + 1]
-            levels[..., place : place + 1] = np.clip(np.rint(column / steps), -LEVELS, LEVELS)
-            error = (column - levels[..., place : place + 1] * steps) / factor[:, place, place][:, np.newaxis, np.newaxis]
-            errors[..., place - start : place - start + 1] = error
-            weights[..., place + 1 : end] -= error * factor[:, np.newaxis, place, place + 1 : end]
-        weights[..., end:] -= errors @ factor[:, start:end, end:]
-    return levels
+            row = weights[:, place]
+            levels[:, place] = np.clip(np.rint(row), -LEVELS, LEVELS)
+            error = errors[:, place - start] = (row - levels[:, place]) / factor[:, place, place, np.newaxis]
+            weights[:, place + 1 : end] -= factor[:, place, place + 1 : end, np.newaxis] * error[:, np.newaxis]
+        weights[:, end:] -= factor[:, start:end, end:].transpose(0, 2, 1) @ errors
+    return levels.transpose(0, 2, 1)
