@@ -18,12 +18,12 @@ from edgekit.quantize.bias import prepared
 from edgekit.quantize.forms import MULTIPLIED
 from edgekit.quantize.histogram import RANGES, Histogram
 from edgekit.quantize.moments import gather
+from edgekit.quantize.prepare import prepare
 from edgekit.quantize.quantizer import one_line, product_weights, recipe_everything
 from edgekit.quantize.schemes import CALIBRATIONS, MINMAX
 from edgekit.quantize.tensors import Tensors
 from edgekit.tflite import flatbuffer
 from edgekit.tflite.lengths import MASK
-from edgekit.tflite.tree import prepare
 
 # Rows in memory at a time.
 _CHUNK = 32

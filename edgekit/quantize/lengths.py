@@ -9,9 +9,10 @@ from typing import Any
 
 from edgekit.errors import ConversionError, UnsupportedOpError
 from edgekit.quantize.forms import Form, output
+from edgekit.quantize.prepare import prepare
 from edgekit.tflite import flatbuffer
 from edgekit.tflite.lengths import key
-from edgekit.tflite.tree import listed, load, pack, prepare
+from edgekit.tflite.tree import listed, load, pack
 
 
 def merge(files: Mapping[int, Path], target: Path, *, origin: str) -> None:

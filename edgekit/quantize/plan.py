@@ -11,6 +11,7 @@ from edgekit.quantize import forms, quantizer
 from edgekit.quantize.calibrate import calibrate
 from edgekit.quantize.candidates import Candidate, choose, time_in_turns, try_candidate
 from edgekit.quantize.forms import Form
+from edgekit.quantize.prepare import read_graph
 from edgekit.quantize.rewrite import make_quantizable
 from edgekit.quantize.schemes import MINMAX, SEARCH_SECONDS, Scheme
 from edgekit.quantize.search import Found, Step, Work, search
@@ -18,7 +19,6 @@ from edgekit.quantize.trained import Taken, take_ranges
 from edgekit.quantize.versions import state_versions
 from edgekit.ranges import TrainedRanges
 from edgekit.tflite import flatbuffer
-from edgekit.tflite.tree import read_graph
 from edgekit.worker import Worker, together
 
 _EVERY, _PRODUCTS, _SEARCHED, _PLANNED = "every op", "matrix products", "the searched ops", "the plan's ops"

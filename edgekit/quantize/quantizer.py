@@ -20,8 +20,9 @@ from edgekit.quantize.forms import Form
 from edgekit.quantize.interface import change_interface
 from edgekit.quantize.large import large_weights
 from edgekit.quantize.moments import PRODUCTS
+from edgekit.quantize.prepare import prepare
 from edgekit.tflite import flatbuffer
-from edgekit.tflite.tree import load, pack, prepare
+from edgekit.tflite.tree import load, pack
 
 # Without DEPTHWISE_CONV_2D: with dynamic range it has no XNNPACK kernel, and each one would split the delegate.
 DYNAMIC_PRODUCTS = ("FULLY_CONNECTED", "CONV_2D", "TRANSPOSE_CONV", "EMBEDDING_LOOKUP")

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 
 from edgekit.data.samples import Samples
+from edgekit.quantize.prepare import prepare
 from edgekit.quantize.tensors import Tensors
 from edgekit.tflite import flatbuffer
 from edgekit.tflite.lengths import MASK
-from edgekit.tflite.tree import listed, load, opcode, opcodes, pack, prepare
+from edgekit.tflite.tree import listed, load, opcode, opcodes, pack
 
 # An output channel this many times the median one takes two bits of everyone's step.
 _OUTLIER = 4.0

@@ -17,8 +17,8 @@ from edgekit.errors import EdgekitError
 from edgekit.parity import compare, sqnr_db
 from edgekit.quantize import forms, quantizer
 from edgekit.quantize.forms import Form
+from edgekit.quantize.prepare import read_graph
 from edgekit.tflite.interpreter import Model
-from edgekit.tflite.tree import read_graph
 from edgekit.worker import Worker, progress, together
 
 # Rows an op is tried on alone; the ranking settles with few. A whole plan is tried on more.

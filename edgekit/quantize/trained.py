@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from edgekit.quantize.prepare import prepare
 from edgekit.quantize.quantizer import operators
 from edgekit.ranges import LayerRanges, TrainedRanges, digest
 from edgekit.tflite import flatbuffer
-from edgekit.tflite.tree import prepare
 
 _WEIGHTS, _BIAS = 1, 2
 # What a fused activation leaves of a range; the float kernel has no others.

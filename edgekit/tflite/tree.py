@@ -1,8 +1,6 @@
 """A .tflite file as the schema's object tree, to change it and write it again with its constants inside the flatbuffer."""
 
 import hashlib
-from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,10 +13,6 @@ _ALIGNMENT = 16
 _LARGEST = 2**31 - 2**27
 # What the old one-byte field of an op code holds for every code above it.
 _PLACEHOLDER = 127
-# The bias's place among the inputs of a FULLY_CONNECTED.
-_BIAS = 2
-# Ops that a RESHAPE can stand for.
-_RESHAPING = ("SQUEEZE", "EXPAND_DIMS")
 
 
 def load(model: bytes | memoryview) -> Any | None:
@@ -72,70 +66,6 @@ def pack(tree: Any) -> bytes:
     builder = AlignedBuilder(size + 2**20)
     builder.Finish(tree.Pack(builder), file_identifier=flatbuffer.IDENTIFIER)
     return bytes(builder.Output())
-
-
-def prepare(model: bytes) -> bytes:
-    """The file as ai-edge-quantizer reads it, which computes the same under the same names.
-
-    Up to schema 3a an op's code stood in a field that it does not look at; ranges and instructions go by tensor names, so no
-    two are alike; of a fully connected op's bias of shape (1, N), such as a multiplication folded into it leaves, it makes one
-    of N x N values; and it knows RESHAPE, but neither SQUEEZE nor EXPAND_DIMS.
-    """
-    from ai_edge_litert import schema_py_generated as schema
-
-    tree = load(model)
-    if tree is None:
-        return model
-    changed = False
-    for code in tree.operatorCodes:
-        if code.builtinCode < code.deprecatedBuiltinCode:
-            code.builtinCode, changed = code.deprecatedBuiltinCode, True
-    codes = tree.operatorCodes
-    names = {getattr(schema.BuiltinOperator, name): name for name in ("FULLY_CONNECTED", *_RESHAPING)}
-    tensors = [tensor for graph in tree.subgraphs for tensor in listed(graph.tensors)]
-    counts = Counter(tensor.name for tensor in tensors)
-    for number, tensor in enumerate(tensors):
-        if not tensor.name or counts[tensor.name] > 1:
-            tensor.name, changed = (tensor.name or b"tensor") + f"__{number}".encode(), True
-    for graph in tree.subgraphs:
-        for operator in listed(graph.operators):
-            name = names.get(max(codes[operator.opcodeIndex].builtinCode, codes[operator.opcodeIndex].deprecatedBuiltinCode))
-            if name == "FULLY_CONNECTED":
-                changed |= _flatten_bias(graph, operator)
-            elif name in _RESHAPING:
-                changed |= _reshape(tree, graph, operator)
-    return pack(tree) if changed else model
-
-
-def _flatten_bias(graph: Any, operator: Any) -> bool:
-    bias = graph.tensors[operator.inputs[_BIAS]] if len(operator.inputs) > _BIAS and operator.inputs[_BIAS] >= 0 else None
-    if bias is None or len(listed(bias.shape)) < 2:
-        return False
-    bias.shape, bias.shapeSignature = [int(np.prod(bias.shape))], None
-    return True
-
-
-def _reshape(tree: Any, graph: Any, operator: Any) -> bool:
-    """Make a RESHAPE of an op that only adds or drops axes of length 1, where all lengths are known."""
-    from ai_edge_litert import schema_py_generated as schema
-
-    output = graph.tensors[operator.outputs[0]]
-    shape = [int(size) for size in listed(output.shape)]
-    if output.type != schema.TensorType.FLOAT32 or any(size < 0 for size in listed(output.shapeSignature)) or not shape:
-        return False
-    tree.buffers.append(schema.BufferT(data=np.array(shape, np.int32).view(np.uint8)))
-    name = output.name + b"_shape"
-    graph.tensors.append(schema.TensorT(shape=[len(shape)], type=schema.TensorType.INT32, buffer=len(tree.buffers) - 1, name=name))
-    operator.opcodeIndex = opcode(tree, "RESHAPE")
-    operator.inputs = [int(operator.inputs[0]), len(graph.tensors) - 1]
-    operator.builtinOptionsType = schema.BuiltinOptions.ReshapeOptions
-    operator.builtinOptions = schema.ReshapeOptionsT(newShape=shape)
-    return True
-
-
-def read_graph(model: Path) -> flatbuffer.Subgraph:
-    """The main graph of a file with the names that it has in what `prepare` gives."""
-    return flatbuffer.parse(prepare(model.read_bytes()), str(model)).subgraphs[0]
 
 
 def opcodes(root: Any, name: str) -> list[int]:

@@ -20,12 +20,12 @@ from edgekit.measure.benchmark import outputs
 from edgekit.parity import compare
 from edgekit.quantize.calibrate import calibrate
 from edgekit.quantize.forms import PRODUCTS, Form
+from edgekit.quantize.prepare import prepare
 from edgekit.quantize.quantizer import operators, write_integer
 from edgekit.quantize.tensors import Tensors
 from edgekit.quantize.trained import Taken, take_ranges
 from edgekit.ranges import TrainedRanges, digest
 from edgekit.tflite import flatbuffer
-from edgekit.tflite.tree import prepare
 from edgekit.worker import Worker
 from tests.unit.export import architectures
 from tests.unit.export.architectures import NAMES

@@ -4,7 +4,7 @@ import pytest
 
 from edgekit.quantize import forms
 from edgekit.quantize.forms import Form
-from edgekit.tflite.tree import read_graph
+from edgekit.quantize.prepare import read_graph
 from tests.unit.quantize.models import NORMALIZATION, conv_net, encoder_net, save, token_net
 from tests.unit.tflite.conftest import Builder
 

@@ -8,9 +8,9 @@ from edgekit.errors import UnsupportedOpError
 from edgekit.parity import sqnr_db
 from edgekit.quantize import calibrate, forms, quantizer
 from edgekit.quantize.forms import Form
+from edgekit.quantize.prepare import prepare, read_graph
 from edgekit.quantize.rewrite import make_quantizable
 from edgekit.tflite import flatbuffer
-from edgekit.tflite.tree import prepare, read_graph
 from tests.unit.quantize.models import (
     CLASSES,
     calibrated,

@@ -7,9 +7,9 @@ import pytest
 from ai_edge_litert import schema_py_generated as schema
 
 from edgekit.data.samples import Samples
+from edgekit.quantize.prepare import read_graph
 from edgekit.quantize.rewrite import make_quantizable
 from edgekit.tflite import flatbuffer, tree
-from edgekit.tflite.tree import read_graph
 from tests.unit.quantize.models import OUTLIER, TOKENS, WIDTH, encoder_net, encoder_samples, outputs, save
 from tests.unit.tflite.conftest import Builder
 

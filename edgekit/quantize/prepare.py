@@ -1,0 +1,132 @@
+"""A float32 .tflite as ai-edge-quantizer reads it best: the same function, under the same names."""
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgekit.tflite import flatbuffer
+from edgekit.tflite.tree import listed, load, opcode, opcodes, pack
+
+# The bias's place among the inputs of a FULLY_CONNECTED.
+_BIAS = 2
+# Ops that a RESHAPE can stand for.
+_RESHAPING = ("SQUEEZE", "EXPAND_DIMS")
+# Columns of a table get ranges of their own where that takes this share off the mean square of what rounding adds: a bit.
+_GAIN = 0.75
+# Ranges are counted in so many steps of the largest, so that the multiplication's int8 constant holds them exactly.
+_STEPS = 255
+
+
+def prepare(model: bytes) -> bytes:
+    """The file with what ai-edge-quantizer cannot read, or reads badly, written in another way.
+
+    Up to schema 3a an op's code stood in a field that it does not look at; ranges and instructions go by tensor names, so no
+    two are alike; of a fully connected op's bias of shape (1, N), such as a multiplication folded into it leaves, it makes one
+    of N x N values; it knows RESHAPE, but neither SQUEEZE nor EXPAND_DIMS; and a look-up table has one step for all its values.
+    """
+    tree = load(model)
+    if tree is None:
+        return model
+    changed = False
+    for code in tree.operatorCodes:
+        if code.builtinCode < code.deprecatedBuiltinCode:
+            code.builtinCode, changed = code.deprecatedBuiltinCode, True
+    tensors = [tensor for graph in tree.subgraphs for tensor in listed(graph.tensors)]
+    counts = Counter(tensor.name for tensor in tensors)
+    for number, tensor in enumerate(tensors):
+        if not tensor.name or counts[tensor.name] > 1:
+            tensor.name, changed = (tensor.name or b"tensor") + f"__{number}".encode(), True
+    for graph, _, operator in _each(tree, "FULLY_CONNECTED"):
+        changed |= _flatten_bias(graph, operator)
+    for graph, _, operator in _each(tree, *_RESHAPING):
+        changed |= _reshape(tree, graph, operator)
+    for graph, place, operator in _each(tree, "GATHER"):
+        changed |= _scale_columns(tree, graph, place, operator)
+    return pack(tree) if changed else model
+
+
+def read_graph(model: Path) -> flatbuffer.Subgraph:
+    """The main graph of a file with the names that it has in what `prepare` gives."""
+    return flatbuffer.parse(prepare(model.read_bytes()), str(model)).subgraphs[0]
+
+
+def _each(tree: Any, *names: str) -> Iterator[tuple[Any, int, Any]]:
+    """Each op of these names with its graph and its place there, the last first, so that more may follow it."""
+    wanted = {index for name in names for index in opcodes(tree, name)}
+    for graph in tree.subgraphs:
+        for place, operator in reversed([*enumerate(listed(graph.operators))]):
+            if operator.opcodeIndex in wanted:
+                yield graph, place, operator
+
+
+def _flatten_bias(graph: Any, operator: Any) -> bool:
+    bias = graph.tensors[operator.inputs[_BIAS]] if len(operator.inputs) > _BIAS and operator.inputs[_BIAS] >= 0 else None
+    if bias is None or len(listed(bias.shape)) < 2:
+        return False
+    bias.shape, bias.shapeSignature = [int(np.prod(bias.shape))], None
+    return True
+
+
+def _reshape(tree: Any, graph: Any, operator: Any) -> bool:
+    """Make a RESHAPE of an op that only adds or drops axes of length 1, where all lengths are known."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    output = graph.tensors[operator.outputs[0]]
+    shape = [int(size) for size in listed(output.shape)]
+    if output.type != schema.TensorType.FLOAT32 or any(size < 0 for size in listed(output.shapeSignature)) or not shape:
+        return False
+    index = _constant(tree, graph, output.name + b"_shape", np.array(shape, np.int32), schema.TensorType.INT32)
+    operator.opcodeIndex = opcode(tree, "RESHAPE")
+    operator.inputs = [int(operator.inputs[0]), index]
+    operator.builtinOptionsType = schema.BuiltinOptions.ReshapeOptions
+    operator.builtinOptions = schema.ReshapeOptionsT(newShape=shape)
+    return True
+
+
+def _scale_columns(tree: Any, graph: Any, place: int, operator: Any) -> bool:
+    """Divide each column of a look-up table by its range, and multiply what is looked up by it.
+
+    A table has one step for all its values, so that one column with large ones, such as word embeddings have, would leave
+    the others a handful of levels.
+    """
+    from ai_edge_litert import schema_py_generated as schema
+
+    table, output = graph.tensors[operator.inputs[0]], graph.tensors[operator.outputs[0]]
+    buffer, options = tree.buffers[table.buffer], operator.builtinOptions
+    sharers = sum(tensor.buffer == table.buffer for each in tree.subgraphs for tensor in listed(each.tensors))
+    readers = sum(operator.inputs[0] in listed(other.inputs) for other in listed(graph.operators))
+    known = table.type == schema.TensorType.FLOAT32 and buffer.data is not None and table.sparsity is None
+    if not known or sharers + readers > 2 or len(table.shape) < 2 or (options is not None and (options.axis or options.batchDims)):
+        return False
+    values = np.asarray(buffer.data).view(np.float32).reshape(table.shape)
+    largest = np.abs(values).max(axis=tuple(range(values.ndim - 1)))
+    if not 0 < largest.max() < np.inf or np.mean((largest / largest.max()) ** 2) > 1 - _GAIN:
+        return False
+    ranges = np.maximum(np.ceil(largest / largest.max() * _STEPS), 1).astype(np.float32) / _STEPS
+    buffer.data = (values / ranges).astype(np.float32).reshape(-1).view(np.uint8)
+    graph.tensors.append(
+        schema.TensorT(shape=output.shape, shapeSignature=output.shapeSignature, buffer=0, name=output.name + b"_by_column")
+    )
+    looked_up = len(graph.tensors) - 1
+    factors = _constant(tree, graph, output.name + b"_column_ranges", ranges, schema.TensorType.FLOAT32)
+    scale = schema.OperatorT(
+        opcodeIndex=opcode(tree, "MUL"),
+        inputs=[looked_up, factors],
+        outputs=[int(operator.outputs[0])],
+        builtinOptionsType=schema.BuiltinOptions.MulOptions,
+        builtinOptions=schema.MulOptionsT(),
+    )
+    operator.outputs = [looked_up]
+    graph.operators.insert(place + 1, scale)
+    return True
+
+
+def _constant(tree: Any, graph: Any, name: bytes, values: np.ndarray, dtype: int) -> int:
+    from ai_edge_litert import schema_py_generated as schema
+
+    tree.buffers.append(schema.BufferT(data=values.view(np.uint8)))
+    graph.tensors.append(schema.TensorT(shape=[*values.shape], type=dtype, buffer=len(tree.buffers) - 1, name=name))
+    return len(graph.tensors) - 1
