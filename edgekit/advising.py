@@ -182,7 +182,7 @@ def _converted(
             results += [(result, True) for result in again.results]
         except (ConversionError, ConfigError) as error:
             results.append((Converted("int8", None, refused=error.message), True))
-    rows = read_rows(config, columns)[1]
+    rows = read_rows(config, columns).judged
     measured, data = _measure([result.path for result, _ in results if result.path], rows, config, on_progress)
     candidates = []
     for result, integer_only in results:

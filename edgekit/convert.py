@@ -35,6 +35,8 @@ from edgekit.worker import Progress, Worker, together
 
 # Rows that each file is judged on where the user names none: never those that calibration saw.
 HELD_OUT = 200
+# Rows that the plan of an int8 file is found on.
+TRIAL = 64
 MAX_LENGTH = 64
 _UNTAUGHT_ROWS = 16
 _QUICK = BenchmarkConfig(runs=30, warmup=5, rounds=1, max_seconds=1.0, max_accuracy_seconds=3.5, gzip=False)
@@ -186,7 +188,7 @@ def convert(
     parents = {str(source.path): artifacts.sha256(source.path)}
     planned = read_plan(config.plan, parents) if config.plan is not None else None
     trained, other = ranges.read(source.path) if source.kind is Kind.CHECKPOINT else (None, "")
-    rows, judged = read_rows(config, columns or Columns())
+    drawn = read_rows(config, columns or Columns())
     worker = Worker(on_progress=on_progress)
     tell = _Teller(
         on_progress, len(wanted) + 4 + any(scheme.activations == "int16" for scheme in wanted) + bool(config.sequence_lengths)
@@ -194,8 +196,8 @@ def convert(
     with artifacts.claimed(out), tempfile.TemporaryDirectory(prefix="edgekit-convert-") as room:
         work = Path(room)
         tell("to float32 .tflite")
-        float_model, data = _float_model(source, config, rows, judged, work, worker)
-        package = packaging.of_source(source, float_model.path, judged or rows, config)
+        float_model, data = _float_model(source, config, drawn, work, worker)
+        package = packaging.of_source(source, float_model.path, drawn.judged or drawn.calibration, config)
         tell("calibrate")
         # Also dynamic gains by it: its weights are rounded for what they will see.
         gaining = any(scheme.weights == "int8" and scheme.name not in config.brings for scheme in wanted)
@@ -213,6 +215,7 @@ def convert(
             journal=journal,
             form=planned or (EVERY_OP if config.every_op else None),
             ranges=trained,
+            trial=data.trial,
         )
         own = partial(bridge.own_file, source, float_model, work, worker)
         maker = _Maker(float_model.path, work, data, calibrated, settings, worker, tell, dict.fromkeys(config.brings, own))
@@ -379,8 +382,17 @@ def _check(source: Source, config: ConvertConfig) -> None:
         raise ConfigError(f"{source.path}: --bridge {config.bridge} is for checkpoints; leave it out")
 
 
-def read_rows(config: ConvertConfig, columns: Columns) -> tuple[Rows | None, Rows | None]:
-    """Rows to calibrate on and rows to judge on, disjoint; the same ones for the same settings.
+@dataclass(frozen=True)
+class Drawn:
+    """Rows of the user's data: to calibrate on, to find an int8 file's plan on, and to judge on. None is in two of them."""
+
+    calibration: Rows | None
+    trial: Rows | None
+    judged: Rows | None
+
+
+def read_rows(config: ConvertConfig, columns: Columns) -> Drawn:
+    """The rows that `config` names; the same ones for the same settings. There are none for trial where too few are left.
 
     Raises `DatasetError`, and `CalibrationError` for too few.
     """
@@ -393,28 +405,27 @@ def read_rows(config: ConvertConfig, columns: Columns) -> tuple[Rows | None, Row
     if judged is not None:
         judged = sources.take(judged, draw(judged, config.evaluation_samples, config.seed))
     if rows is None:
-        return None, judged
+        return Drawn(None, None, judged)
     chosen = draw(rows, config.representative_samples, config.seed)
     if len(chosen) < MINIMUM:
         raise CalibrationError(f"{rows.origin}: has {len(rows)} rows, too few to calibrate with; give at least {MINIMUM}")
+    rest = np.setdiff1d(np.arange(len(rows)), chosen)
     if judged is None:
-        rest = np.setdiff1d(np.arange(len(rows)), chosen)
+        held = rest[draw(len(rest), config.evaluation_samples, config.seed)] if len(rest) >= MINIMUM else chosen
         # With nothing left to judge on, the calibration rows are better than none, and the manifest says which it was.
-        judged = sources.take(
-            rows, rest[draw(len(rest), config.evaluation_samples, config.seed)] if len(rest) >= MINIMUM else chosen
-        )
-    return sources.take(rows, chosen), judged
+        judged, rest = sources.take(rows, held), np.setdiff1d(rest, held)
+    trial = sources.take(rows, rest[draw(len(rest), TRIAL, config.seed)]) if len(rest) >= MINIMUM else None
+    return Drawn(sources.take(rows, chosen), trial, judged)
 
 
-def _float_model(
-    source: Source, config: ConvertConfig, rows: Rows | None, judged: Rows | None, work: Path, worker: Worker
-) -> tuple[FloatModel, Data]:
+def _float_model(source: Source, config: ConvertConfig, drawn: Drawn, work: Path, worker: Worker) -> tuple[FloatModel, Data]:
     if source.kind is Kind.CHECKPOINT:
-        pairs = isinstance(rows or judged, TextRows) and getattr(rows or judged, "pairs", None) is not None
+        rows = drawn.calibration or drawn.judged
+        pairs = isinstance(rows, TextRows) and rows.pairs is not None
         inputs = bridge.token_specs(config.max_length, pairs=pairs)
         known = checkpoint.vocabulary_size(source.path)
         encoding = Encoding(checkpoint.tokenizer_folder(source.path), checkpoint.label_ids(source.path), vocabulary=known)
-        data = _save(rows, judged, inputs, encoding, config, work)
+        data = _save(drawn, inputs, encoding, config, work)
         made = bridge.from_checkpoint(source.path, data.held_out, config.bridge, config.max_length, work, worker)
     else:
         made = bridge.from_file(source, config.max_length, config.input_shapes, work, worker)
@@ -423,29 +434,34 @@ def _float_model(
         mean, std = config.mean, config.std
         if source.kind is Kind.TFLITE and mean is None and std is None:
             mean, std = metadata.normalization(flatbuffer.read(source.path).model_metadata)
-        tokenizer = package.tokenizer_of(source.path, work / "tokenizer") if isinstance(rows or judged, TextRows) else None
+        tokenizer = (
+            package.tokenizer_of(source.path, work / "tokenizer")
+            if isinstance(drawn.calibration or drawn.judged, TextRows)
+            else None
+        )
         labels = package.settings(source.path).get("labels", ()) if tokenizer is not None else ()
         encoding = Encoding(tokenizer, {label: number for number, label in enumerate(labels)}, classes, mean=mean, std=std)
-        data = _save(rows, judged, signature.inputs, encoding, config, work)
+        data = _save(drawn, signature.inputs, encoding, config, work)
         if data.real:
             made.mask = worker.run(soften_masks, made.path, data.held_out).value
     return made, data
 
 
-def _save(
-    rows: Rows | None, judged: Rows | None, inputs: Sequence[TensorSpec], encoding: Encoding, config: ConvertConfig, work: Path
-) -> Data:
-    calibration, held_out = None, work / "held_out"
-    if rows is not None:
-        samples = RepresentativeDataset.build(encode(rows, inputs, encoding, work / "images"), inputs).samples
+def _save(drawn: Drawn, inputs: Sequence[TensorSpec], encoding: Encoding, config: ConvertConfig, work: Path) -> Data:
+    calibration, trial, held_out = None, None, work / "held_out"
+    if drawn.calibration is not None:
+        samples = RepresentativeDataset.build(encode(drawn.calibration, inputs, encoding, work / "images"), inputs).samples
         calibration = work / "calibration_rows"
         samples.save(calibration)
-    if judged is not None:
-        samples = encode(judged, inputs, encoding, work / "images")
+    if drawn.trial is not None and any(scheme.activations == "int8" for scheme in schemes.select(config.schemes)):
+        trial = work / "trial_rows"
+        encode(drawn.trial, inputs, encoding, work / "images").save(trial)
+    if drawn.judged is not None:
+        samples = encode(drawn.judged, inputs, encoding, work / "images")
         samples.save(held_out)
-        return Data(calibration, held_out, described(samples, judged.origin), real=True)
+        return Data(calibration, held_out, described(samples, drawn.judged.origin), real=True, trial=trial)
     random_samples(inputs, _UNTAUGHT_ROWS, config.seed).save(held_out)
-    return Data(calibration, held_out, f"{_UNTAUGHT_ROWS} random rows (no data given)", real=False)
+    return Data(calibration, held_out, f"{_UNTAUGHT_ROWS} random rows (no data given)", real=False, trial=trial)
 
 
 def _packed(package: packaging.Package | packaging.Carried | None, file: Path, scheme: str, work: Path) -> Path:

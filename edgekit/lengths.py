@@ -181,7 +181,8 @@ class Several:
             if calibration is not None:
                 found["calibration"] = work / "calibration"
                 carry_calibration(calibration, shorter.names, work / "calibration")
-            chosen = replace(settings, form=carry_form(plan.form, shorter.names) if plan.form else None)
+            form = carry_form(plan.form, shorter.names) if plan.form else None
+            chosen = replace(settings, form=form, trial=None)
             quantize(shorter.model.path, scheme, files[length], **found, settings=chosen, worker=self.worker)
         target = self.work / f"{scheme.name}_lengths.tflite"
         self.worker.run(merge, files, target, origin=f"{self.source.name}, {scheme.name}")

@@ -23,12 +23,13 @@ _DIAGNOSED_ROWS = 64
 
 @dataclass(frozen=True)
 class Data:
-    """Folders of the saved rows: those to calibrate and search on, and those to judge on; `real` if a user gave the latter."""
+    """Folders of the saved rows: to calibrate on, to judge on (`real` if a user gave them), and to find an int8 plan on."""
 
     calibration: Path | None
     held_out: Path
     description: str
     real: bool
+    trial: Path | None = None
 
 
 def final_path(out: Path, source: Source, scheme: Scheme) -> Path:

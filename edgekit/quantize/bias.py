@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from edgekit.quantize.moments import BIAS, WEIGHTS, Moments, has_bias, matrix, names, text, unmatrix
+from edgekit.quantize.moments import BIAS, WEIGHTS, Moments, has_bias, matrix, names, unmatrix
 from edgekit.quantize.rounding import Rounding, steps_of
-from edgekit.tflite.tree import listed
+from edgekit.tflite.tree import listed, text
 
 # Scales are float32 on both sides.
 _SAME_STEP = 1e-5

@@ -1,7 +1,7 @@
-"""Ways to use integers, run on calibration rows and timed against each other."""
+"""Ways to use integers, run on representative rows and timed against each other."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +9,7 @@ import numpy as np
 
 from edgekit.data.samples import Samples
 from edgekit.errors import RefusedError
+from edgekit.quantize.forms import Form
 from edgekit.tflite.interpreter import Model
 
 # Rows a candidate is tried on: enough for a per cent or two of agreement, few enough for reference kernels.
@@ -29,7 +30,7 @@ _TIMING_SECONDS = 2.0
 
 @dataclass(frozen=True)
 class Candidate:
-    """One way to use integers, tried on `rows` calibration rows: agreement and SQNR (dB) with float32, p50, partitions."""
+    """One way to use integers, tried on `rows` representative rows: agreement and SQNR (dB) with float32, p50, partitions."""
 
     name: str
     rows: int = 0
@@ -44,7 +45,7 @@ class Candidate:
         """Its figures in words."""
         return (
             f"integers in {self.name}: {self.agreement:.1%} agreement with float32, SQNR {self.sqnr_db:.1f} dB "
-            f"on {self.rows} calibration rows, {self.p50_ms:.2f} ms, {self.partitions} partitions"
+            f"on {self.rows} representative rows, {self.p50_ms:.2f} ms, {self.partitions} partitions"
         )
 
 
@@ -77,8 +78,23 @@ def choose(tried: Sequence[Candidate], *, trained: str | None = None) -> tuple[C
     return chosen, "; ".join([chosen.told, *told])
 
 
-def try_candidate(model: Path, file: Path, samples_folder: Path) -> Candidate:
-    """Run both files on the same saved rows; stops early where one is slow. In a worker child."""
+def make(
+    write: Callable[..., None],
+    model: Path,
+    calibration: Path,
+    file: Path,
+    form: Form,
+    inputs: str,
+    outputs: str,
+    trial: Path | None,
+) -> Candidate:
+    """Write the file of a form, and try it on the saved rows of `trial` where that is given. In a worker child."""
+    write(model, calibration, file, form, inputs, outputs)
+    return _tried(model, file, trial) if trial is not None else Candidate("")
+
+
+def _tried(model: Path, file: Path, samples_folder: Path) -> Candidate:
+    """Run both files on the same saved rows; stops early where one is slow."""
     from edgekit.parity import compare, sqnr_db
 
     samples = Samples.load(samples_folder)

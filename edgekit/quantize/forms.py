@@ -8,8 +8,8 @@ from edgekit.tflite.flatbuffer import Operator, Subgraph
 # Ops whose weights are constant and most of the file. XNNPACK computes all of them on integers.
 PRODUCTS = ("FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV")
 # Ops that a normalization over the features is made of, besides its variance's inverse root.
-_STEPS = ("ADD", "SUB", "MUL", "DIV", "MEAN", "SUM", "SQUARED_DIFFERENCE", "RESHAPE")
-_ROOTS = ("RSQRT", "SQRT")
+STEPS = ("ADD", "SUB", "MUL", "DIV", "MEAN", "SUM", "SQUARED_DIFFERENCE", "RESHAPE")
+ROOTS = ("RSQRT", "SQRT")
 # With those of two activations.
 MULTIPLIED = (*PRODUCTS, "BATCH_MATMUL")
 
@@ -54,11 +54,11 @@ def normalizations(graph: Subgraph) -> frozenset[str]:
     """
     touching: dict[int, list[int]] = {}
     for place, operator in enumerate(graph.operators):
-        if operator.name in (*_STEPS, *_ROOTS):
+        if operator.name in (*STEPS, *ROOTS):
             for tensor in (*operator.inputs, *operator.outputs):
                 if tensor >= 0 and not graph.tensors[tensor].data_bytes and graph.tensors[tensor].dtype == "float32":
                     touching.setdefault(tensor, []).append(place)
-    pending = [place for place, operator in enumerate(graph.operators) if operator.name in _ROOTS]
+    pending = [place for place, operator in enumerate(graph.operators) if operator.name in ROOTS]
     found: set[int] = set()
     while pending:
         place = pending.pop()
@@ -67,6 +67,24 @@ def normalizations(graph: Subgraph) -> frozenset[str]:
             operator = graph.operators[place]
             pending.extend(other for tensor in (*operator.inputs, *operator.outputs) for other in touching.get(tensor, ()))
     return _outputs(graph, (graph.operators[place] for place in found))
+
+
+def variances(graph: Subgraph) -> frozenset[str]:
+    """The inverse roots, and what each is computed from back to the squares.
+
+    A root of a small value makes much of it: where tokens differ by a factor of a hundred, their variances do by ten
+    thousand, and the smallest are a few steps of int16 too.
+    """
+    givers = {index: operator for operator in graph.operators for index in operator.outputs}
+    pending = [operator for operator in graph.operators if operator.name in ROOTS]
+    found: list[Operator] = []
+    while pending:
+        operator = pending.pop()
+        found.append(operator)
+        square = operator.name == "SQUARED_DIFFERENCE" or (operator.name == "MUL" and len({*operator.inputs}) == 1)
+        if not square:
+            pending.extend(givers[index] for index in operator.inputs if index in givers and givers[index].name in STEPS)
+    return _outputs(graph, found)
 
 
 def around_products(graph: Subgraph) -> frozenset[str]:

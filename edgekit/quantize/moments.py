@@ -13,7 +13,7 @@ from edgekit.data.samples import Samples
 from edgekit.quantize.tensors import Tensors
 from edgekit.tflite import flatbuffer
 from edgekit.tflite.lengths import MASK
-from edgekit.tflite.tree import listed, load, opcodes
+from edgekit.tflite.tree import listed, load, opcodes, text
 
 PRODUCTS = ("FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D")
 ACTIVATIONS, WEIGHTS, BIAS = 0, 1, 2
@@ -173,11 +173,6 @@ def gather(model: bytes, samples: Samples) -> dict[str, Moments]:
                 made[key] = sums[window].moments(centred=key[1])
             found[text(tree.subgraphs[0].tensors[operator.outputs[0]].name)] = made[key]
     return found
-
-
-def text(name: bytes | str | None) -> str:
-    """A tensor's name in a tree."""
-    return name.decode(errors="replace") if isinstance(name, bytes) else name or ""
 
 
 def names(tree: Any) -> Mapping[int, str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from edgekit.errors import ConfigError, EdgekitError, RefusedError
 from edgekit.quantize import forms, quantizer
 from edgekit.quantize.calibrate import calibrate
-from edgekit.quantize.candidates import Candidate, choose, time_in_turns, try_candidate
+from edgekit.quantize.candidates import Candidate, choose, make, time_in_turns
 from edgekit.quantize.forms import Form
 from edgekit.quantize.prepare import read_graph
 from edgekit.quantize.rewrite import make_quantizable
@@ -22,6 +22,7 @@ from edgekit.tflite import flatbuffer
 from edgekit.worker import Worker, together
 
 _EVERY, _PRODUCTS, _SEARCHED, _PLANNED = "every op", "matrix products", "the searched ops", "the plan's ops"
+_VARIANCES = "every op but variances"
 _NORMALIZED, _AROUND = "every op, int16 in normalizations", "every op, int16 around matrix products"
 EVERY_OP = Form(_EVERY)
 _CONVERSIONS = ("QUANTIZE", "DEQUANTIZE", "CAST")
@@ -40,6 +41,7 @@ class IntegerSettings:
     graph that was rewritten for it by the method `calibration`. The search for ops to leave in float takes `search_seconds` at
     most (0 is no search), allows the share `max_drop` of other decisions than float32's, and keeps its steps in `journal`.
     `form` is a plan that was found before and is to be used as it is. `ranges` were trained and go before calibrated ones.
+    `trial` is a folder of saved rows that calibration did not see, to try files on; without one they are tried on those it saw.
     """
 
     inputs: str = "float32"
@@ -51,6 +53,7 @@ class IntegerSettings:
     journal: Path | None = None
     form: Form | None = None
     ranges: TrainedRanges | None = None
+    trial: Path | None = None
 
     def __post_init__(self) -> None:
         for option, dtype in (("--inputs", self.inputs), ("--outputs", self.outputs)):
@@ -136,6 +139,7 @@ class _Integer:
     ) -> None:
         self.model, self.target, self.samples, self.calibration = model, target, samples, calibration
         self.settings, self.worker = settings, worker
+        self.trial = settings.trial or samples
         self.files: dict[str, Path] = {}
         self.tried: dict[str, Candidate] = {}
         self.unsearched = ""
@@ -199,9 +203,10 @@ class _Integer:
                     "give the --bridge and the --integer-only that it was made with, or leave --plan out"
                 )
             return [form]
-        # No delegate runs int16 activations, so partitions decide nothing there and all of it becomes integer.
+        # No delegate runs int16 activations, so partitions decide nothing there.
         if bits == 16:
-            return [Form(_EVERY, 16)]
+            rough = forms.variances(read_graph(self.model))
+            return [Form(_VARIANCES if rough else _EVERY, 16, floating=rough)]
         if not self.settings.integer_only:
             every, products = Form(_EVERY), Form(_PRODUCTS, ops=forms.PRODUCTS)
             # Of forms that are alike the first is taken.
@@ -235,11 +240,11 @@ class _Integer:
         ends = self.settings.inputs, self.settings.outputs
         write = quantizer.write_integer_only if self.settings.integer_only else quantizer.write_integer
         try:
-            self.worker.run(write, self.model, self.calibration, file, form, *ends)
+            # One form alone leaves nothing to choose, and it is run before it is published anyway.
+            trial = self.trial if run else None
+            found = self.worker.run(make, write, self.model, self.calibration, file, form, *ends, trial).value
             if not _plan(file, "", form.name, "").integer:
                 raise RefusedError(f"no op of the model has an int{form.bits} form")
-            # One form alone leaves nothing to choose, and it is run before it is published anyway.
-            found = self.worker.run(try_candidate, self.model, file, self.samples).value if run else Candidate("")
             self.tried[form.name] = replace(found, name=form.name)
         except ConfigError:
             raise
@@ -249,7 +254,7 @@ class _Integer:
     def _timed(self, tried: Sequence[Candidate]) -> list[Candidate]:
         """The candidates with the medians that their files have side by side."""
         running = [self.files[candidate.name] for candidate in tried if candidate.failure is None]
-        medians = self.worker.run(time_in_turns, running, self.samples).value if running else {}
+        medians = self.worker.run(time_in_turns, running, self.trial).value if running else {}
         return [replace(one, p50_ms=medians.get(self.files[one.name], one.p50_ms)) for one in tried]
 
     def _noisy(self, candidate: Candidate) -> bool:
@@ -269,7 +274,7 @@ class _Integer:
         work = Work(
             self.model,
             self.calibration,
-            self.samples,
+            self.trial,
             next(form for form in considered if form.name == truest.name),
             settings.journal or self.target.with_suffix(".search.jsonl"),
         )
@@ -319,7 +324,9 @@ def _why_float(name: str, hybrid: int, chosen: str) -> str:
         return f"{chosen}: computed in float32"
     if hybrid:
         return "int8 weights with float32 activations: the kernel quantizes them on the fly"
-    if chosen == _EVERY:
+    if chosen == _VARIANCES and name in (*forms.ROOTS, *forms.STEPS):
+        return "variances of tokens that differ much are too few steps of int16"
+    if chosen in (_EVERY, _VARIANCES):
         return "ai-edge-quantizer has no integer form of it"
     if chosen == _PRODUCTS:
         return (

@@ -95,3 +95,8 @@ def opcode(root: Any, name: str, version: int = 1) -> int:
 def listed(values: Any) -> list[Any]:
     """A vector of the tree, which is None where the file has none."""
     return [] if values is None else list(values)
+
+
+def text(name: bytes | str | None) -> str:
+    """A tensor's name in the tree."""
+    return name.decode(errors="replace") if isinstance(name, bytes) else name or ""

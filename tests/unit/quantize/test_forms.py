@@ -47,3 +47,8 @@ def test_names_are_those_of_the_prepared_file(tmp_path):
     names = forms.candidates(read_graph(save(build, tmp_path / "m.tflite")), Form("every"))
     assert len(set(names)) == 2
     assert "same" not in names
+
+
+def test_variances_are_the_roots_and_what_they_are_computed_from(tmp_path):
+    graph = read_graph(save(encoder_net(), tmp_path / "m.tflite"))
+    assert forms.variances(graph) == {"squares", "variance", "padded", "root"}

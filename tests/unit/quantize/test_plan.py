@@ -8,7 +8,7 @@ from edgekit import artifacts
 from edgekit.errors import ConfigError, RefusedError, WorkerCrashed
 from edgekit.publish import read_plan
 from edgekit.quantize import plan as planning
-from edgekit.quantize import quantizer, search
+from edgekit.quantize import quantizer
 from edgekit.quantize.forms import Form
 from edgekit.quantize.plan import IntegerSettings, QuantizationPlan, quantize
 from edgekit.quantize.schemes import SCHEMES
@@ -30,8 +30,7 @@ def planned(room, target, worker=None, **settings) -> QuantizationPlan:
 
 @pytest.fixture
 def inline(monkeypatch) -> Inline:
-    for module in (planning, search):
-        monkeypatch.setattr(module, "together", in_turn)
+    monkeypatch.setattr(planning, "together", in_turn)
     return Inline()
 
 
@@ -39,8 +38,7 @@ def inline(monkeypatch) -> Inline:
 def found(loud, tmp_path_factory):
     """The plan of a search and the file it made, in this process."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in (planning, search):
-            patch.setattr(module, "together", in_turn)
+        patch.setattr(planning, "together", in_turn)
         target = tmp_path_factory.mktemp("found") / "int8.tflite"
         return planned(loud, target, Inline()), target
 

@@ -14,6 +14,7 @@ from edgekit.quantize import calibrate, quantizer
 from edgekit.quantize.bias import correct
 from edgekit.quantize.forms import Form
 from edgekit.quantize.plan import IntegerSettings, quantize
+from edgekit.quantize.prepare import prepare
 from edgekit.quantize.schemes import SCHEMES
 from edgekit.tflite import flatbuffer, tree
 from edgekit.tflite.interpreter import Model
@@ -248,3 +249,37 @@ def test_a_model_with_nothing_to_quantize_is_refused(tmp_path, scheme):
 def test_integers_ask_for_data(room):
     with pytest.raises(ConfigError, match="scheme int8 calibrates on real samples; give --representative-data"):
         quantize(room / "float32.tflite", SCHEMES["int8"], room / "never.tflite")
+
+
+def table_net(largest: float, *, tied: bool = False) -> Builder:
+    """ids (1, 4): GATHER from a (50, 16) table whose column 3 is `largest` times the others; tied to a product's weights."""
+    draw, build = np.random.default_rng(4), Builder()
+    values = draw.standard_normal((50, 16)).astype(np.float32)
+    values[:, 3] *= largest
+    ids = build.tensor("input_ids", [1, 4], "int32")
+    table, rows = build.tensor("table", [50, 16], data=values), build.tensor("rows", [1, 4, 16])
+    build.op("GATHER", [table, ids], [rows], schema.GatherOptionsT())
+    dense = build.tensor("w", [8, 16], data=draw.standard_normal((8, 16)).astype(np.float32))
+    result = build.tensor("result", [1, 4, 50 if tied else 8])
+    build.op("FULLY_CONNECTED", [rows, table if tied else dense, -1], [result], schema.FullyConnectedOptionsT(keepNumDims=True))
+    build.ends({"input_ids": ids}, {"result": result}, "serving_default")
+    return build
+
+
+def test_a_table_with_a_large_column_loses_no_more_than_one_without(tmp_path):
+    lost = {}
+    for largest in (1.0, 30.0):
+        room = tmp_path / str(largest)
+        room.mkdir()
+        calibrated(table_net(largest), token_samples(32), room)
+        quantizer.write_dynamic(room / "float32.tflite", room / "calibration", room / "dynamic.tflite")
+        float32, dynamic = (outputs(room / name, token_samples(32)) for name in ("float32.tflite", "dynamic.tflite"))
+        lost[largest] = sqnr_db(dynamic, float32)
+        names = [operator.name for operator in flatbuffer.read(room / "dynamic.tflite").subgraphs[0].operators]
+        assert ("MUL" in names) == (largest > 1)
+    assert lost[30.0] > lost[1.0] - 3
+
+
+def test_a_table_that_is_also_a_product_s_weights_stays_as_it_is(tmp_path):
+    data = table_net(30.0, tied=True).pack()
+    assert prepare(data) == data

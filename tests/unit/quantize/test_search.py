@@ -7,14 +7,11 @@ from typing import Any
 
 import pytest
 
-from edgekit.errors import ConversionError
-from edgekit.quantize import quantizer, search
+from edgekit.errors import ModelFormatError
+from edgekit.quantize import search
 from edgekit.quantize.forms import Form
 from edgekit.quantize.search import TARGET_DB, Found, Work
-from tests.unit.quantize.models import (
-    Inline,
-    in_turn,
-)
+from tests.unit.quantize.models import Inline
 
 
 def work_in(room, journal) -> Work:
@@ -27,17 +24,16 @@ def searched(work: Work, seconds: float = 5.0, max_disagreement: float | None = 
 
 
 @pytest.fixture
-def made(monkeypatch) -> list[frozenset[str]]:
-    """What each file that is made leaves in float; the search runs in this process, one half after the other."""
-    monkeypatch.setattr(search, "together", in_turn)
-    calls: list[frozenset[str]] = []
-    quantized = quantizer.FloatFile.quantized
+def made(monkeypatch) -> list[tuple[str, ...]]:
+    """The integer ops of each run; the search goes on in this process."""
+    calls: list[tuple[str, ...]] = []
+    outputs = search._Switched.outputs
 
-    def watched(self, form, *, corrected=True):
-        calls.append(form.floating)
-        return quantized(self, form, corrected=corrected)
+    def watched(self, kept, rows):
+        calls.append(tuple(kept))
+        return outputs(self, kept, rows)
 
-    monkeypatch.setattr(quantizer.FloatFile, "quantized", watched)
+    monkeypatch.setattr(search._Switched, "outputs", watched)
     return calls
 
 
@@ -111,52 +107,50 @@ def test_a_damaged_line_costs_its_own_step_only(loud, tmp_path, made, damage):
         "a list": b"[1, 2]",
     }[damage]
     (tmp_path / "journal").write_bytes(b"\n".join(lines) + b"\n")
-    before = len(made)
+    made.clear()
     second = searched(work_in(loud, tmp_path / "journal"))
-    assert len(made) == before + 1
+    # What an op gives alone is compared with what none integer gives.
+    assert len([kept for kept in made if kept]) == 1
     assert second.left.keys() == first.left.keys()
 
 
 def test_next_to_no_time_gives_a_plan_all_the_same(encoder, tmp_path, made):
     found = searched(work_in(encoder, tmp_path / "journal"), seconds=0.001)
-    # None, one op and the whole half in each of two halves, and one plan.
-    assert len(made) <= 7
+    # The first op, all of them in one group, and one plan.
+    assert len([kept for kept in made if kept]) <= 3
     assert sum(step.what == "plan" for step in found.steps) == 1
     assert found.considered == 19
 
 
 @pytest.mark.timing
 def test_a_search_that_gets_slow_stops_at_its_time(encoder, tmp_path, made, monkeypatch):
-    quantized = quantizer.FloatFile.quantized
+    outputs = search._Switched.outputs
 
-    def slower(self, form, *, corrected=True):
+    def slower(self, kept, rows):
         time.sleep(0.2 if len(made) > 4 else 0)
-        return quantized(self, form, corrected=corrected)
+        return outputs(self, kept, rows)
 
-    monkeypatch.setattr(quantizer.FloatFile, "quantized", slower)
+    monkeypatch.setattr(search._Switched, "outputs", slower)
     monkeypatch.setattr(search, "_groups", lambda ops, count: [(op,) for op in ops])
     started = time.perf_counter()
     found = searched(work_in(encoder, tmp_path / "journal"), seconds=1.0)
-    # Here the halves run one after the other, and each may take twice its share, before the plans get what is left.
-    assert time.perf_counter() - started < 6
+    assert time.perf_counter() - started < 4
     assert sum(step.what == "alone" for step in found.steps) < found.considered
 
 
-def test_an_op_that_cannot_be_made_integer_alone_is_the_loudest(loud, tmp_path, made, monkeypatch):
-    quantized = quantizer.FloatFile.quantized
+def test_an_op_that_does_not_run_alone_is_the_loudest(loud, tmp_path, made, monkeypatch):
+    outputs = search._Switched.outputs
 
-    def failing(self, form, *, corrected=True):
-        if "mean" not in form.floating:
-            raise ConversionError("float32.tflite: ai-edge-quantizer cannot make int8 of it (mean)")
-        return quantized(self, form, corrected=corrected)
+    def failing(self, kept, rows):
+        if "mean" in kept:
+            raise ModelFormatError("float32.tflite: stops during inference (mean)")
+        return outputs(self, kept, rows)
 
-    monkeypatch.setattr(quantizer.FloatFile, "quantized", failing)
+    monkeypatch.setattr(search._Switched, "outputs", failing)
     found = searched(work_in(loud, tmp_path / "journal"))
     assert set(found.left) == {"loud", "mean"}
     assert found.finished
-    assert [step.failure for step in found.steps if step.ops == ("mean",)] == [
-        "float32.tflite: ai-edge-quantizer cannot make int8 of it (mean)"
-    ]
+    assert [step.failure for step in found.steps if step.ops == ("mean",)] == ["float32.tflite: stops during inference (mean)"]
 
 
 def test_where_no_plan_is_good_the_best_is_kept_and_called_unfinished(loud, tmp_path, made, monkeypatch):
@@ -166,7 +160,7 @@ def test_where_no_plan_is_good_the_best_is_kept_and_called_unfinished(loud, tmp_
     assert "loud" in found.left
 
 
-def test_two_children_search_and_one_settles(loud, tmp_path):
+def test_a_child_searches(loud, tmp_path):
     from edgekit.worker import Worker
 
     work = work_in(loud, tmp_path / "journal")

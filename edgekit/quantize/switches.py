@@ -1,0 +1,175 @@
+"""One file that computes each of its ops in both ways, so that any choice between them is run without making a file for it."""
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from edgekit.tflite.tree import listed, load, opcode, pack, text
+
+# The input that says of each op whether its integer form counts (1) or the other (0).
+SWITCHES = "edgekit_switches"
+# What ai-edge-quantizer adds to the name of a tensor for its other dtype.
+_QUANTIZED, _DEQUANTIZED = "_quantized", "_dequant"
+# Ops without a value at 0, to which rounding may take their input. No number is 0 times what they give there.
+_POLES = ("RSQRT", "LOG")
+_LEAST = 1e-30
+
+
+def both_ways(other: bytes, integer: bytes, ops: Sequence[str]) -> tuple[bytes, tuple[str, ...]]:
+    """`other` with the integer form that `integer` has of each of `ops` beside it, and which of them have one that differs.
+
+    Both are made from one graph, so that their tensors have the same names. The file takes one more input, `SWITCHES`
+    (ops that differ, 1) float32. Raises `ValueError` for a file that cannot be written again.
+    """
+    tree, source = load(other), load(integer)
+    if tree is None or source is None:
+        raise ValueError("a file above 2 GB cannot be written again")
+    mixer = _Mixer(tree, source)
+    places = {_output(source.subgraphs[0], operator): operator for operator in source.subgraphs[0].operators}
+    switched = mixer.mix({name: places[name] for name in ops if name in places})
+    return pack(tree), switched
+
+
+def _output(graph: Any, operator: Any) -> str:
+    """What `forms.output` calls an op of a tree."""
+    return ";".join(text(graph.tensors[index].name) for index in operator.outputs)
+
+
+class _Mixer:
+    def __init__(self, tree: Any, source: Any) -> None:
+        from ai_edge_litert import schema_py_generated as schema
+
+        self.tree, self.graph = tree, tree.subgraphs[0]
+        self.source, self.ints = source, source.subgraphs[0]
+        self.schema = schema
+        self.known: Mapping[int, str] = {
+            value: name for name, value in vars(schema.BuiltinOperator).items() if isinstance(value, int)
+        }
+        self.places = {text(tensor.name): index for index, tensor in enumerate(self.graph.tensors)}
+        self.inputs: dict[int, int] = {}
+
+    def mix(self, chosen: Mapping[str, Any]) -> tuple[str, ...]:
+        """Put the integer op of each name beside the graph's own, and give the names that it was done for."""
+        operators = self.graph.operators
+        pairs = [(operator, _output(self.graph, operator)) for operator in operators]
+        switched = tuple(name for operator, name in pairs if name in chosen and self._differs(operator, chosen[name]))
+        self.graph.operators = []
+        if switched:
+            switches = self._unpack(len(switched))
+        for operator, name in pairs:
+            if name in switched:
+                self._beside(operator, chosen[name], *switches[switched.index(name)])
+            else:
+                self.graph.operators.append(operator)
+        return switched
+
+    def _differs(self, operator: Any, integer: Any) -> bool:
+        """Whether the graph's op gives floats and the other integers, and all that the other reads is there."""
+        float32 = self.schema.TensorType.FLOAT32
+        given = all(self.graph.tensors[index].type == float32 for index in operator.outputs)
+        taken = all(self.ints.tensors[index].type != float32 for index in integer.outputs)
+        return given and taken and all(index < 0 or self._constant(index) or self._origin(index) >= 0 for index in integer.inputs)
+
+    def _constant(self, index: int) -> bool:
+        return self.source.buffers[self.ints.tensors[index].buffer].data is not None
+
+    def _origin(self, index: int) -> int:
+        """The graph's own tensor with the values that an integer op reads, or -1."""
+        tensor = self.ints.tensors[index]
+        name = text(tensor.name)
+        for found in (name, name.removesuffix(_QUANTIZED), name + _DEQUANTIZED, name.removesuffix(_QUANTIZED) + _DEQUANTIZED):
+            place = self.places.get(found, -1)
+            if place >= 0 and self.graph.tensors[place].type in (self.schema.TensorType.FLOAT32, tensor.type):
+                return place
+        return -1
+
+    def _beside(self, operator: Any, integer: Any, on: int, off: int) -> None:
+        """The graph's op, the integer one, and for each output `off` times the one and `on` times the other, where the one was."""
+        results = [int(index) for index in operator.outputs]
+        owns = [self._like(index, "own") for index in results]
+        code = self.source.operatorCodes[integer.opcodeIndex]
+        name = self.known[max(code.builtinCode, code.deprecatedBuiltinCode)]
+        if name in _POLES:
+            bounded = self._like(int(operator.inputs[0]), f"{name} input")
+            least = self._constants(f"{text(self.graph.tensors[bounded].name)}/least", np.array([_LEAST], np.float32))
+            self._op("MAXIMUM", [int(operator.inputs[0]), least], [bounded], self.schema.MaximumMinimumOptionsT())
+            operator.inputs = [bounded]
+        operator.outputs = owns
+        self.graph.operators.append(operator)
+        inputs = [self._input(index) if index >= 0 else -1 for index in map(int, integer.inputs)]
+        outputs = [self._copy(int(index)) for index in integer.outputs]
+        integer.opcodeIndex = opcode(self.tree, name, code.version)
+        integer.inputs, integer.outputs = inputs, outputs
+        self.graph.operators.append(integer)
+        for result, own, output in zip(results, owns, outputs, strict=True):
+            real, kept, counted = (self._like(result, what) for what in ("real", "kept", "counted"))
+            self._op("DEQUANTIZE", [output], [real])
+            self._op("MUL", [own, off], [kept], self.schema.MulOptionsT())
+            self._op("MUL", [real, on], [counted], self.schema.MulOptionsT())
+            self._op("ADD", [kept, counted], [result], self.schema.AddOptionsT())
+
+    def _input(self, index: int) -> int:
+        """The place in the graph of what an integer op reads: a copied constant, the graph's own tensor, or that in integers."""
+        origin = -1 if self._constant(index) else self._origin(index)
+        if origin >= 0 and self.graph.tensors[origin].type == self.ints.tensors[index].type:
+            return origin
+        if index not in self.inputs:
+            self.inputs[index] = self._copy(index)
+            if origin >= 0:
+                self._op("QUANTIZE", [origin], [self.inputs[index]])
+        return self.inputs[index]
+
+    def _copy(self, index: int) -> int:
+        """A tensor of the integer file in the graph, with its values where it has some."""
+        tensor = copy.copy(self.ints.tensors[index])
+        tensor.name = f"{text(tensor.name)}/integer".encode()
+        self.tree.buffers.append(self.source.buffers[tensor.buffer])
+        tensor.buffer = len(self.tree.buffers) - 1 if self._constant(index) else 0
+        self.graph.tensors.append(tensor)
+        return len(self.graph.tensors) - 1
+
+    def _like(self, index: int, what: str) -> int:
+        tensor = self.graph.tensors[index]
+        made = self.schema.TensorT(
+            shape=tensor.shape,
+            shapeSignature=tensor.shapeSignature,
+            buffer=0,
+            name=text(tensor.name).encode() + f"/{what}".encode(),
+        )
+        self.graph.tensors.append(made)
+        return len(self.graph.tensors) - 1
+
+    def _op(self, name: str, inputs: Sequence[int], outputs: Sequence[int], options: Any = None) -> None:
+        kind = getattr(self.schema.BuiltinOptions, type(options).__name__.removesuffix("T")) if options is not None else 0
+        made = self.schema.OperatorT(
+            opcodeIndex=opcode(self.tree, name),
+            inputs=[*inputs],
+            outputs=[*outputs],
+            builtinOptionsType=kind,
+            builtinOptions=options,
+        )
+        self.graph.operators.append(made)
+
+    def _constants(self, name: str, values: np.ndarray) -> int:
+        self.tree.buffers.append(self.schema.BufferT(data=values.view(np.uint8)))
+        self.graph.tensors.append(self.schema.TensorT(shape=[*values.shape], buffer=len(self.tree.buffers) - 1, name=name.encode()))
+        return len(self.graph.tensors) - 1
+
+    def _unpack(self, count: int) -> list[tuple[int, int]]:
+        """The new input, and for each op its switch (1,) and the opposite."""
+        schema, first = self.schema, len(self.graph.tensors)
+        ends = [*(f"{SWITCHES}/on{number}" for number in range(count)), *(f"{SWITCHES}/off{number}" for number in range(count))]
+        shapes = {SWITCHES: [count, 1], f"{SWITCHES}/off": [count, 1], **{end: [1] for end in ends}}
+        self.graph.tensors += [schema.TensorT(shape=shape, buffer=0, name=name.encode()) for name, shape in shapes.items()]
+        on, off = ([*range(start, start + count)] for start in (first + 2, first + 2 + count))
+        one = self._constants(f"{SWITCHES}/one", np.ones(1, np.float32))
+        self._op("SUB", [one, first], [first + 1], schema.SubOptionsT())
+        self._op("UNPACK", [first], on, schema.UnpackOptionsT(num=count))
+        self._op("UNPACK", [first + 1], off, schema.UnpackOptionsT(num=count))
+        self.graph.inputs = [*map(int, self.graph.inputs), first]
+        for signature in listed(self.tree.signatureDefs):
+            if not signature.subgraphIndex:
+                signature.inputs.append(schema.TensorMapT(name=SWITCHES.encode(), tensorIndex=first))
+        return [*zip(on, off, strict=True)]
