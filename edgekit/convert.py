@@ -39,7 +39,7 @@ HELD_OUT = 200
 TRIAL = 64
 MAX_LENGTH = 64
 _UNTAUGHT_ROWS = 16
-_QUICK = BenchmarkConfig(runs=30, warmup=5, rounds=1, max_seconds=1.0, max_accuracy_seconds=3.5, gzip=False)
+_QUICK = BenchmarkConfig(runs=30, warmup=5, rounds=2, max_seconds=1.0, max_accuracy_seconds=3.5, gzip=False)
 
 
 @dataclass(frozen=True)

@@ -60,14 +60,14 @@ class Package:
         """The model at `model`, with all that it needs, as `target`. Raises `ConfigError` and `ModelFormatError`."""
         content = model.read_bytes()
         settings = dict(self.settings)
-        had_segments = mediapipe.SEGMENTS in flatbuffer.parse(content, str(model)).entry().inputs
+        file = flatbuffer.parse(content, str(model))
+        had_segments = mediapipe.SEGMENTS in file.entry().inputs
         if self.for_mediapipe:
-            file = flatbuffer.parse(content, str(model))
             narrow = file.signature(file.entry()).outputs[0].dtype == "uint8"
             adding = settings["activation"] if settings["activation"] in mediapipe.ACTIVATIONS and not narrow else None
             content = mediapipe.adapt(content, origin=self.name, segments=self.task == TEXT, activation=adding)
             settings["activation"] = "none" if adding else settings["activation"]
-        file = flatbuffer.parse(content, str(model))
+            file = flatbuffer.parse(content, str(model))
         files = {SETTINGS: _json(settings), **self.files}
         described = self._describe(file, settings, files, scheme, had_segments=had_segments)
         target.write_bytes(package.attach(content, package.build(described), files, origin=str(model)))

@@ -100,7 +100,11 @@ def benchmark(
         if not folders:
             return found
         failed = {files[index].resolve() for index in failures}
-        running = [file for file in predicted if file.resolve() not in failed]
+        slowest = {file.resolve(): item.latency.mean_ms for file, item in zip(files, found, strict=True) if item.latency}
+        # What takes longest first, so that both cores are busy to the end.
+        running = sorted(
+            (file for file in predicted if file.resolve() not in failed), key=lambda file: -slowest.get(file.resolve(), 0)
+        )
         # Nothing is timed here, so files run side by side, each with half of the threads.
         answers = together(
             [

@@ -1,5 +1,6 @@
 """Give the attention masks of a float32 .tflite a value that integers can represent."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +20,11 @@ def soften_masks(path: Path, samples_folder: Path) -> float | None:
     """
     from ai_edge_litert import schema_py_generated as schema
 
-    data = bytearray(path.read_bytes())
+    data = flatbuffer.mapped(path)
     root = schema.Model.GetRootAs(data, 0)
-    # Views into `data`: the new value takes the old one's place, and nothing else moves.
-    views = [
+    found = [
         values
-        for graph in flatbuffer.parse(bytes(data), str(path)).subgraphs
+        for graph in flatbuffer.parse(data, str(path)).subgraphs
         for tensor in graph.tensors
         if tensor.dtype == "float32"
         and tensor.data_bytes
@@ -32,18 +32,21 @@ def soften_masks(path: Path, samples_folder: Path) -> float | None:
         and not isinstance(stored := root.Buffers(tensor.buffer).DataAsNumpy(), int)
         and masks.is_mask(values := stored.view(np.float32))
     ]
-    if not views:
+    if not found:
         return None
     samples = Samples.load(samples_folder)
     rows = [dict(row) for _, row in zip(range(_ROWS), samples, strict=False)]
     reference = _outputs(path, rows)
-    originals = [view.copy() for view in views]
+    whole = np.frombuffer(data, np.uint8).ctypes.data
     trial = path.with_suffix(".mask.tflite")
+    shutil.copyfile(path, trial)
 
     def run(value: float) -> np.ndarray:
-        for view, original in zip(views, originals, strict=True):
-            view[...] = masks.soften(original, value)
-        trial.write_bytes(data)
+        # The new values take the old ones' places, and nothing else moves.
+        with trial.open("r+b") as stream:
+            for values in found:
+                stream.seek(values.ctypes.data - whole)
+                stream.write(masks.soften(values, value).tobytes())
         return _outputs(trial, rows)
 
     chosen = masks.choose(run, reference)
@@ -54,5 +57,5 @@ def soften_masks(path: Path, samples_folder: Path) -> float | None:
 
 
 def _outputs(path: Path, rows: list[dict[str, np.ndarray]]) -> np.ndarray:
-    model = Model(path)
+    model = Model(path, mapped=True)
     return np.concatenate([next(iter(model.run(row).values())) for row in rows])

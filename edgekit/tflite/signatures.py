@@ -221,9 +221,11 @@ def _shift_external(model: bytes, old: Any, shift: int, front: bytearray) -> byt
         for index in range(graph.OperatorsLength()):
             table = graph.Operators(index)._tab
             places.append(table.Pos + table.Offset(22) if table.Offset(22) else 0)
-    body = bytearray(model) if any(places) else model
-    for place in filter(None, places):
-        offset = struct.unpack_from("<Q", model, place)[0]
-        if offset >= FIRST_EXTERNAL_OFFSET:
-            struct.pack_into("<Q", body, place, offset + shift)
-    return bytes(front + body)
+    offsets = {place: struct.unpack_from("<Q", model, place)[0] for place in filter(None, places)}
+    moved = {place: offset + shift for place, offset in offsets.items() if offset >= FIRST_EXTERNAL_OFFSET}
+    if not moved:
+        return b"".join((front, model))
+    body = bytearray(model)
+    for place, offset in moved.items():
+        struct.pack_into("<Q", body, place, offset)
+    return b"".join((front, body))
