@@ -29,6 +29,11 @@ _MEDIAPIPE_INPUTS = {
     "attention_mask": ("mask", "1 for each token, 0 for padding."),
     mediapipe.SEGMENTS: ("segment_ids", "0 for the first text and for padding, 1 for the second text of a pair."),
 }
+_SINGLE = "Made for single texts, since no data was given; if the model judges pairs of texts, convert it again with rows of pairs."
+_MULTI_LABEL = (
+    "A model of several labels a row: edgekit predict --json gives each label its own probability, but the label it names, "
+    "accuracy and agreement go by the highest of a row alone, and --max-drop with them."
+)
 _UNREAD = "Any values: the model is for single texts and does not read them."
 _FILES = {
     SETTINGS: AssociatedFile(SETTINGS, "Settings of this model, as edgekit predict reads them."),
@@ -220,28 +225,33 @@ def _of_checkpoint(source: Source, config: Any, inputs: Sequence[str]) -> Packag
         "special_token_ids": {token["content"]: token["id"] for token in text.get("added_tokens", []) if token.get("special")},
     }
     limits = tuple(mediapipe_limits(encoder, text, settings, inputs))
+    notes = (_MULTI_LABEL,) if settings["activation"] == "sigmoid" else ()
+    segments = found.get("type_vocab_size")
+    if not pairs and config.representative_data is None and config.evaluation_data is None and (segments or 0) > 1:
+        notes += (_SINGLE,)
     files = {TOKENIZER: _json(text), LABELS: _lines(labels)}
     if (text.get("model") or {}).get("type") == "WordPiece":
         files[VOCABULARY] = vocabulary(encoder)
-    told = card(folder)
+    written = card(folder)
     made = Package(
         TEXT,
         source.name,
         settings,
         files,
-        author=told.get("author", ""),
-        license=told.get("license", ""),
+        author=written.get("author", ""),
+        license=written.get("license", ""),
         for_mediapipe=config.mediapipe and not limits,
         score_threshold=config.score_threshold,
         limits=limits,
+        notes=notes,
     )
     if limits:
-        return replace(
-            made, notes=(f"MediaPipe's TextClassifier cannot run these files: {'; '.join(limits)}. edgekit predict can.",)
-        )
-    if not config.mediapipe:
+        told = f"MediaPipe's TextClassifier cannot run these files: {'; '.join(limits)}. edgekit predict can."
+    elif config.mediapipe:
+        told = "MediaPipe lower-cases ASCII alone and keeps accents: texts with accents get other ids there."
+    else:
         return made
-    return replace(made, notes=("MediaPipe lower-cases ASCII alone and keeps accents: texts with accents get other ids there.",))
+    return replace(made, notes=(told, *notes))
 
 
 def mediapipe_limits(encoder: Any, text: Mapping[str, Any], settings: Mapping[str, Any], inputs: Sequence[str]) -> list[str]:

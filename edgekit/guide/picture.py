@@ -60,8 +60,11 @@ def _rows(taken: dict[str, str]) -> Iterator[_Row]:
         told = f"{answer} → {text}" if answer and answer != place else text
         yield _Row(depth, answer, tuple(textwrap.wrap(told, int(room / _CHARACTER))), leaf, on_path, parent)
         if not leaf:
-            for option, to in reversed(list(TREE[place].answers.items())):
-                stack.append((depth + 1, option, to, on_path and taken.get(place) == option, number))
+            options: dict[str, list[str]] = {}
+            for option, to in TREE[place].answers.items():
+                options.setdefault(to, []).append(option)
+            for to, leading in reversed(options.items()):
+                stack.append((depth + 1, " or ".join(leading), to, on_path and taken.get(place) in leading, number))
         number += 1
 
 

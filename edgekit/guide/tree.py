@@ -133,19 +133,22 @@ TREE: Mapping[str, Node] = MappingProxyType(
             "Which scheme that needs no data is best?",
             {**{name: name for name in ("int8", "dynamic", "float16", "float32")}, "none": "data first"},
         ),
-        "quantized": Node("Does a quantized file keep the accuracy?", {"yes": "measured", "no": "labels"}),
+        "quantized": Node(
+            "Does a quantized file keep the accuracy?", {"yes": "measured", "not judged": "measured", "no": "labels"}
+        ),
         "measured": Node("Which of those that keep it is best?", {name: name for name in reversed(SIMPLEST_FIRST)}),
         "labels": Node("Are the rows labelled?", {"yes": "quantization-aware training", "no": "floats"}),
         "floats": Node(
             "Which float file is best?", {"float16": "float16", "float32": "float32", "neither was measured": "diagnose"}
         ),
         "half": Node(
-            "Does float16 keep the accuracy?", {"yes": "float16", "no": "float32", "neither was measured": "no float file"}
+            "Does float16 keep the accuracy?",
+            {"yes": "float16", "not judged": "float16", "no": "float32", "neither was measured": "no float file"},
         ),
         "integer data": Node("Is there data to calibrate on?", {"no": "data first", "yes": "integers"}),
         "integers": Node("Is there a file with integers in every op?", {"no": "no integer-only file", "yes": "ops"}),
         "ops": Node("Does the target run its ops?", {"no": "other ops", "yes": "integers keep"}),
-        "integers keep": Node("Does it keep the accuracy?", {"yes": "room", "no": "integer labels"}),
+        "integers keep": Node("Does it keep the accuracy?", {"yes": "room", "not judged": "room", "no": "integer labels"}),
         "integer labels": Node("Are the rows labelled?", {"yes": "quantization-aware training", "no": "diagnose"}),
         "room": Node("Is there room for it?", {"yes": INTEGER_ONLY, "no": "shrink"}),
     }

@@ -101,7 +101,7 @@ class _Walk:
         gaining = [item for item in eight if self._gains(item)] if self.question.data is Data.LABELLED else []
         relevant = gaining or eight
         if keeping := [item for item in relevant if self._keeps(item)]:
-            return "yes", "; ".join(f"{item.name} {self._loss_words(item)}" for item in keeping)
+            return self._kept(keeping), "; ".join(f"{item.name} {self._loss_words(item)}" for item in keeping)
         told = "; ".join(self._why_not(item) for item in relevant) or "0 quantized files ran"
         return "no", f"{told}; {self._allowed()}"
 
@@ -141,7 +141,7 @@ class _Walk:
         half = next((item for item in self.ran if item.scheme == "float16"), None)
         if half is not None and self._keeps(half):
             self.chosen = half
-            return "yes", f"float16 {self._loss_words(half)}"
+            return self._kept([half]), f"float16 {self._loss_words(half)}"
         if self.reference is None or not self.reference.usable:
             return "neither was measured", f"0 of {len(self.all)} files are in float32, or in a float16 that keeps the accuracy"
         self.chosen = self.reference
@@ -182,7 +182,8 @@ class _Walk:
     def _integers_keep(self) -> tuple[str, str]:
         if self.chosen is None:
             return "no", "0 files ran"
-        return "yes" if self._keeps(self.chosen) else "no", f"{self._loss_words(self.chosen)}; {self._allowed()}"
+        kept = self._kept([self.chosen]) if self._keeps(self.chosen) else "no"
+        return kept, f"{self._loss_words(self.chosen)}; {self._allowed()}"
 
     def _integer_labels(self) -> tuple[str, str]:
         told = f"{self.question.data} data; {self.steps[-1].decided_by}"
@@ -305,6 +306,10 @@ class _Walk:
 
     def _keeps(self, item: Candidate) -> bool:
         return item.refused is None and (self._loss(item) or 0.0) <= self.question.max_drop
+
+    def _kept(self, keeping: Sequence[Candidate]) -> str:
+        """What is said of files that nothing speaks against: what was not judged keeps nothing for certain."""
+        return "yes" if any(self._loss(item) is not None for item in keeping) else "not judged"
 
     def _highest(self, item: Candidate) -> float:
         """The greatest loss that the rows do not rule out."""

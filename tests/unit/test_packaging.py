@@ -74,6 +74,29 @@ def test_a_text_classifier_carries_all_that_it_needs(tiny_bert, model, tmp_path)
     assert Model(target).signature == Model(model).signature
 
 
+def test_without_data_a_model_with_segments_is_told_to_take_single_texts(tiny_bert, model, tmp_path):
+    def notes(**settings):
+        folder = tmp_path / "-".join(["bert", *settings, *map(str, settings.values())])
+        shutil.copytree(tiny_bert, folder)
+        written = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**written, **settings}))
+        return [line for line in of_folder(folder, model).notes if "single texts" in line]
+
+    assert len(notes(type_vocab_size=2)) == 1
+    assert notes(type_vocab_size=1) == notes(type_vocab_size=None) == []
+    given = replace(CONFIG, evaluation_data="dev.tsv")
+    assert of_folder(tmp_path / "bert-type_vocab_size-2", model, given).notes == ()
+
+
+def test_several_labels_a_row_are_told_not_to_be_judged_as_such(tiny_bert, model, tmp_path):
+    shutil.copytree(tiny_bert, folder := tmp_path / "bert")
+    written = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**written, "problem_type": "multi_label_classification"}))
+    given = replace(CONFIG, evaluation_data="dev.tsv")
+    (note,) = of_folder(folder, model, given).notes
+    assert "accuracy and agreement go by the highest" in note
+
+
 def test_for_mediapipe_the_metadata_follows_the_order_of_the_inputs(tiny_bert, model, tmp_path):
     target = tmp_path / "packed.tflite"
     of_folder(tiny_bert, model, replace(CONFIG, mediapipe=True, score_threshold=0.5)).write(model, target, "float32")

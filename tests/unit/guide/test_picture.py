@@ -30,6 +30,13 @@ def test_the_path_alone_is_set_off() -> None:
     assert "font-weight" not in svg()
 
 
+def test_answers_that_lead_to_the_same_end_are_drawn_once() -> None:
+    path = (*PATH[:1], Step("data", "", "rows to calibrate on", ""), Step("quantized", "", "not judged", ""))
+    assert _texts(svg(path)).count(TREE["measured"].question) == 1
+    bold = [text.text for text in ET.fromstring(svg(path)).iter(f"{SVG}text") if text.get("font-weight") == "600"]
+    assert any("yes or not judged" in str(line) for line in bold)
+
+
 def test_nothing_reaches_over_the_edge_of_a_phone() -> None:
     picture = ET.fromstring(svg(PATH, "a <model> & more"))
     assert picture.get("viewBox", "").split()[2] == str(WIDTH) == "400"

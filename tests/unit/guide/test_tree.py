@@ -129,6 +129,13 @@ CASES: dict[str, tuple[Question, list[Candidate], str]] = {
         model(dynamic=measured("dynamic", 23.7, 8.2), int8=measured("int8", 23.9, 2.79, 30), int16x8=None),
         "dynamic",
     ),
+    "nothing was judged": (UNLABELLED, [NO_DATA[0], measured("int8", 23, 2.7, rows=0)], "int8"),
+    "GPU, nothing was judged": (Question(hardware=Hardware.GPU), NO_DATA, "float16"),
+    "accelerator, nothing was judged": (
+        edge(data=Data.REPRESENTATIVE),
+        [measured(INTEGER_ONLY, 4.0, 1.0, rows=0, fit=fit(Hardware.EDGETPU))],
+        INTEGER_ONLY,
+    ),
     "GPU": (Question(hardware=Hardware.GPU, data=Data.LABELLED), model(), "float16"),
     "GPU, float16 loses": (
         Question(hardware=Hardware.GPU, data=Data.LABELLED),
@@ -217,7 +224,7 @@ def test_every_leaf_is_reached() -> None:
 def test_every_answer_leads_somewhere_and_every_node_is_asked_once() -> None:
     targets = [to for node in TREE.values() for to in node.answers.values()]
     assert all(to in TREE or to in LEAVES for to in targets)
-    inner = [to for to in targets if to in TREE]
+    inner = [to for node in TREE.values() for to in set(node.answers.values()) if to in TREE]
     assert sorted([*inner, ROOT]) == sorted(TREE)
 
 
@@ -286,6 +293,12 @@ def test_rows_to_judge_on_count_without_rows_to_calibrate_on() -> None:
     assert found.leaf == "dynamic"
     assert found.path[1].decided_by == "0 rows to calibrate on, judged on 500 rows of dev.tsv"
     assert "loses 0.0 points" in found.reason
+
+
+@pytest.mark.parametrize("case", ["nothing was judged", "GPU, nothing was judged", "accelerator, nothing was judged"])
+def test_what_was_not_judged_is_not_said_to_keep_the_accuracy(case: str) -> None:
+    answers = {step.question: step.answer for step in ended(case).path if "keep the accuracy" in step.question}
+    assert list(answers.values()) == ["not judged"]
 
 
 def test_a_gain_is_more_than_noise() -> None:
