@@ -192,8 +192,10 @@ def _converted(
         refused = result.refused
         if refused is not None and not kept:
             refused = refused.removesuffix(f"; kept as {file}")
-        brought = result.scheme in config.brings
-        candidates.append(Candidate(result.scheme, integer_only, figures, refused, _fit(target, file), brought))
+        brought, fitted = result.scheme in config.brings, _fit(target, file)
+        if figures is not None and not (kept and file.is_file()):
+            figures = _named(figures, room)
+        candidates.append(Candidate(result.scheme, integer_only, figures, refused, fitted, brought))
     return _Found(
         source.name,
         model,
@@ -207,6 +209,13 @@ def _converted(
         ends=ends,
         notes=made.notes,
     )
+
+
+def _named(figures: Measurement, room: Path) -> Measurement:
+    """With what its file was called in `room` in place of a path that leads nowhere once the temporary folder is gone."""
+    path = Path(figures.path)
+    name = str(path.relative_to(room) if path.is_relative_to(room) else path.name)
+    return replace(figures, path=name, failure=figures.failure and figures.failure.replace(figures.path, name))
 
 
 def _ends(float32: Path | None, kind: Kind | None) -> tuple[str, str]:
@@ -378,7 +387,7 @@ def _timed_apart(
     files = ", ".join(str(file.relative_to(folder)) for file in apart)
     return (
         f"Timed in another run than float32, so that p50 compares loosely: {files}; edgekit benchmark with all of them and "
-        f"--out {folder / FILE_NAME} times them in turns.",
+        f"--out {folder / FILE_NAME}{' --overwrite' if newer else ''} times them in turns.",
     )
 
 

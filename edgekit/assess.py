@@ -10,7 +10,7 @@ from typing import Any
 
 from edgekit import checkpoint
 from edgekit.data import sources
-from edgekit.data.encode import Encoding, encode
+from edgekit.data.encode import Encoding, encode, refuse_statistics
 from edgekit.data.representative import draw
 from edgekit.data.samples import Samples, described
 from edgekit.data.sources import Columns, Rows
@@ -70,8 +70,9 @@ def chooses(file: Path) -> bool:
 
 
 def rows_of(data: Data, seed: int) -> Rows:
-    """The rows that are judged on, `limit` of them drawn with `seed`. Raises `DatasetError`."""
+    """The rows that are judged on, `limit` of them drawn with `seed`. Raises `DatasetError` and `ConfigError`."""
     rows = sources.read(data.dataset, text_columns=data.columns.text_columns, label_column=data.columns.label_column)
+    refuse_statistics(rows, data.mean, data.std)
     return sources.take(rows, draw(rows, data.limit, seed)) if data.limit else rows
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from edgekit import artifacts, bridge, checkpoint, lengths, packaging, ranges
 from edgekit.bridge import Bridge, FloatModel, Kind, Source, Step
 from edgekit.data import sources
-from edgekit.data.encode import Encoding, encode
+from edgekit.data.encode import Encoding, encode, refuse_statistics
 from edgekit.data.representative import COUNT, MINIMUM, RepresentativeDataset, draw
 from edgekit.data.samples import Samples, described, random_samples
 from edgekit.data.sources import Columns, Rows, TextRows
@@ -189,6 +189,7 @@ def convert(
     planned = read_plan(config.plan, parents) if config.plan is not None else None
     trained, other = ranges.read(source.path) if source.kind is Kind.CHECKPOINT else (None, "")
     drawn = read_rows(config, columns or Columns())
+    refuse_statistics(drawn.judged or drawn.calibration, config.mean, config.std)
     worker = Worker(on_progress=on_progress)
     tell = _Teller(
         on_progress, len(wanted) + 4 + any(scheme.activations == "int16" for scheme in wanted) + bool(config.sequence_lengths)
@@ -368,6 +369,8 @@ def _check(source: Source, config: ConvertConfig) -> None:
     if source.kind is Kind.CHECKPOINT:
         if config.inputs != "float32":
             raise ConfigError(f"{source.name}: takes token ids, which stay int32 always; leave out --inputs {config.inputs}")
+        if config.mean is not None or config.std is not None:
+            raise ConfigError(f"{source.name}: takes token ids, which --mean and --std do not normalize; leave them out")
         if config.input_shapes:
             raise ConfigError(f"{source.name}: --input-shape is for .onnx files; give a checkpoint's length with --max-length")
         if config.mediapipe and (config.integer_only or config.outputs != "float32"):

@@ -161,16 +161,17 @@ def data(
     return Data(dataset, named, mean=numbers("--mean", mean), std=numbers("--std", std), **rest)
 
 
-def report_format(out: Path) -> "Format":
+def report_format(out: Path, *, overwrite: bool) -> "Format":
     """What a report's file name says it is.
 
-    Raises `OutputError` for a place that cannot be written, before anything is measured.
+    Raises `OutputError` for a file that may not be replaced and a place that cannot be written, before anything is measured.
     """
-    from edgekit.artifacts import check_place
+    from edgekit.artifacts import check_place, refuse_existing
     from edgekit.recipe import Format
 
     kinds = {".html": Format.HTML, ".md": Format.MARKDOWN, ".json": Format.JSON}
     if out.suffix.lower() not in kinds:
         raise ConfigError(f"--out {out}: no such report format; end the name with {', '.join(kinds)}")
     check_place(out)
+    refuse_existing(out, overwrite=overwrite)
     return kinds[out.suffix.lower()]

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 @options.timing
 @options.normalize
 @options.columns
+@options.overwrite_option
 @options.common
 def benchmark(
     files: tuple[Path, ...],
@@ -36,6 +37,7 @@ def benchmark(
     benchmark_binary: Path | None,
     gpu: bool,
     out: Path | None,
+    overwrite: bool,
     threads: int,
     runs: int,
     warmup: int,
@@ -52,7 +54,7 @@ def benchmark(
     from edgekit.progress import progress
 
     config = BenchmarkConfig(threads=threads, runs=runs, warmup=warmup, rounds=rounds, seed=seed)
-    target = options.report_format(out) if out else None
+    target = options.report_format(out, overwrite=overwrite) if out else None
     if device is not None:
         serial = adb.serial_of(device)
         phone = _phone(device, benchmark_binary, config, gpu, elsewhere=bool(dataset or against))

@@ -22,6 +22,7 @@ from edgekit.options import DATASET, fail
 @options.timing
 @options.normalize
 @options.columns
+@options.overwrite_option
 @options.common
 def compare(
     versions: tuple[str, ...],
@@ -30,6 +31,7 @@ def compare(
     reference: str | None,
     max_length: int | None,
     outs: tuple[Path, ...],
+    overwrite: bool,
     threads: int,
     runs: int,
     warmup: int,
@@ -49,7 +51,7 @@ def compare(
 
     config = BenchmarkConfig(threads=threads, runs=runs, warmup=warmup, rounds=rounds, seed=seed)
     given = options.data(dataset=dataset, **data)
-    targets = [{options.report_format(out): out} for out in outs]
+    targets = [{options.report_format(out, overwrite=overwrite): out} for out in outs]
     with progress(quiet) as tell:
         report = comparing.compare(
             versions, given, config, names=names, reference=reference, max_length=max_length, on_progress=tell

@@ -20,13 +20,24 @@ from edgekit.options import DATASET
 @options.normalize
 @options.threads_option
 @options.columns
+@options.overwrite_option
 @options.common
-def diagnose(file: Path, against: Path, out: Path | None, threads: int, as_json: bool, quiet: bool, seed: int, **data: Any) -> None:
+def diagnose(
+    file: Path,
+    against: Path,
+    out: Path | None,
+    threads: int,
+    overwrite: bool,
+    as_json: bool,
+    quiet: bool,
+    seed: int,
+    **data: Any,
+) -> None:
     """Say why a quantized file is wrong or slow: each layer against the float file, the causes, and what mends them."""
     from edgekit import diagnosing
     from edgekit.progress import progress
 
-    target = options.report_format(out) if out else None
+    target = options.report_format(out, overwrite=overwrite) if out else None
     with progress(quiet) as tell:
         found = diagnosing.diagnose_file(file, against, options.data(**data), threads=threads, seed=seed, on_progress=tell)
     if target and out:

@@ -1,5 +1,6 @@
 """`edgekit evaluate`."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,8 @@ def evaluate(file: Path, against: Path | None, threads: int, as_json: bool, quie
         report = assess.assess(files, options.data(**data), config, reference=against, on_progress=tell)
     row = report.rows[0]
     if as_json:
-        print_json(row)
+        # One inference in one process is timed on the way, which says nothing; edgekit benchmark does.
+        print_json(replace(row, latency=None, samples_per_s=None, first_ms=None, load_ms=None))
     if failures := [one.failure for one in report.rows if one.failure]:
         fail("; ".join(failures), RefusedError.exit_code)
     if as_json:

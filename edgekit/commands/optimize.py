@@ -78,7 +78,7 @@ def optimize(
         )
     if found.published:
         for name in optimizing.REPORTS:
-            write_report(found.report, {options.report_format(out / name): out / name})
+            write_report(found.report, {options.report_format(out / name, overwrite=True): out / name})
     if as_json:
         print_json({"published": found.published, "refused": found.refusals, "report": found.report})
     else:

@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from edgekit import options
-from edgekit.errors import ConfigError, WorkerCrashed
+from edgekit.errors import ConfigError, DatasetError, WorkerCrashed
 
 _STREAM = "-"
 
@@ -35,12 +35,17 @@ def predict(file: Path, inputs: tuple[str, ...], pair: str | None, threads: int,
         predictor = Predictor(file, threads=threads)
     for number, given in enumerate(_each(inputs), 1):
         # A file with several sequence lengths loads those that are needed when they are.
-        with quiet_runtime():
-            if predictor.is_text:
-                text, second = halves(given, pair, pairs=predictor.pairs)
-                found = predictor.text(text, second)
-            else:
-                found = predictor.image(Path(given))
+        try:
+            with quiet_runtime():
+                if predictor.is_text:
+                    text, second = halves(given, pair, pairs=predictor.pairs)
+                    found = predictor.text(text, second)
+                elif given:
+                    found = predictor.image(Path(given))
+                else:
+                    raise DatasetError(f"{file}: takes images, and the name given is empty; give an image file")
+        except DatasetError as error:
+            raise DatasetError(f"input {number}: {error.message}" if _STREAM in inputs or inputs[1:] else error.message) from None
         if found.remark:
             click.echo(f"edgekit: note: input {number}: {found.remark}", err=True)
         if as_json:

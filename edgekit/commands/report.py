@@ -15,13 +15,13 @@ from edgekit.console import print_json
 @options.common
 def report(folder: Path, out: Path, overwrite: bool, as_json: bool, quiet: bool, seed: int) -> None:
     """Write the report of a run, or of the files converted into DIR, as HTML, Markdown or JSON."""
-    from edgekit import artifacts, assess
+    from edgekit import assess
     from edgekit.pipeline import write_report
     from edgekit.report.content import FILE_NAME, load
 
-    artifacts.refuse_existing(out, overwrite=overwrite)
+    kind = options.report_format(out, overwrite=overwrite)
     found = load(folder) if folder.is_file() or (folder / FILE_NAME).is_file() else assess.from_manifests(folder)
-    write_report(found, {options.report_format(out): out})
+    write_report(found, {kind: out})
     if as_json:
         print_json(found)
     else:

@@ -11,7 +11,7 @@ from edgekit.data.images import Preprocessing, encode_images, for_input, head_la
 from edgekit.data.samples import Samples
 from edgekit.data.sources import ArrayRows, ImageRows, Rows, TextRows
 from edgekit.data.text import encode_text
-from edgekit.errors import DatasetError
+from edgekit.errors import ConfigError, DatasetError
 from edgekit.spec import TensorSpec
 
 
@@ -67,6 +67,12 @@ def encode(rows: Rows, inputs: Sequence[TensorSpec], encoding: Encoding, folder:
     told = Preprocessing(encoding.mean or usual.mean, encoding.std or usual.std, usual.crop)
     preprocessing = for_input(inputs[0], told)
     return encode_images(rows, height, width, preprocessing, folder, inputs[0].name, encoding.classes, channels)
+
+
+def refuse_statistics(rows: Rows | None, mean: tuple[float, ...] | None, std: tuple[float, ...] | None) -> None:
+    """Raise `ConfigError` if texts were given with what normalizes images and arrays."""
+    if isinstance(rows, TextRows) and (mean is not None or std is not None):
+        raise ConfigError(f"{rows.origin}: holds texts, which --mean and --std do not normalize; leave them out")
 
 
 def _check_values(rows: ArrayRows, samples: Samples, vocabulary: int | None) -> None:

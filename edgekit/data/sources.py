@@ -3,7 +3,7 @@
 import difflib
 import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar, overload
@@ -28,6 +28,7 @@ PAIR_COLUMNS = (
 LABEL_COLUMNS = ("label", "labels", "class", "y", "target", "category")
 _ARRAY_LABELS = ("labels", "label", "y")
 _INTEGER = re.compile(r"[+-]?[0-9]+(\.0+)?")
+_NUMBER = re.compile(r"0|-?[1-9][0-9]*")
 
 
 @dataclass(frozen=True)
@@ -228,7 +229,10 @@ def _label(origin: str, column: str, row: int, value: Any) -> int | str:
 
 
 def _image_folder(folder: Path, limit: int | None, labelled: bool) -> ImageRows:
-    """`labels.tsv` has the columns file and label (a number, or a name of `class_names.txt`); `label` may be missing."""
+    """`labels.tsv` has the columns file and label, which may be missing: a name of `class_names.txt`, or a number.
+
+    Where the names are numbers themselves, a number is a name.
+    """
     table = folder / "labels.tsv"
     if not table.is_file():
         raise DatasetError(
@@ -246,6 +250,12 @@ def _image_folder(folder: Path, limit: int | None, labelled: bool) -> ImageRows:
     if "label" in values:
         labels = tuple(_image_label(table, row, value, class_names) for row, value in enumerate(values["label"]))
     return ImageRows(files, labels, class_names, str(folder))
+
+
+def are_numbers(names: Iterable[str]) -> bool:
+    """Whether classes are called by numbers (stars from 1 to 5): then a number in a label column is a name."""
+    found = list(names)
+    return bool(found) and all(_NUMBER.fullmatch(name) for name in found)
 
 
 def _class_names(listing: Path) -> tuple[str, ...]:
@@ -269,6 +279,8 @@ def _image_file(folder: Path, name: str, row: int) -> Path:
 
 def _image_label(table: Path, row: int, value: str, class_names: tuple[str, ...] | None) -> int:
     label = _label(str(table), "label", row, value)
+    if class_names is not None and are_numbers(class_names):
+        label = str(label)
     if isinstance(label, str):
         if class_names is None or label not in class_names:
             listing = "there is no class_names.txt" if class_names is None else "class_names.txt does not hold it"

@@ -1,7 +1,6 @@
 """Texts to token ids, masks and segments, through the `tokenizers` package: no framework is loaded."""
 
 import json
-import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from edgekit.data.samples import Array, Samples
-from edgekit.data.sources import TextRows
+from edgekit.data.sources import TextRows, are_numbers
 from edgekit.errors import CheckpointError, ConfigError, DatasetError, EdgekitError
 from edgekit.worker import Worker
 
@@ -18,7 +17,6 @@ from edgekit.worker import Worker
 _FIELDS = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
 _KNOWN_PADS = ("[PAD]", "<pad>", "<PAD>")
 _BATCH = 1024
-_NUMBER = re.compile(r"0|-?[1-9][0-9]*")
 
 
 def encode_text(
@@ -68,7 +66,7 @@ def class_numbers(rows: TextRows, label_ids: Mapping[str, int]) -> Array | None:
     """
     if rows.labels is None:
         return None
-    numbered = bool(label_ids) and not rows.class_names and all(_NUMBER.fullmatch(name) for name in label_ids)
+    numbered = not rows.class_names and are_numbers(label_ids)
     folded = {name.casefold(): number for name, number in label_ids.items()}
     renumbered: list[int] | None = None
     if rows.class_names and label_ids and all(name.casefold() in folded for name in rows.class_names):

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from edgekit.data.samples import Samples
-from edgekit.errors import ConfigError, DatasetError, EdgekitError, ModelFormatError, WorkerCrashed
+from edgekit.errors import DatasetError, EdgekitError, InputError, ModelFormatError, WorkerCrashed
 from edgekit.measure import causes
 from edgekit.measure.causes import Finding
 from edgekit.measure.layer_errors import MOST_DB, Layer, decibels, layer_errors, worst_first
@@ -57,13 +57,13 @@ class Diagnosis:
 
 
 def check(file: Path, against: Path) -> None:
-    """Raise `ModelFormatError` if one is no .tflite file or `against` is quantized, `ConfigError` if their inputs differ."""
+    """Raise `ModelFormatError` if one is no .tflite file or `against` is quantized, `InputError` if their inputs differ."""
     examined, reference = flatbuffer.read(file), flatbuffer.read(against)
     if any(tensor.scales and not tensor.data_bytes for tensor in _graph(reference).tensors) or _hybrid(_graph(reference)):
         raise ModelFormatError(f"{against}: is quantized itself; give the float32 file that {file.name} was made of")
     takes, wanted = ({spec.name: spec.shape for spec in model.signature(model.entry()).inputs} for model in (examined, reference))
     if takes != wanted:
-        raise ConfigError(
+        raise InputError(
             f"{file}: takes {_described(takes)}, {against.name} takes {_described(wanted)}; give the float file of the same model"
         )
 

@@ -49,6 +49,7 @@ WRONG: list[tuple[int, str, tuple[str, ...]]] = [
     (2, "maximum length of 2 leaves no room", (*CONVERT, "float32", "--max-length", "2")),
     (2, "max_length is 129 but bert takes 128 tokens", (*CONVERT, "float32", "--max-length", "129")),
     (2, "token ids", (*CONVERT, "int8", "--inputs", "int8", "--representative-data", "good.tsv")),
+    (2, "token ids, which --mean and --std do not normalize", (*CONVERT, "float32", "--mean", "0")),
     (2, "--bridge litert is for checkpoints", ("convert", "text.onnx", "--bridge", "litert", "--scheme", "float32")),
     (2, "max_length is 500 but bert takes 128", (*EXPORT, "onnx", "--max-length", "500")),
     (2, "'tflite' is not one of", (*EXPORT, "tflite")),
@@ -94,6 +95,15 @@ WRONG: list[tuple[int, str, tuple[str, ...]]] = [
     (6, "new_file: cannot be written", ("convert", "bert", "--scheme", "float32", "--out", "new_file")),
     (6, "cannot be written", ("convert", "bert", "--scheme", "float32", "--out", "new_file/below")),
     (6, "cannot be written", (*FINETUNE, "good.tsv", "--out", "new_file/below")),
+    *(
+        (6, "page.html: exists already; add --overwrite", (*command, "--out", "page.html"))
+        for command in (
+            ("report", "empty"),
+            ("benchmark", "text.tflite"),
+            ("compare", "bert", "--dataset", "good.tsv"),
+            ("diagnose", "text.tflite", "--against", "text.tflite", "--data", "good.tsv"),
+        )
+    ),
     (6, "bert: exists already", (*FINETUNE, "good.tsv", "--out", "bert")),
 ]
 
@@ -118,7 +128,7 @@ def place(tiny_bert: Path, tiny_tsv: Path, tmp_path_factory: pytest.TempPathFact
     (folder / "empty.tsv").write_bytes(b"")
     (folder / "empty").mkdir()
     (folder / "empty.tflite").write_bytes(b"")
-    for name in ("text.tflite", "text.onnx", "new_file"):
+    for name in ("text.tflite", "text.onnx", "new_file", "page.html"):
         (folder / name).write_text("what a person wrote" * 20)
     (folder / "unknown.toml").write_text('name = "x"\nout = "o"\n[modle]\nsource = "bert"\n')
     (folder / "latin.toml").write_bytes(b'name = "\xf6"\n')

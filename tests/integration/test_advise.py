@@ -162,6 +162,11 @@ def test_without_data_nothing_that_calibrates_is_tried(network: Path) -> None:
     assert {item["scheme"] for item in found["candidates"]} == {"float32", "float16", "dynamic"}
     assert {item["name"]: item["verdict"] for item in found["recommendation"]["passed"]}["int8"] == "needs data"
     assert any(line.startswith("data: none") for line in found["assumed"])
+    rows = {row["path"] for row in found["report"]["rows"]}
+    assert {item["measurement"]["path"] for item in found["candidates"]} == rows
+    assert rows == {f"{network.stem}_{scheme}.tflite" for scheme in ("float32", "float16", "dynamic")}
+    assert found["report"]["reference"] in rows
+    assert "edgekit-advise-" not in said.out
     assert "what it loses was not judged" in found["recommendation"]["reason"] or found["recommendation"]["leaf"] == "float32"
 
 

@@ -13,6 +13,7 @@ import pytest
 from edgekit import cli
 from edgekit.tflite import package
 from tests.commands import PROGRAM, edgekit, environment
+from tests.unit.classifiers import image_classifier
 
 COMMANDS = (
     "advise",
@@ -88,6 +89,7 @@ def test_evaluate_agrees_with_the_figures_that_convert_found(float32: Path, tiny
     promised = json.loads(float32.with_suffix(".json").read_text())["measured"]["measurement"]
     assert found["accuracy"] == promised["accuracy"]
     assert found["scheme"] == "float32"
+    assert found["latency"] is found["samples_per_s"] is None
 
 
 def test_evaluate_takes_arrays(float32: Path, tmp_path: Path) -> None:
@@ -298,7 +300,9 @@ def test_predict_tells_what_is_wrong_in_one_line(alone: Path, tmp_path: Path) ->
     bare = tmp_path / "elsewhere" / "bare.tflite"
     bare.parent.mkdir()
     bare.write_bytes(package.strip(alone.read_bytes()))
+    (image := tmp_path / "image.tflite").write_bytes(image_classifier())
     for arguments, code, line in (
+        ((image, ""), 3, f"error: {image}: takes images, and the name given is empty"),
         ((bare, "a"), 3, "holds no tokenizer, and there is no tokenizer.json beside it"),
         ((tmp_path / "absent.tflite", "a"), 3, "no such file"),
         ((alone, "a", "--pair", "b"), 3, "takes single texts"),
@@ -309,6 +313,14 @@ def test_predict_tells_what_is_wrong_in_one_line(alone: Path, tmp_path: Path) ->
         assert (said.code, said.out) == (code, "")
         assert len(said.err) == 1
         assert line in said.err[0]
+
+
+def test_predict_numbers_the_line_that_it_cannot_read(alone: Path) -> None:
+    done = subprocess.run(
+        [*PROGRAM, "predict", str(alone), "-"], input=b"fine\ncaf\xe9\n", capture_output=True, env=environment(), check=False
+    )
+    assert (done.returncode, done.stdout.count(b"\n")) == (3, 1)
+    assert done.stderr.decode().startswith(f"edgekit: error: input 2: {alone}: a text is not UTF-8")
 
 
 def test_predict_survives_what_crashes_the_interpreter(alone: Path) -> None:

@@ -5,9 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgekit.data.encode import Encoding, encode
+from edgekit.assess import Data, rows_of
+from edgekit.data.encode import Encoding, encode, refuse_statistics
 from edgekit.data.sources import ArrayRows, Rows, TextRows
-from edgekit.errors import DatasetError
+from edgekit.errors import ConfigError, DatasetError
 from edgekit.spec import TensorSpec
 
 IDS = (TensorSpec("input_ids", (1, 6), "int32"),)
@@ -36,3 +37,12 @@ def test_pairs_are_not_fed_as_single_texts_nor_the_other_way(rows: TextRows, pai
     with pytest.raises(DatasetError, match=rf"^{rows.origin}: the model {words}.* --text-column"):
         encode(rows, IDS, Encoding(tokenizer, pairs=pairs), tokenizer)
     assert len(encode(PAIRS, IDS, Encoding(tokenizer, pairs=True), tokenizer)) == 2
+
+
+def test_texts_have_no_mean_to_take_off(tiny_tsv: Path) -> None:
+    refuse_statistics(SINGLE, None, None)
+    refuse_statistics(ArrayRows({}, None, "rows.npz"), (0.5,), None)
+    with pytest.raises(ConfigError, match=r"single\.tsv: holds texts, which --mean and --std do not normalize"):
+        refuse_statistics(SINGLE, None, (2.0,))
+    with pytest.raises(ConfigError, match="holds texts"):
+        rows_of(Data(str(tiny_tsv), mean=(0.5,)), 0)

@@ -276,6 +276,16 @@ def test_image_folder(tmp_path: Path, below: str) -> None:
     assert (second.files[0].name, second.labels) == ("two.png", (0,))
 
 
+def test_numbers_are_names_where_the_classes_of_an_image_folder_are_called_by_numbers(tmp_path: Path) -> None:
+    rows = read(image_folder(tmp_path, "file\tlabel\none.png\t1\ntwo.png\t3.0\n", "1\n2\n3\n"))
+    assert isinstance(rows, ImageRows)
+    assert rows.labels == (0, 2)
+    with pytest.raises(DatasetError, match="label '0' but class_names.txt does not hold it"):
+        read(image_folder(tmp_path, "file\tlabel\none.png\t0\n", "1\n2\n3\n"))
+    mixed = read(image_folder(tmp_path, "file\tlabel\none.png\t1\n", "1\ncat\n"))
+    assert mixed.labels == (1,)  # type: ignore[union-attr]
+
+
 def test_image_folder_without_labels(tmp_path: Path) -> None:
     rows = read(image_folder(tmp_path, "file\none.png\ntwo.png\n"), limit=1)
     assert isinstance(rows, ImageRows)

@@ -10,7 +10,7 @@ import pytest
 
 from edgekit.artifacts import to_json
 from edgekit.data.samples import Samples
-from edgekit.errors import ConfigError, DatasetError, ModelFormatError
+from edgekit.errors import DatasetError, InputError, ModelFormatError
 from edgekit.measure.causes import of_layers, of_scales
 from edgekit.measure.diagnose import diagnose
 from edgekit.measure.layer_errors import MOST_DB, Layer, decibels, representable
@@ -201,7 +201,7 @@ def test_files_that_do_not_belong_together(conv, tokens, tmp_path):
     floating, file, rows = conv
     with pytest.raises(ModelFormatError, match="quantized itself"):
         diagnose(floating, file, rows)
-    with pytest.raises(ConfigError, match="takes input_ids"):
+    with pytest.raises(InputError, match="takes input_ids"):
         diagnose(tokens[1], floating, rows)
     with pytest.raises(ModelFormatError, match="no such file"):
         diagnose(tmp_path / "none.tflite", floating, rows)
