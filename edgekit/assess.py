@@ -188,15 +188,17 @@ def from_manifests(folder: Path) -> Report:
             f"{folder}: holds neither report.json nor .tflite files with manifests; run edgekit convert or edgekit run first"
         )
     rows = tuple(measurement({**manifest["measured"]["measurement"], "path": str(file)}) for file, manifest in found)
+    # A file that was trained for its scheme was measured under a name of its own.
+    called = [row.scheme or manifest["config"]["scheme"] for row, (_, manifest) in zip(rows, found, strict=True)]
     return Report(
         title=f"edgekit convert: {folder.resolve().name}",
-        model=", ".join(sorted({_model_name(file, manifest["config"]["scheme"]) for file, manifest in found})),
+        model=", ".join(sorted({_model_name(file, name) for name, (file, _) in zip(called, found, strict=True)})),
         data=", ".join(sorted({manifest["measured"]["data"] for _, manifest in found})),
         machine=machine(),
         settings={"threads": rows[0].threads, "batch": 1},
         rows=rows,
         reference=next((row.path for row in rows if row.scheme == "float32"), ""),
-        notes=tuple(f"{manifest['config']['scheme']}: {manifest['measured']['plan']['reason']}" for _, manifest in found),
+        notes=tuple(f"{name}: {manifest['measured']['plan']['reason']}" for name, (_, manifest) in zip(called, found, strict=True)),
     )
 
 

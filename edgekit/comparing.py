@@ -163,14 +163,17 @@ def _version(name: str, path: Path, data: Data, room: Path) -> _Version:
 
 def _exported(file: Path) -> tuple[Path | None, int | None]:
     """The checkpoint that `edgekit export` made `file` from, if it is still there, and the length it was exported at."""
-    try:
-        manifest: dict[str, Any] = json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))
-        if manifest["path"] != file.name:
-            return None, None
-        sources = [Path(parent) for parent in manifest["parents"] if (Path(parent) / "config.json").is_file()]
-        return next(iter(sources), None), int(manifest["config"]["max_length"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None, None
+    # Files of earlier exports have it under their stem.
+    for beside in (file.with_name(f"{file.name}.json"), file.with_suffix(".json")):
+        try:
+            manifest: dict[str, Any] = json.loads(beside.read_text(encoding="utf-8"))
+            if manifest["path"] != file.name:
+                continue
+            sources = [Path(parent) for parent in manifest["parents"] if (Path(parent) / "config.json").is_file()]
+            return next(iter(sources), None), int(manifest["config"]["max_length"])
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            continue
+    return None, None
 
 
 def _tokenizer(*folders: Path | None) -> Path | None:

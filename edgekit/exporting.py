@@ -148,9 +148,8 @@ def _check(kind: Format, max_length: int, backend: str, max_drop: float) -> None
 
 
 def _manifest(kind: Format, out: Path) -> Path:
-    if kind in _CHECKPOINTS:
-        return out / artifacts.MANIFEST
-    return out.with_name(f"{out.name}.json") if out.suffix == "" else out.with_suffix(".json")
+    """With the file's whole name, since one checkpoint's formats lie side by side under one stem."""
+    return out / artifacts.MANIFEST if kind in _CHECKPOINTS else out.with_name(f"{out.name}.json")
 
 
 def _samples(folder: Path, settings: _Settings, columns: Columns, work: Path) -> Samples:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from edgekit.assess import Data
-from edgekit.comparing import compare
+from edgekit.comparing import _exported, compare
 from edgekit.errors import ConfigError
 from edgekit.measure.benchmark import BenchmarkConfig
 from edgekit.report.content import Report
@@ -104,6 +104,14 @@ def test_names_and_reference_have_to_fit(folder: Path, tiny_tsv: Path) -> None:
             compare(paths, Data(str(tiny_tsv)), QUICK, **wrong)
     with pytest.raises(ConfigError, match="given twice"):
         compare([paths[0], paths[0]], Data(str(tiny_tsv)), QUICK)
+
+
+def test_each_format_under_one_stem_has_a_manifest_of_its_own(tiny_bert: Path, tmp_path: Path) -> None:
+    for name, manifest, length in (("x.onnx", "x.json", 16), ("x.ort", "x.ort.json", 32)):
+        told = {"path": name, "parents": {str(tiny_bert): ""}, "config": {"max_length": length}}
+        (tmp_path / manifest).write_text(json.dumps(told))
+        assert _exported(tmp_path / name) == (tiny_bert, length)
+    assert _exported(tmp_path / "x.pt") == (None, None)
 
 
 def traced(checkpoint: Path, target: Path) -> None:

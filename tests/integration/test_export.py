@@ -97,9 +97,9 @@ def test_export_publishes_what_agrees_with_pytorch(pruned_bert: Path, tiny_tsv: 
         assert visible(tmp_path) == {"saved", "saved.json"}
         assert visible(out) >= TOKENIZER
     else:
-        assert visible(tmp_path) == {out.name, "model.json", *TOKENIZER}
+        assert visible(tmp_path) == {out.name, f"{out.name}.json", *TOKENIZER}
         assert (tmp_path / "tokenizer.json").read_bytes() == (pruned_bert / "tokenizer.json").read_bytes()
-    manifest = json.loads((out / "edgekit.json" if compact else tmp_path / f"{out.stem}.json").read_text())
+    manifest = json.loads((out / "edgekit.json" if compact else tmp_path / f"{out.name}.json").read_text())
     assert manifest["kind"] == ("checkpoint" if compact else kind)
     assert manifest["sha256"] == made.sha256
     measured = manifest["measured"]

@@ -135,7 +135,10 @@ def _check_published(made: Path) -> None:
     row = model._publish(made / "qat.tflite", made / "small.h5", Measurement("qat.tflite", 1, None, "qat"))
     final = Path(row.path)
     assert manifest_of(final)["config"]["technique"] == "qat"
-    assert [Path(found.path) for found in from_manifests(made / "out").rows] == [final]
+    told = from_manifests(made / "out")
+    assert [Path(found.path) for found in told.rows] == [final]
+    assert final.stem == f"{told.model}_qat"
+    assert told.notes[0].startswith("qat: ")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(guided, "benchmark", lambda *_, **__: [Measurement("float32.tflite", 1, None, "float32")])
         model._benchmark(made / "small.h5", {made / "float32.tflite": "float32"}, Samples({"x": np.zeros((1, 1))}))
