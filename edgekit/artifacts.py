@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +25,8 @@ from edgekit.errors import DISK_FULL, OutputError
 MANIFEST = "edgekit.json"
 LOCK_NAME = ".edgekit.lock"
 _PARTIAL = ".edgekit-partial-"
+# Between making a work folder's lock and holding it lies a moment.
+_YOUNG_SECONDS = 60
 
 
 @dataclass(frozen=True)
@@ -167,6 +170,32 @@ def _leave_nothing(folder: Path, made: Sequence[Path]) -> None:
         for place in made:
             if place.exists():
                 place.rmdir()
+
+
+@contextlib.contextmanager
+def work_folder(prefix: str) -> Iterator[Path]:
+    """A temporary folder that is gone when the block ends; those of the same `prefix` that killed runs left go first."""
+    for left in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
+        _sweep(left)
+    with tempfile.TemporaryDirectory(prefix=prefix) as made:
+        # The system takes the lock back from a process that is killed, which tells its folder from one at work.
+        lock = filelock.FileLock(Path(made) / LOCK_NAME)
+        with contextlib.suppress(OSError, NotImplementedError, filelock.Timeout):
+            lock.acquire(blocking=False)
+        try:
+            yield Path(made)
+        finally:
+            lock.release()
+
+
+def _sweep(left: Path) -> None:
+    """Remove a work folder of this user's whose lock nobody holds."""
+    lock = left / LOCK_NAME
+    with contextlib.suppress(OSError, NotImplementedError, filelock.Timeout):
+        if left.is_symlink() or left.stat().st_uid != os.getuid() or time.time() - lock.stat().st_mtime < _YOUNG_SECONDS:
+            return
+        with filelock.FileLock(lock, timeout=0):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def refuse_existing(path: Path, *, overwrite: bool) -> None:

@@ -1,7 +1,6 @@
 """One model to .tflite files in the schemes asked for: made, run, compared, and published with their figures or refused."""
 
 import contextlib
-import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -194,8 +193,7 @@ def convert(
     tell = _Teller(
         on_progress, len(wanted) + 4 + any(scheme.activations == "int16" for scheme in wanted) + bool(config.sequence_lengths)
     )
-    with artifacts.claimed(out), tempfile.TemporaryDirectory(prefix="edgekit-convert-") as room:
-        work = Path(room)
+    with artifacts.claimed(out), artifacts.work_folder("edgekit-convert-") as work:
         tell("to float32 .tflite")
         float_model, data = _float_model(source, config, drawn, work, worker)
         package = packaging.of_source(source, float_model.path, drawn.judged or drawn.calibration, config)

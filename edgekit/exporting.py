@@ -2,7 +2,6 @@
 
 import enum
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -104,8 +103,7 @@ def export_checkpoint(
         checkpoint.refuse_other_tokenizer(folder, out.parent, overwrite=overwrite)
     worker = Worker(on_progress=on_progress)
     settings = _Settings(kind, dataset, max_length, seed, *((backend, max_drop) if kind is Format.INT8 else (None, None)))
-    with artifacts.claimed(out.parent), tempfile.TemporaryDirectory(prefix="edgekit-export-") as room:
-        work = Path(room)
+    with artifacts.claimed(out.parent), artifacts.work_folder("edgekit-export-") as work:
         rows = work / "rows"
         _samples(folder, settings, columns or Columns(), work).save(rows)
         if on_progress is not None:

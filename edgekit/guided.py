@@ -1,7 +1,6 @@
 """One model of the guide: made, converted in every scheme, and all of its files measured side by side."""
 
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -185,8 +184,8 @@ def measured(
     A scheme that fails or is refused is told in the result. Raises `EdgekitError` where there is no float32 file.
     """
     started = time.perf_counter()
-    with tempfile.TemporaryDirectory(prefix="edgekit-guide-") as room:
-        model = _Model(job, config, data, folder, Path(room), Worker(on_progress=on_progress))
+    with artifacts.work_folder("edgekit-guide-") as room:
+        model = _Model(job, config, data, folder, room, Worker(on_progress=on_progress))
         found = model.measured()
     return replace(found, seconds=round(time.perf_counter() - started, 1), peak_bytes=model.peak or None)
 

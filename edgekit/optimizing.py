@@ -1,7 +1,6 @@
 """Smaller and faster models from a Keras classifier by training: each converted, measured on unseen rows, published or refused."""
 
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -117,8 +116,7 @@ def run(
     given = _read(dataset, columns)
     judged = _read(evaluation_data, columns) if evaluation_data is not None else None
     worker = Worker(on_progress=on_progress)
-    with artifacts.claimed(out), tempfile.TemporaryDirectory(prefix="edgekit-optimize-") as place:
-        room = Path(place)
+    with artifacts.claimed(out), artifacts.work_folder("edgekit-optimize-") as room:
         spec, classes = worker.run(describe, source.path).value
         training, evaluation, notes = _rows(given, judged, config, spec, classes, room)
         training.save(room / "training")

@@ -7,6 +7,8 @@ import math
 import os
 import resource
 import stat
+import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -181,6 +183,34 @@ def test_a_claim_sweeps_what_a_killed_run_left(tmp_path: Path, contents: Content
     (folder / "model.tflite").write_bytes(b"kept")
     with artifacts.claimed(folder):
         assert set(contents(folder)) == {"model.tflite", artifacts.LOCK_NAME}
+
+
+def test_a_work_folder_sweeps_those_of_killed_runs_and_no_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+    def left(name: str, age: float) -> Path:
+        (folder := tmp_path / name).mkdir()
+        (folder / "model.tflite").write_bytes(b"half")
+        lock = folder / artifacts.LOCK_NAME
+        lock.touch()
+        os.utime(lock, (time.time() - age,) * 2)
+        return folder
+
+    dead, young, other = left("work-dead", 3600), left("work-young", 1), left("room-dead", 3600)
+    (tmp_path / "work-foreign").mkdir()
+    elsewhere = left("elsewhere", 3600)
+    (tmp_path / "work-link").symlink_to(elsewhere)
+    with artifacts.work_folder("work-") as alive:
+        os.utime(alive / artifacts.LOCK_NAME, (0, 0))
+        assert not dead.exists()
+        with artifacts.work_folder("work-") as second:
+            assert alive.is_dir()
+    assert not alive.exists()
+    assert not second.exists()
+    assert all((folder / "model.tflite").is_file() for folder in (young, other, elsewhere))
+    assert (tmp_path / "work-foreign").is_dir()
+    with pytest.raises(OSError, match="its own"), artifacts.work_folder("work-"):
+        raise OSError("its own")
 
 
 def test_a_folders_hash_is_that_of_its_names_and_contents(tmp_path: Path) -> None:
