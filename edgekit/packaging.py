@@ -225,10 +225,10 @@ def _of_checkpoint(source: Source, config: Any, inputs: Sequence[str]) -> Packag
         "special_token_ids": {token["content"]: token["id"] for token in text.get("added_tokens", []) if token.get("special")},
     }
     limits = tuple(mediapipe_limits(encoder, text, settings, inputs))
-    notes = (_MULTI_LABEL,) if settings["activation"] == "sigmoid" else ()
+    notes = [_MULTI_LABEL] if settings["activation"] == "sigmoid" else []
     segments = found.get("type_vocab_size")
     if not pairs and config.representative_data is None and config.evaluation_data is None and (segments or 0) > 1:
-        notes += (_SINGLE,)
+        notes.append(_SINGLE)
     files = {TOKENIZER: _json(text), LABELS: _lines(labels)}
     if (text.get("model") or {}).get("type") == "WordPiece":
         files[VOCABULARY] = vocabulary(encoder)
@@ -243,7 +243,7 @@ def _of_checkpoint(source: Source, config: Any, inputs: Sequence[str]) -> Packag
         for_mediapipe=config.mediapipe and not limits,
         score_threshold=config.score_threshold,
         limits=limits,
-        notes=notes,
+        notes=tuple(notes),
     )
     if limits:
         told = f"MediaPipe's TextClassifier cannot run these files: {'; '.join(limits)}. edgekit predict can."

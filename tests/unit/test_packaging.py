@@ -75,7 +75,7 @@ def test_a_text_classifier_carries_all_that_it_needs(tiny_bert, model, tmp_path)
 
 
 def test_without_data_a_model_with_segments_is_told_to_take_single_texts(tiny_bert, model, tmp_path):
-    def notes(**settings):
+    def notes(**settings: int | None) -> list[str]:
         folder = tmp_path / "-".join(["bert", *settings, *map(str, settings.values())])
         shutil.copytree(tiny_bert, folder)
         written = json.loads((folder / "config.json").read_text())

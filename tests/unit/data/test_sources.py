@@ -283,7 +283,8 @@ def test_numbers_are_names_where_the_classes_of_an_image_folder_are_called_by_nu
     with pytest.raises(DatasetError, match="label '0' but class_names.txt does not hold it"):
         read(image_folder(tmp_path, "file\tlabel\none.png\t0\n", "1\n2\n3\n"))
     mixed = read(image_folder(tmp_path, "file\tlabel\none.png\t1\n", "1\ncat\n"))
-    assert mixed.labels == (1,)  # type: ignore[union-attr]
+    assert isinstance(mixed, ImageRows)
+    assert mixed.labels == (1,)
 
 
 def test_image_folder_without_labels(tmp_path: Path) -> None:
