@@ -95,7 +95,7 @@ def recover(bench: Bench) -> None:
     answer = bench.run(
         *("compare", bench.model, half, whole["float32"], whole["dynamic"], *ours.values()),
         *("--dataset", bench.dev, "--max-length", LENGTH, "--reference", whole["float32"]),
-        *("--out", bench.work / "versions.html", "--out", bench.work / "versions.md"),
+        *("--out", bench.work / "versions.html", "--out", bench.work / "versions.md", "--overwrite"),
     )
     rows = {row["path"]: row for row in answer.told["rows"]}
     base = rows[str(whole["float32"])]
