@@ -153,7 +153,10 @@ class _Trial:
         self._key = hashlib.sha256(work.model.read_bytes() + work.calibration.read_bytes() + repr(work.form).encode()).hexdigest()
         self._known = dict(self._read())
         self.steps: list[Step] = []
-        self._switched: _Switched | None = None
+
+    @cached_property
+    def _switched(self) -> "_Switched":
+        return _Switched(self.work, self.ops)
 
     def run(self, what: str, kept: Sequence[str], rows: int) -> Step:
         """Run the model with only `kept` ops integer. Plans are compared with float32, ops alone with what none integer gives."""
@@ -167,11 +170,10 @@ class _Trial:
 
     def _made(self, what: str, kept: tuple[str, ...], rows: int) -> Step:
         started = time.perf_counter()
+        model = self._switched
         try:
-            if self._switched is None:
-                self._switched = _Switched(self.work, self.ops)
-            found = self._switched.outputs(kept, rows)
-            expected = (self._switched.outputs((), rows) if what == "alone" else self._switched.expected)[: len(found)]
+            found = model.outputs(kept, rows)
+            expected = (model.outputs((), rows) if what == "alone" else model.expected)[: len(found)]
             if not np.isfinite(found).all():
                 raise ModelFormatError(f"{self.work.model.name}: gives values that are not finite")
             step = Step(what, kept, len(found), sqnr_db(found, expected), compare(found, expected).same_argmax)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from edgekit.errors import ConversionError
 from edgekit.tflite.tree import listed, load, opcode, pack, text
 
 # The input that says of each op whether its integer form counts (1) or the other (0).
@@ -21,11 +22,11 @@ def both_ways(other: bytes, integer: bytes, ops: Sequence[str]) -> tuple[bytes, 
     """`other` with the integer form that `integer` has of each of `ops` beside it, and which of them have one that differs.
 
     Both are made from one graph, so that their tensors have the same names. The file takes one more input, `SWITCHES`
-    (ops that differ, 1) float32. Raises `ValueError` for a file that cannot be written again.
+    (ops that differ, 1) float32. Raises `ConversionError` for a file that cannot be written again.
     """
     tree, source = load(other), load(integer)
     if tree is None or source is None:
-        raise ValueError("a file above 2 GB cannot be written again")
+        raise ConversionError("the model is too large for a file with both forms of its ops; give a plan with --plan")
     mixer = _Mixer(tree, source)
     places = {_output(source.subgraphs[0], operator): operator for operator in source.subgraphs[0].operators}
     switched = mixer.mix({name: places[name] for name in ops if name in places})
@@ -56,11 +57,10 @@ class _Mixer:
         pairs = [(operator, _output(self.graph, operator)) for operator in operators]
         switched = tuple(name for operator, name in pairs if name in chosen and self._differs(operator, chosen[name]))
         self.graph.operators = []
-        if switched:
-            switches = self._unpack(len(switched))
+        switches = dict(zip(switched, self._unpack(len(switched)), strict=True)) if switched else {}
         for operator, name in pairs:
-            if name in switched:
-                self._beside(operator, chosen[name], *switches[switched.index(name)])
+            if name in switches:
+                self._beside(operator, chosen[name], *switches[name])
             else:
                 self.graph.operators.append(operator)
         return switched
