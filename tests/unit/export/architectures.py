@@ -95,6 +95,7 @@ def ranges(checkpoints: dict[str, Path], rows: Path) -> dict[str, TrainedRanges]
         rounding = FakeQuantization(model, batch, 10)
         with torch.no_grad():
             rounding.at(0)
+            torch.manual_seed(0)
             model.train()(**batch)
         found[name] = rounding.trained()
     return found

@@ -180,7 +180,10 @@ def test_each_op_computes_what_its_layer_does_with_rounding(rounded: dict[str, R
     expected = Worker(timeout_s=100).run(architectures.layer_outputs, made.file.parent, made.ranges, inputs).value
     for module, (_, output) in products.items():
         wanted = np.maximum(expected[module], 0) if module == "pre_classifier" else expected[module]
-        step = (made.ranges.layers[module].output[1] - made.ranges.layers[module].output[0]) / 255
-        away = np.abs(real(output).reshape(wanted.shape) - wanted)
+        low, high = made.ranges.layers[module].output
+        step = (high - low) / 255
+        given = real(output).reshape(wanted.shape)
+        # The next layer's input is the same tensor; dropout in between widened its range.
+        away = np.abs((np.minimum(given, high) if module == "pre_classifier" else given) - wanted)
         assert away.max() < 1.01 * step, module
         assert module == "pre_classifier" or (away > 0.5 * step).mean() < 0.05, "only what lies between two steps may differ"
