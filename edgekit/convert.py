@@ -201,7 +201,7 @@ def convert(
         # Also dynamic gains by it: its weights are rounded for what they will see.
         gaining = any(scheme.weights == "int8" and scheme.name not in config.brings for scheme in wanted)
         rows_to_see = data.calibration if gaining else None
-        calibrated = _Calibrated()
+        calibrated = _Calibrated(float_model.path)
         # Beside the files and not in the temporary folder, so that a search that was killed goes on from it.
         journal = out / f".{source.name}_int8.search.jsonl"
         settings = IntegerSettings(
@@ -285,8 +285,9 @@ def convert(
 
 @dataclass
 class _Calibrated:
-    """Where the calibration lies, or why there is none: the float schemes need none of it."""
+    """Where the calibration and the model that it looked at lie, or why there is none: the float schemes need none of it."""
 
+    model: Path
     path: Path | None = None
     failure: str = ""
 
@@ -294,9 +295,13 @@ class _Calibrated:
 def _calibrate(
     calibrated: _Calibrated, float_model: FloatModel, rows: Path, target: Path, method: str, worker: Worker, *, ranges: bool
 ) -> None:
+    # Under the name that messages call it by.
+    prepared = target.with_name("prepared") / float_model.path.name
+    prepared.parent.mkdir()
     try:
-        float_model.note("calibrate", worker.run(calibrate, float_model.path, rows, target, method, ranges=ranges))
-        calibrated.path = target
+        done = worker.run(calibrate, float_model.path, rows, target, method, ranges=ranges, looked_at=prepared)
+        float_model.note("calibrate", done)
+        calibrated.model, calibrated.path = prepared, target
     except EdgekitError as error:
         calibrated.failure = error.message
 
@@ -338,7 +343,8 @@ class _Maker:
         file = self.float_model if scheme.name == "float32" else self.work / f"{scheme.name}.tflite"
         found = {"samples": self.data.calibration, "calibration": self.calibrated.path}
         try:
-            plan = quantize(self.float_model, scheme, file, **found, settings=self.settings, worker=self.worker)
+            model = self.calibrated.model if scheme.weights == "int8" else self.float_model
+            plan = quantize(model, scheme, file, **found, settings=self.settings, worker=self.worker)
             if scheme.weights == "int8" and self.calibrated.failure:
                 told = f"weights are rounded one by one, since the representative data cannot be used: {self.calibrated.failure}"
                 plan = replace(plan, reason=f"{plan.reason}; {told}")
@@ -420,8 +426,8 @@ def read_rows(config: ConvertConfig, columns: Columns) -> Drawn:
 
 
 def _float_model(source: Source, config: ConvertConfig, drawn: Drawn, work: Path, worker: Worker) -> tuple[FloatModel, Data]:
+    rows = drawn.calibration or drawn.judged
     if source.kind is Kind.CHECKPOINT:
-        rows = drawn.calibration or drawn.judged
         pairs = isinstance(rows, TextRows) and rows.pairs is not None
         inputs = bridge.token_specs(config.max_length, pairs=pairs)
         known = checkpoint.vocabulary_size(source.path)
@@ -435,11 +441,7 @@ def _float_model(source: Source, config: ConvertConfig, drawn: Drawn, work: Path
         mean, std = config.mean, config.std
         if source.kind is Kind.TFLITE and mean is None and std is None:
             mean, std = metadata.normalization(flatbuffer.read(source.path).model_metadata)
-        tokenizer = (
-            package.tokenizer_of(source.path, work / "tokenizer")
-            if isinstance(drawn.calibration or drawn.judged, TextRows)
-            else None
-        )
+        tokenizer = package.tokenizer_of(source.path, work / "tokenizer") if isinstance(rows, TextRows) else None
         labels = package.settings(source.path).get("labels", ()) if tokenizer is not None else ()
         encoding = Encoding(tokenizer, {label: number for number, label in enumerate(labels)}, classes, mean=mean, std=std)
         data = _save(drawn, signature.inputs, encoding, config, work)

@@ -43,16 +43,21 @@ def check_method(method: str) -> None:
         raise ConfigError(f"calibration {method}: unknown; choose from {', '.join(CALIBRATIONS)}")
 
 
-def calibrate(model: Path, samples_folder: Path, target: Path, method: str = MINMAX, *, ranges: bool = True) -> None:
+def calibrate(
+    model: Path, samples_folder: Path, target: Path, method: str = MINMAX, *, ranges: bool = True, looked_at: Path | None = None
+) -> None:
     """Run `model` on the saved samples and write what `write_integer` needs to know of its float tensors to `target`.
 
     That is each one's range, which dynamic files do without (`ranges` False), and of matrix products what `bias.prepared` makes of
     their inputs. With `minmax` the range is the least and largest value over all samples; the other methods clip it, see
-    `histogram`, and keep those two as `least` and `greatest`, which int16 takes. Raises `ConfigError` for another method, and
+    `histogram`, and keep those two as `least` and `greatest`, which int16 takes. `looked_at` is where to write the
+    model as `prepare` leaves it, which spares all who quantize it that work. Raises `ConfigError` for another method, and
     `ConversionError` if the model does not run on the samples or a tensor takes a value that is not finite.
     """
     check_method(method)
     data = prepare(model.read_bytes())
+    if looked_at is not None:
+        looked_at.write_bytes(data)
     try:
         statistics = _ranges(model, data, samples_folder, method) if ranges else {}
         moments = gather(data, Samples.load(samples_folder))

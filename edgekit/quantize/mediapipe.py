@@ -56,7 +56,7 @@ def _add_segments(root: Any, entry: Entry) -> None:
     graph = root.subgraphs[entry.subgraph]
     tensor = copy.deepcopy(graph.tensors[next(iter(entry.inputs.values()))])
     tensor.name = f"serving_default_{SEGMENTS}:0".encode()
-    index = _append(graph, tensor)
+    index = tree.add_tensor(graph, tensor)
     graph.inputs = [*listed(graph.inputs), index]
     for signature in _signatures(root, entry):
         signature.inputs = [*listed(signature.inputs), _named(SEGMENTS, index)]
@@ -69,22 +69,14 @@ def _add_activation(root: Any, entry: Entry, activation: str) -> None:
     logits = next(iter(entry.outputs.values()))
     tensor = copy.deepcopy(graph.tensors[logits])
     tensor.name = SCORES.encode()
-    index = _append(graph, tensor)
+    index = tree.add_tensor(graph, tensor)
     name = ACTIVATIONS[activation]
-    operator = schema.OperatorT(opcodeIndex=tree.opcode(root, name), inputs=[logits], outputs=[index])
-    if name == "SOFTMAX":
-        operator.builtinOptionsType = schema.BuiltinOptions.SoftmaxOptions
-        operator.builtinOptions = schema.SoftmaxOptionsT(beta=1.0)
-    graph.operators = [*listed(graph.operators), operator]
+    options = schema.SoftmaxOptionsT(beta=1.0) if name == "SOFTMAX" else None
+    graph.operators = [*listed(graph.operators), tree.operation(root, name, [logits], [index], options)]
     graph.outputs = [index if output == logits else output for output in listed(graph.outputs)]
     for signature in _signatures(root, entry):
         others = [output for output in listed(signature.outputs) if output.tensorIndex != logits]
         signature.outputs = [_named(SCORES, index), *others]
-
-
-def _append(graph: Any, tensor: Any) -> int:
-    graph.tensors = [*graph.tensors, tensor]
-    return len(graph.tensors) - 1
 
 
 def _signatures(root: Any, entry: Entry) -> list[Any]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from edgekit.tflite import flatbuffer
-from edgekit.tflite.tree import listed, load, opcode, opcodes, pack
+from edgekit.tflite.tree import add_constant, add_tensor, listed, load, opcodes, operation, pack
 
 # The bias's place among the inputs of a FULLY_CONNECTED.
 _BIAS = 2
@@ -41,8 +41,8 @@ def prepare(model: bytes) -> bytes:
             tensor.name, changed = (tensor.name or b"tensor") + f"__{number}".encode(), True
     for graph, _, operator in _each(tree, "FULLY_CONNECTED"):
         changed |= _flatten_bias(graph, operator)
-    for graph, _, operator in _each(tree, *_RESHAPING):
-        changed |= _reshape(tree, graph, operator)
+    for graph, place, operator in _each(tree, *_RESHAPING):
+        changed |= _reshape(tree, graph, place, operator)
     for graph, place, operator in _each(tree, "GATHER"):
         changed |= _scale_columns(tree, graph, place, operator)
     return pack(tree) if changed else model
@@ -70,7 +70,7 @@ def _flatten_bias(graph: Any, operator: Any) -> bool:
     return True
 
 
-def _reshape(tree: Any, graph: Any, operator: Any) -> bool:
+def _reshape(tree: Any, graph: Any, place: int, operator: Any) -> bool:
     """Make a RESHAPE of an op that only adds or drops axes of length 1, where all lengths are known."""
     from ai_edge_litert import schema_py_generated as schema
 
@@ -78,11 +78,8 @@ def _reshape(tree: Any, graph: Any, operator: Any) -> bool:
     shape = [int(size) for size in listed(output.shape)]
     if output.type != schema.TensorType.FLOAT32 or any(size < 0 for size in listed(output.shapeSignature)) or not shape:
         return False
-    index = _constant(tree, graph, output.name + b"_shape", np.array(shape, np.int32), schema.TensorType.INT32)
-    operator.opcodeIndex = opcode(tree, "RESHAPE")
-    operator.inputs = [int(operator.inputs[0]), index]
-    operator.builtinOptionsType = schema.BuiltinOptions.ReshapeOptions
-    operator.builtinOptions = schema.ReshapeOptionsT(newShape=shape)
+    inputs = [operator.inputs[0], add_constant(tree, graph, output.name + b"_shape", np.array(shape, np.int32))]
+    graph.operators[place] = operation(tree, "RESHAPE", inputs, operator.outputs, schema.ReshapeOptionsT(newShape=shape))
     return True
 
 
@@ -107,26 +104,9 @@ def _scale_columns(tree: Any, graph: Any, place: int, operator: Any) -> bool:
         return False
     ranges = np.maximum(np.ceil(largest / largest.max() * _STEPS), 1).astype(np.float32) / _STEPS
     buffer.data = (values / ranges).astype(np.float32).reshape(-1).view(np.uint8)
-    graph.tensors.append(
-        schema.TensorT(shape=output.shape, shapeSignature=output.shapeSignature, buffer=0, name=output.name + b"_by_column")
-    )
-    looked_up = len(graph.tensors) - 1
-    factors = _constant(tree, graph, output.name + b"_column_ranges", ranges, schema.TensorType.FLOAT32)
-    scale = schema.OperatorT(
-        opcodeIndex=opcode(tree, "MUL"),
-        inputs=[looked_up, factors],
-        outputs=[int(operator.outputs[0])],
-        builtinOptionsType=schema.BuiltinOptions.MulOptions,
-        builtinOptions=schema.MulOptionsT(),
-    )
+    name = output.name + b"_by_column"
+    looked_up = add_tensor(graph, schema.TensorT(shape=output.shape, shapeSignature=output.shapeSignature, buffer=0, name=name))
+    factors = add_constant(tree, graph, output.name + b"_column_ranges", ranges)
+    graph.operators.insert(place + 1, operation(tree, "MUL", [looked_up, factors], operator.outputs, schema.MulOptionsT()))
     operator.outputs = [looked_up]
-    graph.operators.insert(place + 1, scale)
     return True
-
-
-def _constant(tree: Any, graph: Any, name: bytes, values: np.ndarray, dtype: int) -> int:
-    from ai_edge_litert import schema_py_generated as schema
-
-    tree.buffers.append(schema.BufferT(data=values.view(np.uint8)))
-    graph.tensors.append(schema.TensorT(shape=[*values.shape], type=dtype, buffer=len(tree.buffers) - 1, name=name))
-    return len(graph.tensors) - 1

@@ -12,7 +12,7 @@ from edgekit.quantize.prepare import prepare
 from edgekit.quantize.tensors import Tensors
 from edgekit.tflite import flatbuffer
 from edgekit.tflite.lengths import MASK
-from edgekit.tflite.tree import listed, load, opcode, opcodes, pack
+from edgekit.tflite.tree import add_constant, add_tensor, listed, load, opcodes, operation, pack
 
 # An output channel this many times the median one takes two bits of everyone's step.
 _OUTLIER = 4.0
@@ -91,14 +91,14 @@ class _Editor:
         for graph, place, operator in self._each("SQUARED_DIFFERENCE"):
             difference = self._tensor(graph, operator.outputs[0], b"difference")
             graph.operators[place : place + 1] = [
-                self._operator("SUB", operator.inputs, [difference]),
-                self._operator("MUL", [difference, difference], operator.outputs),
+                operation(self.root, "SUB", operator.inputs, [difference], self.schema.SubOptionsT()),
+                operation(self.root, "MUL", [difference, difference], operator.outputs, self.schema.MulOptionsT()),
             ]
 
     def gather_embeddings(self) -> None:
         for graph, place, operator in self._each("EMBEDDING_LOOKUP"):
             ids, table = operator.inputs
-            graph.operators[place] = self._operator("GATHER", [table, ids], operator.outputs)
+            graph.operators[place] = operation(self.root, "GATHER", [table, ids], operator.outputs, self.schema.GatherOptionsT())
 
     def scale_outliers(self, largest: Mapping[int, np.ndarray]) -> None:
         for graph, place, operator in self._each("FULLY_CONNECTED"):
@@ -111,7 +111,8 @@ class _Editor:
                 continue
             scaled = self._tensor(graph, index, b"scaled")
             operator.outputs = [scaled]
-            graph.operators.insert(place + 1, self._operator("MUL", [scaled, self._constant(graph, index, factors)], [index]))
+            by = add_constant(self.root, graph, graph.tensors[index].name + b"_factors", factors)
+            graph.operators.insert(place + 1, operation(self.root, "MUL", [scaled, by], [index], self.schema.MulOptionsT()))
 
     def _scales(self, operator: Any) -> bool:
         """Whether scaling what goes into the op's fused activation scales what comes out, as with none and with ReLU."""
@@ -145,25 +146,7 @@ class _Editor:
             for operator in [operator for operator in listed(graph.operators) if operator.opcodeIndex in wanted]:
                 yield graph, next(place for place, other in enumerate(graph.operators) if other is operator), operator
 
-    def _operator(self, name: str, inputs: Any, outputs: Any) -> Any:
-        options = {"SUB": "SubOptions", "MUL": "MulOptions", "GATHER": "GatherOptions"}[name]
-        return self.schema.OperatorT(
-            opcodeIndex=opcode(self.root, name),
-            inputs=[int(index) for index in inputs],
-            outputs=[int(index) for index in outputs],
-            builtinOptionsType=getattr(self.schema.BuiltinOptions, options),
-            builtinOptions=getattr(self.schema, f"{options}T")(),
-        )
-
     def _tensor(self, graph: Any, like: int, what: bytes) -> int:
         tensor = copy.deepcopy(graph.tensors[like])
         tensor.name, tensor.buffer = tensor.name + b"_" + what, 0
-        graph.tensors.append(tensor)
-        return len(graph.tensors) - 1
-
-    def _constant(self, graph: Any, like: int, values: np.ndarray) -> int:
-        index = self._tensor(graph, like, b"factors")
-        self.root.buffers.append(self.schema.BufferT(data=values.view(np.uint8)))
-        tensor = graph.tensors[index]
-        tensor.shape, tensor.shapeSignature, tensor.buffer = [len(values)], None, len(self.root.buffers) - 1
-        return index
+        return add_tensor(graph, tensor)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from edgekit.errors import ConversionError
-from edgekit.tflite.tree import listed, load, opcode, pack, text
+from edgekit.tflite.tree import add_constant, add_tensor, listed, load, opcode, operation, pack, text
 
 # The input that says of each op whether its integer form counts (1) or the other (0).
 SWITCHES = "edgekit_switches"
@@ -93,7 +93,8 @@ class _Mixer:
         name = self.known[max(code.builtinCode, code.deprecatedBuiltinCode)]
         if name in _POLES:
             bounded = self._like(int(operator.inputs[0]), f"{name} input")
-            least = self._constants(f"{text(self.graph.tensors[bounded].name)}/least", np.array([_LEAST], np.float32))
+            name_of_least = f"{text(self.graph.tensors[bounded].name)}/least".encode()
+            least = add_constant(self.tree, self.graph, name_of_least, np.array([_LEAST], np.float32))
             self._op("MAXIMUM", [int(operator.inputs[0]), least], [bounded], self.schema.MaximumMinimumOptionsT())
             operator.inputs = [bounded]
         operator.outputs = owns
@@ -127,44 +128,27 @@ class _Mixer:
         tensor.name = f"{text(tensor.name)}/integer".encode()
         self.tree.buffers.append(self.source.buffers[tensor.buffer])
         tensor.buffer = len(self.tree.buffers) - 1 if self._constant(index) else 0
-        self.graph.tensors.append(tensor)
-        return len(self.graph.tensors) - 1
+        return add_tensor(self.graph, tensor)
 
     def _like(self, index: int, what: str) -> int:
         tensor = self.graph.tensors[index]
-        made = self.schema.TensorT(
-            shape=tensor.shape,
-            shapeSignature=tensor.shapeSignature,
-            buffer=0,
-            name=text(tensor.name).encode() + f"/{what}".encode(),
+        name = f"{text(tensor.name)}/{what}".encode()
+        return add_tensor(
+            self.graph, self.schema.TensorT(shape=tensor.shape, shapeSignature=tensor.shapeSignature, buffer=0, name=name)
         )
-        self.graph.tensors.append(made)
-        return len(self.graph.tensors) - 1
 
     def _op(self, name: str, inputs: Sequence[int], outputs: Sequence[int], options: Any = None) -> None:
-        kind = getattr(self.schema.BuiltinOptions, type(options).__name__.removesuffix("T")) if options is not None else 0
-        made = self.schema.OperatorT(
-            opcodeIndex=opcode(self.tree, name),
-            inputs=[*inputs],
-            outputs=[*outputs],
-            builtinOptionsType=kind,
-            builtinOptions=options,
-        )
-        self.graph.operators.append(made)
-
-    def _constants(self, name: str, values: np.ndarray) -> int:
-        self.tree.buffers.append(self.schema.BufferT(data=values.view(np.uint8)))
-        self.graph.tensors.append(self.schema.TensorT(shape=[*values.shape], buffer=len(self.tree.buffers) - 1, name=name.encode()))
-        return len(self.graph.tensors) - 1
+        self.graph.operators.append(operation(self.tree, name, inputs, outputs, options))
 
     def _unpack(self, count: int) -> list[tuple[int, int]]:
         """The new input, and for each op its switch (1,) and the opposite."""
         schema, first = self.schema, len(self.graph.tensors)
         ends = [*(f"{SWITCHES}/on{number}" for number in range(count)), *(f"{SWITCHES}/off{number}" for number in range(count))]
         shapes = {SWITCHES: [count, 1], f"{SWITCHES}/off": [count, 1], **{end: [1] for end in ends}}
-        self.graph.tensors += [schema.TensorT(shape=shape, buffer=0, name=name.encode()) for name, shape in shapes.items()]
+        for name, shape in shapes.items():
+            add_tensor(self.graph, schema.TensorT(shape=shape, buffer=0, name=name.encode()))
         on, off = ([*range(start, start + count)] for start in (first + 2, first + 2 + count))
-        one = self._constants(f"{SWITCHES}/one", np.ones(1, np.float32))
+        one = add_constant(self.tree, self.graph, f"{SWITCHES}/one".encode(), np.ones(1, np.float32))
         self._op("SUB", [one, first], [first + 1], schema.SubOptionsT())
         self._op("UNPACK", [first], on, schema.UnpackOptionsT(num=count))
         self._op("UNPACK", [first + 1], off, schema.UnpackOptionsT(num=count))

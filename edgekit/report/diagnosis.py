@@ -34,7 +34,7 @@ def summary(diagnosis: Diagnosis) -> tuple[str, ...]:
         return (f"{diagnosis.failure}; what follows is told by its scales alone.",)
     judged = f"{diagnosis.rows} rows" + (f" of {diagnosis.data}" if diagnosis.data else "")
     agreement = f"same decision in {diagnosis.agreement:.1%}, " if diagnosis.agreement is not None else ""
-    lines = [f"Outputs on {judged}: {agreement}SQNR {_db(diagnosis.sqnr_db)} dB.".replace("exact dB", "exact")]
+    lines = [f"Outputs on {judged}: {agreement}SQNR {_with_unit(diagnosis.sqnr_db)}."]
     if (speed := diagnosis.speed) is not None:
         split = speed.split
         lines.append(
@@ -196,6 +196,11 @@ def _db(value: float | None) -> str:
     if value is None:
         return _MISSING
     return "exact" if value >= MOST_DB else f"{value:.1f}".replace("-0.0", "0.0").replace("-", "−")
+
+
+def _with_unit(value: float | None) -> str:
+    told = _db(value)
+    return told if value is None or value >= MOST_DB else f"{told} dB"
 
 
 def _escape(text: str) -> str:

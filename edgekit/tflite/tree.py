@@ -1,6 +1,7 @@
 """A .tflite file as the schema's object tree, to change it and write it again with its constants inside the flatbuffer."""
 
 import hashlib
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -90,6 +91,32 @@ def opcode(root: Any, name: str, version: int = 1) -> int:
         schema.OperatorCodeT(deprecatedBuiltinCode=min(wanted, _PLACEHOLDER), builtinCode=wanted, version=version)
     )
     return len(root.operatorCodes) - 1
+
+
+def add_tensor(graph: Any, tensor: Any) -> int:
+    """Put a tensor into a graph of the tree and give its place there."""
+    graph.tensors.append(tensor)
+    return len(graph.tensors) - 1
+
+
+def add_constant(tree: Any, graph: Any, name: bytes, values: np.ndarray) -> int:
+    """Put float32 or int32 `values` into a graph of the tree and give their tensor's place there."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    tree.buffers.append(schema.BufferT(data=values.reshape(-1).view(np.uint8)))
+    dtype = getattr(schema.TensorType, values.dtype.name.upper())
+    return add_tensor(graph, schema.TensorT(shape=[*values.shape], type=dtype, buffer=len(tree.buffers) - 1, name=name))
+
+
+def operation(tree: Any, name: str, inputs: Iterable[int], outputs: Iterable[int], options: Any = None) -> Any:
+    """A built-in op of the tree's graphs, to be put where it belongs; `options` is its table, such as `MulOptionsT`."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    made = schema.OperatorT(opcodeIndex=opcode(tree, name), inputs=[*map(int, inputs)], outputs=[*map(int, outputs)])
+    if options is not None:
+        made.builtinOptionsType = getattr(schema.BuiltinOptions, type(options).__name__.removesuffix("T"))
+        made.builtinOptions = options
+    return made
 
 
 def listed(values: Any) -> list[Any]:
