@@ -63,19 +63,19 @@ class Package:
 
     def write(self, model: Path, target: Path, scheme: str) -> None:
         """The model at `model`, with all that it needs, as `target`. Raises `ConfigError` and `ModelFormatError`."""
-        content = model.read_bytes()
+        content: bytes | memoryview = flatbuffer.mapped(model)
         settings = dict(self.settings)
         file = flatbuffer.parse(content, str(model))
         had_segments = mediapipe.SEGMENTS in file.entry().inputs
         if self.for_mediapipe:
             narrow = file.signature(file.entry()).outputs[0].dtype == "uint8"
             adding = settings["activation"] if settings["activation"] in mediapipe.ACTIVATIONS and not narrow else None
-            content = mediapipe.adapt(content, origin=self.name, segments=self.task == TEXT, activation=adding)
+            content = mediapipe.adapt(bytes(content), origin=self.name, segments=self.task == TEXT, activation=adding)
             settings["activation"] = "none" if adding else settings["activation"]
             file = flatbuffer.parse(content, str(model))
         files = {SETTINGS: _json(settings), **self.files}
         described = self._describe(file, settings, files, scheme, had_segments=had_segments)
-        target.write_bytes(package.attach(content, package.build(described), files, origin=str(model)))
+        package.attach(content, target, package.build(described), files, origin=str(model))
 
     def _describe(
         self,
@@ -137,7 +137,7 @@ class Carried:
     notes: tuple[str, ...] = ()
 
     def write(self, model: Path, target: Path, scheme: str) -> None:
-        target.write_bytes(package.attach(model.read_bytes(), self.described, self.files, origin=str(model)))
+        package.attach(flatbuffer.mapped(model), target, self.described, self.files, origin=str(model))
 
 
 def of_source(source: Source, float_model: Path, rows: Rows | None, config: Any) -> Package | Carried | None:

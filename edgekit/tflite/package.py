@@ -17,35 +17,39 @@ LABELS, VOCABULARY, TOKENIZER, SETTINGS = "labels.txt", "vocab.txt", "tokenizer.
 # Versions of the metadata parser that first knew what a file uses: the schema itself, and a BERT tokenizer's units.
 _FIRST_PARSER, _TOKENIZER_PARSER = "1.0.0", "1.1.0"
 _FEATURE, _IMAGE = 1, 2
-_ZIP_MEMBER = b"PK\x03\x04"
+_ZIP_MEMBER, _ZIP_END = b"PK\x03\x04", b"PK\x05\x06"
+# An archive's end record with the longest remark.
+_LONGEST_END = 22 + 0xFFFF
 # A fixed time, so that the same model always makes the same bytes.
 _WRITTEN = (1980, 1, 1, 0, 0, 0)
 # No vocabulary or tokenizer comes near it; a hostile archive may say anything.
 _LARGEST_FILE = 256 * 2**20
 
 
-def attach(model: bytes, described: bytes, files: Mapping[str, bytes], *, origin: str = "model") -> bytes:
-    """`model` with `described` as its TFLITE_METADATA and `files` behind it, in place of any that it had.
+def attach(model: bytes | memoryview, target: Path, described: bytes, files: Mapping[str, bytes], *, origin: str = "model") -> None:
+    """Write `model` to `target` with `described` as its TFLITE_METADATA and `files` behind it, in place of any that it had.
 
     The archive is uncompressed, as the metadata format wants it. Raises `ModelFormatError` for what is no model.
     """
-    changed = signatures.set_metadata(strip(model), flatbuffer.MODEL_METADATA, described, origin=origin)
-    target = io.BytesIO()
-    target.write(changed)
+    parts = signatures.set_metadata(strip(model), flatbuffer.MODEL_METADATA, described, origin=origin)
+    with target.open("wb") as stream:
+        stream.writelines(parts)
     with zipfile.ZipFile(target, "a", zipfile.ZIP_STORED) as archive:
         for name, content in files.items():
             archive.writestr(zipfile.ZipInfo(name, _WRITTEN), content)
-    return target.getvalue()
 
 
-def strip(model: bytes) -> bytes:
+def strip(model: bytes | memoryview) -> bytes | memoryview:
     """`model` without the archive behind it."""
+    # Looked for in the little that it may stand in: the archive's reader takes a copy of all.
+    if _ZIP_END not in bytes(model[-_LONGEST_END:]):
+        return model
     try:
         with zipfile.ZipFile(io.BytesIO(model)) as archive:
             start = min((item.header_offset for item in archive.infolist()), default=len(model))
     except (zipfile.BadZipFile, struct.error, ValueError, NotImplementedError, OverflowError):
         return model
-    return model[:start] if model[start : start + 4] == _ZIP_MEMBER else model
+    return model[:start] if bytes(model[start : start + 4]) == _ZIP_MEMBER else model
 
 
 def tokenizer_of(file: Path, target: Path) -> Path | None:

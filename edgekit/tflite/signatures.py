@@ -80,8 +80,13 @@ def add_signature(model: bytes, *, origin: str = "model") -> bytes:
     return _with_signatures(model, [Entry(DEFAULT_KEY, entry.subgraph, inputs, outputs)], origin)
 
 
-def set_metadata(model: bytes, name: str, content: bytes, *, origin: str = "model") -> bytes:
-    """Set the metadata entry `name`, such as TFLITE_METADATA, to `content`; one of that name that is there gives way."""
+def set_metadata(
+    model: bytes | memoryview, name: str, content: bytes, *, origin: str = "model"
+) -> tuple[bytearray, bytes | memoryview | bytearray]:
+    """Set the metadata entry `name`, such as TFLITE_METADATA, to `content`; one of that name that is there gives way.
+
+    Returns the new front and what comes behind it, which is `model` itself where nothing in it changes.
+    """
     flatbuffer.parse(model, origin)
     return _with_front(model, origin, metadata=(name, content))
 
@@ -112,13 +117,13 @@ def _sanitised(name: str) -> str:
 
 
 def _with_signatures(model: bytes, entries: Sequence[Entry], origin: str) -> bytes:
-    return _with_front(model, origin, entries=entries)
+    return b"".join(_with_front(model, origin, entries=entries))
 
 
 def _with_front(
-    model: bytes, origin: str, *, entries: Sequence[Entry] | None = None, metadata: tuple[str, bytes] | None = None
-) -> bytes:
-    """`model` behind a new root table with new signatures, or with one more buffer for a metadata entry."""
+    model: bytes | memoryview, origin: str, *, entries: Sequence[Entry] | None = None, metadata: tuple[str, bytes] | None = None
+) -> tuple[bytearray, bytes | memoryview | bytearray]:
+    """A new root table with new signatures, or with one more buffer for a metadata entry, and `model` to put behind it."""
     import flatbuffers
     from ai_edge_litert import schema_py_generated as schema
 
@@ -170,7 +175,7 @@ def _with_front(
         places |= {first + 4 * index: position for index, position in enumerate(positions)}
     for place, target in places.items():
         struct.pack_into("<I", front, place, len(front) + target - place)
-    return _shift_external(model, old, len(front), front)
+    return front, _shifted(model, old, len(front))
 
 
 def _vector(builder: Any, items: Sequence[int]) -> int:
@@ -211,8 +216,8 @@ def _pack(builder: Any, schema: Any, entry: Entry) -> int:
     return int(signature.Pack(builder))
 
 
-def _shift_external(model: bytes, old: Any, shift: int, front: bytearray) -> bytes:
-    """Join front and body; data outside the flatbuffer is addressed from the start of the file, so those offsets move."""
+def _shifted(model: bytes | memoryview, old: Any, shift: int) -> bytes | memoryview | bytearray:
+    """`model` behind `shift` bytes: data outside the flatbuffer is addressed from the start of the file, so those offsets move."""
     places = []
     for index in range(old.BuffersLength()):
         table = old.Buffers(index)._tab
@@ -224,8 +229,8 @@ def _shift_external(model: bytes, old: Any, shift: int, front: bytearray) -> byt
     offsets = {place: struct.unpack_from("<Q", model, place)[0] for place in filter(None, places)}
     moved = {place: offset + shift for place, offset in offsets.items() if offset >= FIRST_EXTERNAL_OFFSET}
     if not moved:
-        return b"".join((front, model))
+        return model
     body = bytearray(model)
     for place, offset in moved.items():
         struct.pack_into("<Q", body, place, offset)
-    return b"".join((front, body))
+    return body

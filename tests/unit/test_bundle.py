@@ -207,7 +207,7 @@ def test_what_cannot_be_bundled(text_file, tiny_tsv, tmp_path, flex_file):
 
     wrong = tmp_path / "wrong.tflite"
     files = {**package.read_files(text_file), "edgekit.json": json.dumps(settings).encode()}
-    wrong.write_bytes(package.attach(text_file.read_bytes(), flatbuffer.read(text_file).model_metadata, files))
+    package.attach(text_file.read_bytes(), wrong, flatbuffer.read(text_file).model_metadata, files)
     with pytest.raises(ModelFormatError, match="names 3 labels"):
         bundle(wrong, out)
     assert not out.exists()

@@ -47,7 +47,7 @@ def alone(tiny_bert, tmp_path_factory) -> Path:
 
 def repacked(path: Path, target: Path, changes: dict[str, bytes | None]) -> Path:
     files = {name: content for name, content in {**package.read_files(path), **changes}.items() if content is not None}
-    target.write_bytes(package.attach(path.read_bytes(), flatbuffer.read(path).model_metadata, files))
+    package.attach(path.read_bytes(), target, flatbuffer.read(path).model_metadata, files)
     return target
 
 
