@@ -8,15 +8,18 @@ data. Depthwise convolutions gain most: nine weights a channel average nothing o
 import contextlib
 from collections import Counter
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from edgekit.quantize.moments import BIAS, WEIGHTS, Moments, has_bias, matrix, names, unmatrix
-from edgekit.quantize.rounding import Rounding, steps_of
+from edgekit.quantize.rounding import Rounding, single_threaded, steps_of
 from edgekit.tflite.tree import listed, text
 
+# Products that are rounded side by side; each holds a covariance and its factor.
+_LANES = 2
 # Scales are float32 on both sides.
 _SAME_STEP = 1e-5
 
@@ -38,17 +41,18 @@ def prepared(weights: Mapping[str, tuple[str, np.ndarray]], moments: Mapping[str
 
     The covariances in `moments` are used up.
     """
-    found = {}
     sharing: dict[int, list[str]] = {}
     for output in moments.keys() & weights.keys():
         sharing.setdefault(id(moments[output]), []).append(output)
-    # Those that read the same one after the other, so that one factor at a time is held.
-    for outputs in sharing.values():
+
+    def rounded(outputs: list[str]) -> dict[str, Product]:
+        """Those that read the same, so that one factor serves all."""
         covariance, rounding = moments[outputs[0]].covariance, None
         if covariance is not None:
             # What no damping makes invertible rounds as usual.
             with contextlib.suppress(np.linalg.LinAlgError):
                 rounding = Rounding(covariance)
+        found = {}
         for output in outputs:
             name, values = weights[output]
             mean = moments[output].mean
@@ -56,7 +60,12 @@ def prepared(weights: Mapping[str, tuple[str, np.ndarray]], moments: Mapping[str
             steps = steps_of(real)
             found[output] = Product(mean, steps, rounding.levels(real, steps) if rounding is not None else None)
         moments[outputs[0]].covariance = None
-    return found
+        return found
+
+    # The largest first, so that no lane ends late.
+    groups = sorted(sharing.values(), key=lambda outputs: -moments[outputs[0]].mean.size)
+    with single_threaded(), ThreadPoolExecutor(_LANES) as pool:
+        return {output: product for found in pool.map(rounded, groups) for output, product in found.items()}
 
 
 def correct(root: Any, weights: Mapping[str, tuple[str, np.ndarray]], products: Mapping[str, Product]) -> None:

@@ -20,7 +20,7 @@ ACTIVATIONS, WEIGHTS, BIAS = 0, 1, 2
 # Rows and places of each that are looked at: several times as many vectors as most products have inputs.
 _ROWS, _PLACES = 96, 64
 # Multiplications that rounding all weights may take; the products that take least come first, and the rest round as usual.
-_WORK = 6e10
+_WORK = 2e11
 _AT_ONCE = 512
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from edgekit.errors import ConfigError, EdgekitError, RefusedError
 from edgekit.quantize import forms, quantizer
 from edgekit.quantize.calibrate import calibrate
-from edgekit.quantize.candidates import Candidate, choose, make, time_in_turns
+from edgekit.quantize.candidates import Candidate, Reference, choose, expect, make, time_in_turns
 from edgekit.quantize.forms import Form
 from edgekit.quantize.prepare import read_graph
 from edgekit.quantize.rewrite import make_quantizable
@@ -139,7 +139,7 @@ class _Integer:
     ) -> None:
         self.model, self.target, self.samples, self.calibration = model, target, samples, calibration
         self.settings, self.worker = settings, worker
-        self.trial = settings.trial or samples
+        self.reference = Reference(settings.trial or samples, target.with_suffix(".reference.npy"))
         self.files: dict[str, Path] = {}
         self.tried: dict[str, Candidate] = {}
         self.unsearched = ""
@@ -155,6 +155,8 @@ class _Integer:
         compared = len(considered) > 1
         for form in considered:
             self._name(form)
+        if compared:
+            self.worker.run(expect, self.model, self.reference)
         if settings.integer_only:
             for form in considered:
                 self._try(form, run=compared)
@@ -176,7 +178,7 @@ class _Integer:
             form = next(form for form in [*considered, *([found.form] if found else [])] if form.name == chosen.name)
             self.files[form.name].replace(self.target)
         finally:
-            for file in self.files.values():
+            for file in (*self.files.values(), self.reference.outputs):
                 file.unlink(missing_ok=True)
         if found and form is found.form:
             reason = f"{len(found.left)} of {found.considered} ops left in float, each the loudest when integer alone: {reason}"
@@ -241,8 +243,8 @@ class _Integer:
         write = quantizer.write_integer_only if self.settings.integer_only else quantizer.write_integer
         try:
             # One form alone leaves nothing to choose, and it is run before it is published anyway.
-            trial = self.trial if run else None
-            found = self.worker.run(make, write, self.model, self.calibration, file, form, *ends, trial).value
+            reference = self.reference if run else None
+            found = self.worker.run(make, write, self.model, self.calibration, file, form, *ends, reference).value
             if not _plan(file, "", form.name, "").integer:
                 raise RefusedError(f"no op of the model has an int{form.bits} form")
             self.tried[form.name] = replace(found, name=form.name)
@@ -254,7 +256,7 @@ class _Integer:
     def _timed(self, tried: Sequence[Candidate]) -> list[Candidate]:
         """The candidates with the medians that their files have side by side."""
         running = [self.files[candidate.name] for candidate in tried if candidate.failure is None]
-        medians = self.worker.run(time_in_turns, running, self.trial).value if running else {}
+        medians = self.worker.run(time_in_turns, running, self.reference.rows).value if running else {}
         return [replace(one, p50_ms=medians.get(self.files[one.name], one.p50_ms)) for one in tried]
 
     def _noisy(self, candidate: Candidate) -> bool:
@@ -274,7 +276,7 @@ class _Integer:
         work = Work(
             self.model,
             self.calibration,
-            self.trial,
+            self.reference,
             next(form for form in considered if form.name == truest.name),
             settings.journal or self.target.with_suffix(".search.jsonl"),
         )

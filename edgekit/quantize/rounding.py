@@ -6,6 +6,8 @@ Transformers, ICLR 2023, algorithm 1, with the inputs' covariance measured on re
 the bias's to take off.
 """
 
+from typing import Any
+
 import numpy as np
 
 LEVELS = 127
@@ -17,6 +19,15 @@ _BLOCK = 32
 def steps_of(weights: np.ndarray) -> np.ndarray:
     """int8 steps (groups, outputs) of weights (groups, outputs, size): symmetric, one for each output channel."""
     return np.asarray(np.abs(weights).max(axis=-1) / LEVELS, np.float32)
+
+
+def single_threaded() -> Any:
+    """A context in which matrix products take one thread each: of this size, several mostly wait for each other."""
+    # Has a BLAS of its own, which is only found once it is loaded.
+    import scipy.linalg  # noqa: F401
+    from threadpoolctl import threadpool_limits
+
+    return threadpool_limits(1, user_api="blas")
 
 
 class Rounding:

@@ -7,7 +7,6 @@ import json
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +17,7 @@ from edgekit.data.samples import Samples
 from edgekit.errors import EdgekitError, ModelFormatError
 from edgekit.parity import compare, sqnr_db
 from edgekit.quantize import forms, quantizer
+from edgekit.quantize.candidates import LANES, LEAST_ROWS, Reference, first_outputs
 from edgekit.quantize.forms import Form
 from edgekit.quantize.prepare import read_graph
 from edgekit.quantize.switches import SWITCHES, both_ways
@@ -28,8 +28,6 @@ from edgekit.worker import Worker, progress
 _ROWS = 16
 _PLAN_ROWS = 64
 _SECONDS_FOR_A_RUN = 6.0
-# Interpreters that run side by side.
-_LANES = 2
 # Noise at this distance from the logits changes one decision in two or three hundred.
 TARGET_DB = 35.0
 _NEAR_DB = 1.0
@@ -67,7 +65,7 @@ class Work:
 
     model: Path
     calibration: Path
-    samples: Path
+    reference: Reference
     form: Form
     journal: Path
 
@@ -208,17 +206,16 @@ class _Switched:
         try:
             mixed, self._ops = both_ways(other, integer, ops)
             target.write_bytes(mixed)
-            self._models = [Model(target, threads=1) for _ in range(_LANES)]
+            self._models = [Model(target, threads=1) for _ in range(LANES)]
         finally:
             target.unlink(missing_ok=True)
-        self._rows = [*itertools.islice(Samples.load(work.samples), _PLAN_ROWS)]
-        self._run((), _LANES)
+        self.expected = np.load(work.reference.outputs)[:_PLAN_ROWS]
+        self._rows = [*itertools.islice(Samples.load(work.reference.rows), len(self.expected))]
+        self._run((), LANES)
         started = time.perf_counter()
-        self._run((), _LANES)
-        # Rows that a slow model has time for, but 4 at least.
-        count = max(4, int(_SECONDS_FOR_A_RUN * _LANES / (time.perf_counter() - started)))
-        self._rows = self._rows[:count]
-        self.expected = _outputs([Model(work.model, threads=1) for _ in range(_LANES)], self._rows)
+        self._run((), LANES)
+        count = max(LEAST_ROWS, int(_SECONDS_FOR_A_RUN * LANES / (time.perf_counter() - started)))
+        self._rows, self.expected = self._rows[:count], self.expected[:count]
 
     def outputs(self, kept: Sequence[str], rows: int) -> np.ndarray:
         """First output (N, ...) of at most `rows` rows with the integer form of `kept` ops."""
@@ -230,18 +227,7 @@ class _Switched:
 
     def _run(self, kept: Sequence[str], rows: int) -> np.ndarray:
         switches = {SWITCHES: np.isin(self._ops, kept).astype(np.float32)[:, np.newaxis]} if self._ops else {}
-        return _outputs(self._models, [{**row, **switches} for row in self._rows[:rows]])
-
-
-def _outputs(models: Sequence[Model], rows: Sequence[Mapping[str, np.ndarray]]) -> np.ndarray:
-    """First output of each row (N, ...), the models side by side with a share of the rows each."""
-
-    def share(number: int) -> list[np.ndarray]:
-        return [next(iter(models[number].run(row).values())) for row in rows[number :: len(models)]]
-
-    with ThreadPoolExecutor(len(models)) as pool:
-        shares = list(pool.map(share, range(len(models))))
-    return np.concatenate([shares[place % len(models)][place // len(models)] for place in range(len(rows))])
+        return first_outputs(self._models, [{**row, **switches} for row in self._rows[:rows]])
 
 
 def _groups(ops: Sequence[str], count: int) -> list[tuple[str, ...]]:

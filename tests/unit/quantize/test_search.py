@@ -9,13 +9,16 @@ import pytest
 
 from edgekit.errors import ModelFormatError
 from edgekit.quantize import search
+from edgekit.quantize.candidates import Reference, expect
 from edgekit.quantize.forms import Form
 from edgekit.quantize.search import TARGET_DB, Found, Work
 from tests.unit.quantize.models import Inline
 
 
 def work_in(room, journal) -> Work:
-    return Work(room / "float32.tflite", room / "calibration", room / "rows", Form("every op"), journal)
+    reference = Reference(room / "rows", room / "reference.npy")
+    expect(room / "float32.tflite", reference)
+    return Work(room / "float32.tflite", room / "calibration", reference, Form("every op"), journal)
 
 
 def searched(work: Work, seconds: float = 5.0, max_disagreement: float | None = 0.0) -> Found:
