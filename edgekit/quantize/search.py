@@ -28,9 +28,10 @@ from edgekit.worker import Worker, progress
 _ROWS = 16
 _PLAN_ROWS = 64
 _SECONDS_FOR_A_RUN = 6.0
-# Noise at this distance from the logits changes one decision in two or three hundred.
-TARGET_DB = 35.0
-_NEAR_DB = 1.0
+# Integer activations may add a quarter to the noise of a file that has none; and noise this far below the logits, which changes
+# one decision in two or three hundred, is worth no op in float.
+_ADDED = 1.25
+ENOUGH_DB = 36.0
 # The share of the time that goes into trying ops alone; the rest is for plans.
 _ALONE = 0.7
 
@@ -71,7 +72,7 @@ class Work:
 
 
 def search(work: Work, *, seconds: float, max_disagreement: float | None, worker: Worker) -> Found:
-    """Leave in float the fewest ops of the form that bring its outputs within `TARGET_DB` of float32 and keep its decisions.
+    """Leave in float the fewest ops of the form with which it is about as true to float32 as with all of them, or `ENOUGH_DB`.
 
     Each op (or each of as many groups of neighbours as there is time for) is made integer alone; noise of different ops adds
     up, so the loudest are left out until what remains is quiet enough, and what results is run. Where it is not
@@ -111,6 +112,7 @@ def _settle(
 ) -> Found:
     """The fewest of the loudest that have to stay in float, found by running plans; `base` is the noise with none integer."""
     started = time.perf_counter()
+    allowed = max(_ADDED * base, _power(ENOUGH_DB))
     loudest = sorted(noise, key=lambda group: -noise[group])
     plans: dict[int, Step] = {}
 
@@ -121,11 +123,11 @@ def _settle(
         return plans[left]
 
     def good(step: Step) -> bool:
-        near = step.failure is None and step.sqnr_db >= TARGET_DB - _NEAR_DB
+        near = step.failure is None and _power(step.sqnr_db) <= allowed
         return near and (max_disagreement is None or 1 - step.agreement <= max_disagreement)
 
     left = 0
-    while left < len(loudest) and base + sum(noise[group] for group in loudest[left:]) > _power(TARGET_DB):
+    while left < len(loudest) and base + sum(noise[group] for group in loudest[left:]) > allowed:
         left += 1
     while not good(tried(left)) and left < len(loudest) and time.perf_counter() - started < seconds:
         left = min(left + max(1, left // 4), len(loudest))

@@ -5,13 +5,14 @@ import time
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from edgekit.errors import ModelFormatError
 from edgekit.quantize import search
 from edgekit.quantize.candidates import Reference, expect
 from edgekit.quantize.forms import Form
-from edgekit.quantize.search import TARGET_DB, Found, Work
+from edgekit.quantize.search import ENOUGH_DB, Found, Work
 from tests.unit.quantize.models import Inline
 
 
@@ -50,10 +51,9 @@ def test_the_loud_op_is_left_in_float_and_every_step_is_written_down(loud, tmp_p
     assert found.left["loud"] < 5
     assert found.considered == 4
     assert found.finished
-    plans = [step for step in found.steps if step.what == "plan"]
-    assert plans[0].ops == ("quiet", "mean", "logits")
-    assert plans[0].sqnr_db >= TARGET_DB
-    assert plans[0].agreement == 1
+    (plan,) = [step for step in found.steps if step.what == "plan" and step.ops == ("quiet", "mean", "logits")]
+    assert plan.sqnr_db >= ENOUGH_DB
+    assert plan.agreement == 1
     assert {step.ops for step in found.steps if step.what == "alone"} == {("loud",), ("quiet",), ("mean",), ("logits",)}
     written = {(entry["what"], *entry["ops"]) for entry in entries(tmp_path / "journal")}
     assert written == {(step.what, *step.ops) for step in found.steps}
@@ -157,10 +157,30 @@ def test_an_op_that_does_not_run_alone_is_the_loudest(loud, tmp_path, made, monk
 
 
 def test_where_no_plan_is_good_the_best_is_kept_and_called_unfinished(loud, tmp_path, made, monkeypatch):
-    monkeypatch.setattr(search, "TARGET_DB", 500.0)
+    monkeypatch.setattr(search, "ENOUGH_DB", 500.0)
+    monkeypatch.setattr(search, "_ADDED", 0.0)
     found = searched(work_in(loud, tmp_path / "journal"))
     assert not found.finished
     assert "loud" in found.left
+
+
+def test_what_integers_add_is_counted_from_what_none_adds(loud, tmp_path, made, monkeypatch):
+    """A model that int8 weights alone take far from float32 keeps the integers that take it no further."""
+    outputs = search._Switched.outputs
+    draw = np.random.default_rng(0)
+    noise: list[np.ndarray] = []
+
+    def rough(self, kept, rows):
+        found = outputs(self, kept, rows)
+        if not noise:
+            noise.append(draw.normal(0, 0.1 * np.abs(self.expected).mean(), self.expected.shape))
+        return found + noise[0][: len(found)]
+
+    monkeypatch.setattr(search._Switched, "outputs", rough)
+    found = searched(work_in(loud, tmp_path / "journal"), max_disagreement=None)
+    assert next(step.sqnr_db for step in found.steps if step.what == "none integer") < 25
+    assert set(found.left) == {"loud"}
+    assert found.finished
 
 
 def test_a_child_searches(loud, tmp_path):
