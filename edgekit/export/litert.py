@@ -56,4 +56,6 @@ def require_kernels(file: Path, checkpoint: Path) -> None:
         Model(file)
     except ModelFormatError as error:
         cause = error.message.removeprefix(f"{file}: ")[:200]
-        raise UnsupportedOpError(f"{checkpoint}: litert-torch makes a file of it that is no use ({cause}); use --bridge onnx") from error
+        raise UnsupportedOpError(
+            f"{checkpoint}: litert-torch makes a file of it that is no use ({cause}); use --bridge onnx"
+        ) from error
