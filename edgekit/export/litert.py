@@ -57,5 +57,5 @@ def require_kernels(file: Path, checkpoint: Path) -> None:
     except ModelFormatError as error:
         cause = error.message.removeprefix(f"{file}: ")[:200]
         raise UnsupportedOpError(
-            f"{checkpoint}: litert-torch makes a file of it that is no use ({cause}); use --bridge onnx"
+            f"{checkpoint}: litert-torch makes a file that does not load ({cause}); use --bridge onnx"
         ) from error
