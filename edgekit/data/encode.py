@@ -43,14 +43,14 @@ def encode(rows: Rows, inputs: Sequence[TensorSpec], encoding: Encoding, folder:
     if (encoding.classes or len(encoding.label_ids)) == 1:
         rows = replace(rows, labels=None)
     if isinstance(rows, TextRows):
+        lengths = {spec.shape[1] for spec in inputs if len(spec.shape) == 2}
+        if len(lengths) != 1 or len(inputs) != sum(len(spec.shape) == 2 for spec in inputs):
+            raise DatasetError(f"{rows.origin}: the model takes {_listed(inputs)}, which texts cannot fill; give an .npz file")
         if encoding.tokenizer is None:
             raise DatasetError(f"{rows.origin}: texts need the model's tokenizer; put its tokenizer.json beside the model file")
         if encoding.pairs is not None and encoding.pairs != (rows.pairs is not None):
             wanted, found = ("pairs of texts", "single ones") if encoding.pairs else ("single texts", "pairs")
             raise DatasetError(f"{rows.origin}: the model takes {wanted}, these are {found}; name its columns with --text-column")
-        lengths = {spec.shape[1] for spec in inputs if len(spec.shape) == 2}
-        if len(lengths) != 1 or len(inputs) != sum(len(spec.shape) == 2 for spec in inputs):
-            raise DatasetError(f"{rows.origin}: the model takes {_listed(inputs)}, which texts cannot fill; give an .npz file")
         names = [spec.name for spec in inputs]
         return encode_text(rows, encoding.tokenizer, lengths.pop(), names, encoding.label_ids)
     if isinstance(rows, ArrayRows):

@@ -39,6 +39,11 @@ def test_pairs_are_not_fed_as_single_texts_nor_the_other_way(rows: TextRows, pai
     assert len(encode(PAIRS, IDS, Encoding(tokenizer, pairs=True), tokenizer)) == 2
 
 
+def test_texts_for_a_model_that_takes_none_are_not_asked_for_a_tokenizer() -> None:
+    with pytest.raises(DatasetError, match=r"^single\.tsv: the model takes image \(1, 8, 8, 3\), which texts cannot fill"):
+        encode(SINGLE, (TensorSpec("image", (1, 8, 8, 3), "float32"),), Encoding(), Path())
+
+
 def test_texts_have_no_mean_to_take_off(tiny_tsv: Path) -> None:
     refuse_statistics(SINGLE, None, None)
     refuse_statistics(ArrayRows({}, None, "rows.npz"), (0.5,), None)
