@@ -75,7 +75,7 @@ class ImageRows:
 
 @dataclass(frozen=True, eq=False)
 class ArrayRows:
-    """Arrays (N, ...) by name, as stored, and int64 labels (N,); `numbers` as in `TextRows`."""
+    """Arrays (N, ...) by name, as stored, and labels (N,): int64, or floats if some are fractions; `numbers` as in `TextRows`."""
 
     arrays: Mapping[str, Array]
     labels: Array | None
@@ -322,10 +322,12 @@ def _array_rows(path: Path, label_column: str | None, limit: int | None, labelle
     labels = arrays.pop(name)
     if labels.shape[1:] == (1,):
         labels = labels[:, 0]
-    if labels.ndim != 1 or labels.dtype.kind not in "iub":
+    if labels.ndim != 1 or labels.dtype.kind not in "iubf" or not np.isfinite(labels).all():
         raise DatasetError(
             f"{path}: labels {name!r} are {labels.dtype} {labels.shape}; give one integer per row or set --label-column"
         )
     if not arrays:
         raise DatasetError(f"{path}: holds labels {name!r} but no input array; add one per model input")
-    return ArrayRows(arrays, labels.astype(np.int64), str(path))
+    whole = labels.astype(np.int64)
+    # Fractions are a regression's: only a head that chooses a class has to refuse them.
+    return ArrayRows(arrays, whole if (whole == labels).all() else labels, str(path))

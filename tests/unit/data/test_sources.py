@@ -223,13 +223,23 @@ def test_npz_arrays_and_labels(tmp_path: Path) -> None:
     assert (last.arrays["x"][0, 0, 0], last.labels.tolist()) == (12, [2])
 
 
+@pytest.mark.parametrize(("stored", "read_as"), [([0.0, 2.0], "int64"), ([0.5, 2.0], "float64")])
+def test_npz_labels_of_a_regression_are_kept(tmp_path: Path, stored: list[float], read_as: str) -> None:
+    np.savez(tmp_path / "a.npz", x=np.zeros((2, 2)), y=np.array(stored))
+    rows = read(str(tmp_path / "a.npz"))
+    assert isinstance(rows, ArrayRows)
+    assert rows.labels is not None
+    assert (rows.labels.tolist(), rows.labels.dtype.name) == (stored, read_as)
+
+
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
         ({"x": np.zeros((3, 2)), "y": np.zeros(2, int)}, "x 3, y 2"),
         ({"x": np.array([{}, {}], dtype=object)}, "Python objects"),
         ({"y": np.zeros(3, int)}, "no input array"),
-        ({"x": np.zeros((3, 2)), "y": np.zeros(3)}, "one integer per row"),
+        ({"x": np.zeros((3, 2)), "y": np.zeros((3, 2))}, "one integer per row"),
+        ({"x": np.zeros((3, 2)), "y": np.full(3, np.nan)}, "one integer per row"),
         ({"x": np.zeros((0, 2))}, "holds no rows"),
         ({"x": np.float32(1)}, "single number"),
         ({}, "no arrays"),
