@@ -68,7 +68,8 @@ def _run(arguments: list[str]) -> Any:
         if isinstance(error, OSError) and error.errno in DISK_FULL:
             message, code = f"no room for what is to be written ({error.strerror}); free some space", OutputError.exit_code
         elif isinstance(error, OSError) and error.filename:
-            message, code = f"{str(error.filename)[:200]}: {error.strerror}; check the path and its permissions", InputError.exit_code
+            message = f"{str(error.filename)[:200]}: {error.strerror}; check the path and its permissions"
+            code = InputError.exit_code
     if detail and "--debug" in arguments:
         click.echo(detail, err=True)
     if "--json" in arguments:
