@@ -29,7 +29,7 @@ from edgekit.measure.measurement import Measurement
 from edgekit.quantize.plan import TRAINED
 from edgekit.quantize.schemes import SCHEMES
 from edgekit.report.content import FILE_NAME, Report, load, measurement
-from edgekit.spec import shown
+from edgekit.spec import path_of, shown
 from edgekit.tflite import flatbuffer
 from edgekit.worker import Progress
 
@@ -87,7 +87,7 @@ def advise(
     hardware, need, max_drop, assumed = _answers(asked)
     target = TARGETS[hardware]
     config = replace(config, max_drop=max_drop)
-    folder = Path(model).expanduser()
+    folder = path_of(model)
     if is_published(folder):
         found = _of_folder(folder, config, columns or Columns(), target)
     else:

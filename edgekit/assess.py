@@ -180,7 +180,9 @@ def from_manifests(folder: Path) -> Report:
     """
     from edgekit.report.content import measurement
 
-    found = [(file, manifest) for file in sorted(folder.glob("*.tflite")) if (manifest := manifest_of(file))]
+    files = sorted(folder.glob("*.tflite"))
+    found = [(file, manifest) for file in files if (manifest := manifest_of(file))]
+    strangers = [file for file in files if file not in dict(found)]
     order = list(SCHEMES)
     found.sort(key=lambda item: order.index(item[1]["config"]["scheme"]))
     if not found:
@@ -190,15 +192,24 @@ def from_manifests(folder: Path) -> Report:
     rows = tuple(measurement({**manifest["measured"]["measurement"], "path": str(file)}) for file, manifest in found)
     # A file that was trained for its scheme was measured under a name of its own.
     called = [row.scheme or manifest["config"]["scheme"] for row, (_, manifest) in zip(rows, found, strict=True)]
+    models = sorted({_model_name(file, name) for name, (file, _) in zip(called, found, strict=True)})
     return Report(
         title=f"edgekit convert: {folder.resolve().name}",
-        model=", ".join(sorted({_model_name(file, name) for name, (file, _) in zip(called, found, strict=True)})),
+        model=", ".join(models),
         data=", ".join(sorted({manifest["measured"]["data"] for _, manifest in found})),
         machine=machine(),
         settings={"threads": rows[0].threads, "batch": 1},
         rows=rows,
-        reference=next((row.path for row in rows if row.scheme == "float32"), ""),
-        notes=tuple(f"{name}: {manifest['measured']['plan']['reason']}" for name, (_, manifest) in zip(called, found, strict=True)),
+        # One model's float32 file says nothing of another's.
+        reference=next((row.path for row in rows if row.scheme == "float32"), "") if len(models) == 1 else "",
+        notes=(
+            *(
+                f"{name if len(models) == 1 else file.stem}: {reason}"
+                for name, (file, manifest) in zip(called, found, strict=True)
+                if (reason := (manifest["measured"]["plan"] or {}).get("reason"))
+            ),
+            *(f"Left out {file.name}: no manifest of edgekit's that fits it lies beside it." for file in strangers),
+        ),
     )
 
 

@@ -19,7 +19,7 @@ from edgekit.linear8 import refuse_quantized
 from edgekit.parity import Parity, compare, require
 from edgekit.quantize.converter import convert_float, reference_outputs, write_trained
 from edgekit.quantize.masks import soften_masks
-from edgekit.spec import TensorSpec
+from edgekit.spec import TensorSpec, path_of
 from edgekit.tflite import flatbuffer, lengths, signatures
 from edgekit.tflite.interpreter import Model
 from edgekit.worker import Outcome, Worker
@@ -95,7 +95,7 @@ def classify(reference: str) -> Source:
 
     Raises `CheckpointError` if nothing is found and `ModelFormatError` if a file is of another kind.
     """
-    path = Path(reference).expanduser()
+    path = path_of(reference)
     if path.is_dir() and (path / "saved_model.pb").is_file():
         return Source(Kind.SAVED_MODEL, path.resolve(), path.resolve().name)
     suffix = path.suffix.lower()
@@ -120,7 +120,7 @@ def brings(reference: str) -> tuple[str, ...]:
 
     Raises `ModelFormatError` for an .h5 that is no HDF5 file.
     """
-    path = Path(reference).expanduser()
+    path = path_of(reference)
     trained = path.suffix.lower() == ".h5" and path.is_file() and keras2.is_quantization_aware(path)
     return ("int8",) if trained else ()
 

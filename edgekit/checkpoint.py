@@ -15,6 +15,7 @@ from typing import Any
 from edgekit import architectures, artifacts, linear8
 from edgekit.errors import CheckpointError, ConfigError, OutputError
 from edgekit.network import hub_in_reach
+from edgekit.spec import path_of
 
 PACKAGE = "package:"
 _SAFE, _PICKLED = "model*.safetensors", "pytorch_model*.bin"
@@ -49,7 +50,7 @@ def resolve(reference: str) -> Path:
     """
     if reference.startswith(PACKAGE):
         return _package_folder(reference.removeprefix(PACKAGE))
-    path = Path(reference).expanduser()
+    path = path_of(reference)
     if path.is_dir():
         return path
     if path.exists():
@@ -155,7 +156,8 @@ def check_length(path: Path, max_length: int) -> None:
         return
     # RoBERTa and its kin count positions from behind the padding token's id.
     if config["model_type"] in _OFFSET_POSITIONS:
-        positions -= int(config.get("pad_token_id", 1)) + 1
+        padding = config.get("pad_token_id", 1)
+        positions -= (padding if isinstance(padding, int) else 1) + 1
     if max_length > positions:
         raise ConfigError(
             f"max_length is {max_length} but {path.name} takes {positions} tokens; give --max-length {positions} or less"
@@ -244,7 +246,7 @@ def _tensors(file: Path) -> Iterator[tuple[str, Any]]:
             f"{file}: a pickle that may run code when it is loaded, refused; save the model as safetensors with save_pretrained"
         ) from None
     except (OSError, RuntimeError, EOFError, KeyError, ValueError) as error:
-        raise CheckpointError(f"{file}: not readable ({_first_line(error)}); copy or download it again") from None
+        raise CheckpointError(f"{file}: not readable ({_words(error)}); copy or download it again") from None
     if not isinstance(loaded, Mapping):
         raise CheckpointError(f"{file}: holds a {type(loaded).__name__}, not weights by name; save the model with save_pretrained")
     yield from ((name, tensor) for name, tensor in loaded.items() if isinstance(tensor, torch.Tensor))
@@ -256,6 +258,7 @@ def load_classifier(path: Path) -> Any:
     Raises `CheckpointError`, also if the weights lack the classification head.
     """
     check_weights(path)
+    _refuse_other_task(path)
     model, missing = _from_pretrained(path, None)
     if missing:
         raise CheckpointError(
@@ -263,6 +266,16 @@ def load_classifier(path: Path) -> Any:
         )
     _name_padding(path, model)
     return model.eval()
+
+
+def _refuse_other_task(path: Path) -> None:
+    """Heads that judge tokens or choices may have a classifier's very tensors, so that the names of these alone prove nothing."""
+    named = read_config(path).get("architectures")
+    heads = [name for name in named if isinstance(name, str) and "For" in name] if isinstance(named, list) else []
+    if heads and not any(name.endswith("ForSequenceClassification") for name in heads):
+        raise CheckpointError(
+            f"{path}: is no text classifier but a {heads[0]} (architectures in config.json); run edgekit finetune on it first"
+        )
 
 
 def start_classifier(path: Path, labels: Mapping[str, int]) -> Any:
@@ -300,7 +313,7 @@ def _name_padding(path: Path, model: Any) -> None:
         model.config.pad_token_id = AutoTokenizer.from_pretrained(str(tokenizer_folder(path)), local_files_only=True).pad_token_id
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
         raise CheckpointError(
-            f"{path}: its tokenizer does not load ({_first_line(error)}); save one there with save_pretrained"
+            f"{path}: its tokenizer does not load ({_words(error)}); save one there with save_pretrained"
         ) from error
     if model.config.pad_token_id is None:
         raise CheckpointError(f"{path}: names no padding token; set pad_token in tokenizer_config.json")
@@ -323,14 +336,23 @@ def _from_pretrained(path: Path, labels: Mapping[str, int] | None) -> tuple[Any,
             dtype=torch.float32,
             local_files_only=True,
             trust_remote_code=False,
-            ignore_mismatched_sizes=labels is not None,
+            ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
-    except (OSError, RuntimeError, ValueError, KeyError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # a config that is wrong ends in whatever its model's code stumbles on
         raise CheckpointError(
-            f"{path}: the weights do not load ({_first_line(error)}); give a folder that save_pretrained wrote"
+            f"{path}: no model can be made of its config.json and weights ({_words(error)}); "
+            "give a folder that save_pretrained wrote"
         ) from error
-    missing = {*info["missing_keys"], *(key[0] for key in info["mismatched_keys"])}
+    mismatched = sorted(info["mismatched_keys"])
+    if mismatched and labels is None:
+        name, stored, wanted = mismatched[0]
+        raise CheckpointError(
+            f"{path}: the weights do not fit config.json ({name} is {tuple(stored)}, not {tuple(wanted)}); give matching files"
+        )
+    missing = {*info["missing_keys"], *(key[0] for key in mismatched)}
     return model, _head_alone(path, model, missing)
 
 
@@ -365,7 +387,7 @@ def _unfilled(path: Path, config: Any) -> Any:
         raise CheckpointError(f"{path}: {error.message}") from None
     except (AssertionError, RuntimeError, TypeError, ValueError) as error:
         raise CheckpointError(
-            f"{path}: no model can be built from config.json ({_first_line(error)}); mend it or make the checkpoint again"
+            f"{path}: no model can be built from config.json ({_words(error)}); mend it or make the checkpoint again"
         ) from error
     return model
 
@@ -393,8 +415,12 @@ def _auto_config(path: Path, labels: Mapping[str, int] | None) -> Any:
     model_type = read_config(path)["model_type"]
     try:
         config = AutoConfig.from_pretrained(str(path), local_files_only=True, trust_remote_code=False, **named)
-    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
-        raise CheckpointError(f"{path}: transformers cannot use its model type {model_type!r} ({_first_line(error)})") from error
+    except MemoryError:
+        raise
+    except Exception as error:  # each model's config checks its values in its own way
+        raise CheckpointError(
+            f"{path}: transformers cannot use its config.json, model type {model_type!r} ({_words(error)}); mend it there"
+        ) from error
     if getattr(config, "is_encoder_decoder", False):
         raise CheckpointError(
             f"{path}: is an encoder with a decoder ({model_type}), whose classifier has no fixed graph; "
@@ -403,6 +429,5 @@ def _auto_config(path: Path, labels: Mapping[str, int] | None) -> Any:
     return config
 
 
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__
+def _words(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from edgekit import __version__, options
-from edgekit.errors import DISK_FULL, ConfigError, EdgekitError, OutputError
+from edgekit.errors import DISK_FULL, ConfigError, EdgekitError, InputError, OutputError
 from edgekit.options import EXIT_CODES, fail
 
 COMMANDS = (
@@ -67,6 +67,9 @@ def _run(arguments: list[str]) -> Any:
         detail = traceback.format_exc()
         if isinstance(error, OSError) and error.errno in DISK_FULL:
             message, code = f"no room for what is to be written ({error.strerror}); free some space", OutputError.exit_code
+        elif isinstance(error, OSError) and error.filename:
+            message = f"{str(error.filename)[:200]}: {error.strerror}; check the path and its permissions"
+            code = InputError.exit_code
     if detail and "--debug" in arguments:
         click.echo(detail, err=True)
     if "--json" in arguments:

@@ -22,7 +22,7 @@ from edgekit.measure.machine import machine
 from edgekit.measure.runtimes import Description, Runtime
 from edgekit.report.content import Report
 from edgekit.report.pruned import read_plan
-from edgekit.spec import TensorSpec, shown
+from edgekit.spec import TensorSpec, path_of, shown
 from edgekit.worker import Progress
 
 _DEFAULT_LENGTH = 64
@@ -111,7 +111,7 @@ def compare(
 
 
 def _found(reference: str) -> Path:
-    path = Path(reference).expanduser()
+    path = path_of(reference)
     if path.exists():
         return path
     if path.suffix.lower() in _FILES:

@@ -16,7 +16,7 @@ from edgekit.data.encode import Encoding, encode
 from edgekit.data.overlap import array_digests
 from edgekit.data.representative import MINIMUM, draw
 from edgekit.data.samples import Array, Samples, described
-from edgekit.data.sources import Columns, Rows
+from edgekit.data.sources import Columns, Rows, TextRows
 from edgekit.errors import ConfigError, ConversionError, DatasetError, ModelFormatError, RefusedError, WorkerError
 from edgekit.measure.benchmark import BenchmarkConfig, benchmark, check_threads
 from edgekit.measure.machine import machine
@@ -155,7 +155,10 @@ def _final(out: Path, source: Source, technique: Technique, scheme: str = "") ->
 
 
 def _read(reference: str, columns: Columns) -> Rows:
-    return sources.read(reference, text_columns=columns.text_columns, label_column=columns.label_column, labelled=True)
+    rows = sources.read(reference, text_columns=columns.text_columns, label_column=columns.label_column, labelled=True)
+    if isinstance(rows, TextRows):
+        raise DatasetError(f"{rows.origin}: holds texts; give an .npz file or an image folder with labels.tsv")
+    return rows
 
 
 def _rows(
@@ -180,6 +183,8 @@ def _rows(
         training = training.take(apart)
     if judged is not None and training.skipped:
         told.append(f"Trained on {described(training, given.origin)}.")
+    if len(found := np.unique(np.asarray(training.labels))) < 2:
+        raise DatasetError(f"{given.origin}: all rows to train on have the label {found[0]}; give rows of at least two classes")
     return training, evaluation, told
 
 

@@ -19,6 +19,8 @@ Command = Callable[..., Any]
 
 INTERRUPTED = 130
 DATASET = "a .tsv .csv .jsonl .parquet .npz file, an image folder with labels.tsv, or hub:NAME[/CONFIG][:SPLIT]"
+TEXTS = "a .tsv .csv .jsonl .parquet file, or hub:NAME[/CONFIG][:SPLIT]"
+ARRAYS = "an .npz file, or an image folder with labels.tsv"
 EXIT_CODES = """\b
 Exit codes: 0 all that was asked for was done
             2 wrong option or recipe        3 wrong checkpoint, data or model file
@@ -99,7 +101,7 @@ def training(command: Command) -> Command:
         click.option("--epochs", type=int, default=3, show_default=True),
         click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the new checkpoint."),
         click.option("--evaluation-data", help="Rows to judge on; left out, a tenth of the training rows is held out."),
-        click.option("--dataset", required=True, help=f"Training rows: {DATASET}."),
+        click.option("--dataset", required=True, help=f"Training rows: {TEXTS}."),
     ):
         command = option(command)
     return command

@@ -23,7 +23,7 @@ from edgekit.errors import ConfigError
 from edgekit.measure.benchmark import BenchmarkConfig
 from edgekit.prune.config import PruneConfig
 from edgekit.prune.prune import Vocabulary
-from edgekit.spec import DatasetReference, ModelReference
+from edgekit.spec import DatasetReference, ModelReference, path_of
 from edgekit.train.config import DistilConfig, FinetuneConfig
 
 T = TypeVar("T")
@@ -115,6 +115,11 @@ class Recipe:
     convert: ConvertConfig = field(default_factory=ConvertConfig)
     benchmark: Benchmark = field(default_factory=Benchmark)
     report: Report = Report()
+
+    def __post_init__(self) -> None:
+        # Files and a checkpoint folder below `out` are called by it: `..` would put the folder in place of another.
+        if Path(self.name).name != self.name or self.name in ("", "..") or not self.name.isprintable():
+            raise ConfigError(f"name is {self.name!r}, which no file can be called; give one without / such as 'quickstart'")
 
 
 def load(path: Path) -> Recipe:
@@ -218,7 +223,10 @@ def _value(hint: Any, value: Any, where: str, key: str, base: Path) -> Any:
         (hint,) = (argument for argument in arguments if argument is not types.NoneType)
         return _value(hint, value, where, key, base)
     if origin is Annotated:
-        return _located(_value(arguments[0], value, where, key, base), arguments[1], base)
+        reference = _value(arguments[0], value, where, key, base)
+        if not reference:
+            raise ConfigError(f"{where}: {key} is empty; name a {arguments[1]} or leave the key out")
+        return _located(reference, arguments[1], base)
     if origin is tuple:
         if not isinstance(value, list):
             raise _mismatch(where, key, f"a list, each item {_WORDS.get(arguments[0], 'a string')}", value)
@@ -244,8 +252,10 @@ def _scalar(hint: Any, value: Any, where: str, key: str, base: Path) -> Any:
     fits = {Path: (str,), float: (int, float)}.get(hint, (hint,))
     if type(value) not in fits or (isinstance(value, float) and not math.isfinite(value)):
         raise _mismatch(where, key, _WORDS[hint], value)
+    if isinstance(value, str) and "\0" in value:
+        raise ConfigError(f"{where}: {key} holds a NUL character; remove it")
     if hint is Path:
-        return (base / Path(value).expanduser()).resolve()
+        return (base / path_of(value)).resolve()
     return hint(value)
 
 
@@ -258,6 +268,6 @@ def _located(reference: str, kind: str, base: Path) -> str:
     """A reference with its path made absolute; hub and package names stay as they are."""
     if reference.startswith(("hub:", "package:")):
         return reference
-    path = (base / Path(reference).expanduser()).resolve()
+    path = (base / path_of(reference)).resolve()
     is_path = kind == "dataset" or reference.startswith((".", "/", "~")) or path.suffix in _MODEL_SUFFIXES or path.exists()
     return str(path) if is_path else reference

@@ -13,6 +13,15 @@ ModelReference = Annotated[str, "model"]
 _LONGEST_SHOWN = 48
 
 
+def path_of(reference: str) -> Path:
+    """The path that a reference would be, `~` filled in; a home that nobody has stays as it is written."""
+    path = Path(reference)
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        return path
+
+
 def shown(reference: str) -> str:
     """A data set's or model's reference for people: a long path from the current folder, or its last part alone."""
     path = Path(reference)

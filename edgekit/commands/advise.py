@@ -67,8 +67,9 @@ def advise(
     from edgekit.guide.targets import TARGETS, Hardware
     from edgekit.guide.tree import Need
     from edgekit.progress import progress
+    from edgekit.spec import path_of
 
-    published = advising.is_published(Path(model).expanduser())
+    published = advising.is_published(path_of(model))
     if published:
         _refuse_options(model)
     if report is not None:

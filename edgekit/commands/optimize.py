@@ -9,12 +9,12 @@ from edgekit import options
 from edgekit.console import print_json, show_report
 from edgekit.errors import RefusedError
 from edgekit.optimize.config import CENTROIDS, TECHNIQUES
-from edgekit.options import DATASET, fail
+from edgekit.options import ARRAYS, fail
 
 
 @options.command()
 @click.argument("model", metavar="MODEL.h5")
-@click.option("--dataset", required=True, help=f"Labelled training rows: {DATASET}.")
+@click.option("--dataset", required=True, help=f"Labelled training rows: {ARRAYS}.")
 @click.option("--evaluation-data", help="Labelled rows to judge on, never trained on; left out, a share of the data set.")
 @click.option("--evaluation-share", type=float, default=0.2, show_default=True, help="Share kept without --evaluation-data.")
 @click.option("--technique", "techniques", required=True, multiple=True, type=click.Choice([*TECHNIQUES, "all"]), help="Repeats.")

@@ -8,7 +8,7 @@ import click
 from edgekit import options
 from edgekit.console import print_json, show_report
 from edgekit.errors import ConfigError
-from edgekit.options import DATASET
+from edgekit.options import TEXTS
 from edgekit.prune.config import Importance, Method, PruneConfig, Scope
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ _USED = "used"
 
 @options.command()
 @click.argument("checkpoint", metavar="CHECKPOINT")
-@click.option("--dataset", help=f"Rows for importance, tokens and recovery: {DATASET}.")
+@click.option("--dataset", help=f"Rows for importance, tokens and recovery: {TEXTS}.")
 @click.option("--evaluation-data", help="Rows to judge on, before and after; left out, recovery holds out a tenth of the data set.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the new checkpoint.")
 @click.option("--heads", type=float, default=0.0, help="Share of the attention heads to remove, such as 0.5.")

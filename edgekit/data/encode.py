@@ -43,14 +43,14 @@ def encode(rows: Rows, inputs: Sequence[TensorSpec], encoding: Encoding, folder:
     if (encoding.classes or len(encoding.label_ids)) == 1:
         rows = replace(rows, labels=None)
     if isinstance(rows, TextRows):
+        lengths = {spec.shape[1] for spec in inputs if len(spec.shape) == 2}
+        if len(lengths) != 1 or len(inputs) != sum(len(spec.shape) == 2 for spec in inputs):
+            raise DatasetError(f"{rows.origin}: the model takes {_listed(inputs)}, which texts cannot fill; give an .npz file")
         if encoding.tokenizer is None:
             raise DatasetError(f"{rows.origin}: texts need the model's tokenizer; put its tokenizer.json beside the model file")
         if encoding.pairs is not None and encoding.pairs != (rows.pairs is not None):
             wanted, found = ("pairs of texts", "single ones") if encoding.pairs else ("single texts", "pairs")
             raise DatasetError(f"{rows.origin}: the model takes {wanted}, these are {found}; name its columns with --text-column")
-        lengths = {spec.shape[1] for spec in inputs if len(spec.shape) == 2}
-        if len(lengths) != 1 or len(inputs) != sum(len(spec.shape) == 2 for spec in inputs):
-            raise DatasetError(f"{rows.origin}: the model takes {_listed(inputs)}, which texts cannot fill; give an .npz file")
         names = [spec.name for spec in inputs]
         return encode_text(rows, encoding.tokenizer, lengths.pop(), names, encoding.label_ids)
     if isinstance(rows, ArrayRows):
@@ -90,19 +90,25 @@ def _check_values(rows: ArrayRows, samples: Samples, vocabulary: int | None) -> 
 
 
 def check_labels(rows: Rows, classes: int) -> None:
-    """Raise `DatasetError` for an image's or array's label outside the head: one of a single value, or unknown (0), takes any."""
+    """Raise `DatasetError` for an image's or array's label outside the head.
+
+    A head of a single value takes any label, one of unknown classes (0) any but a fraction.
+    """
     if isinstance(rows, ImageRows):
         head_labels(rows, classes or None)
         return
-    if isinstance(rows, TextRows) or rows.labels is None or classes < 2:
+    if isinstance(rows, TextRows) or rows.labels is None or classes == 1:
         return
-    outside = np.flatnonzero((rows.labels < 0) | (rows.labels >= classes))
+    wrong = rows.labels % 1 != 0
+    if classes:
+        wrong |= (rows.labels < 0) | (rows.labels >= classes)
+    outside = np.flatnonzero(wrong)
     if outside.size:
         index = int(outside[0])
         number = rows.numbers[index] if rows.numbers else index
         raise DatasetError(
             f"{rows.origin}: labels outside the head: sample {number} (from 0) has {rows.labels[index]}, "
-            f"the head has {classes} classes; mend the labels or set --label-column"
+            f"the head has {classes or 'no known number of'} classes; mend the labels or set --label-column"
         )
 
 

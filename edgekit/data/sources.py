@@ -2,6 +2,7 @@
 
 import difflib
 import itertools
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -28,6 +29,7 @@ PAIR_COLUMNS = (
 LABEL_COLUMNS = ("label", "labels", "class", "y", "target", "category")
 _ARRAY_LABELS = ("labels", "label", "y")
 _INTEGER = re.compile(r"[+-]?[0-9]+(\.0+)?")
+_FRACTION = re.compile(r"[+-]?[0-9]*\.[0-9]*[1-9][0-9]*([eE][+-]?[0-9]+)?|[+-]?[0-9]+[eE]-[0-9]+")
 _NUMBER = re.compile(r"0|-?[1-9][0-9]*")
 
 
@@ -73,7 +75,7 @@ class ImageRows:
 
 @dataclass(frozen=True, eq=False)
 class ArrayRows:
-    """Arrays (N, ...) by name, as stored, and int64 labels (N,); `numbers` as in `TextRows`."""
+    """Arrays (N, ...) by name, as stored, and labels (N,): int64, or floats if some are fractions; `numbers` as in `TextRows`."""
 
     arrays: Mapping[str, Array]
     labels: Array | None
@@ -217,7 +219,12 @@ def _texts(origin: str, column: str, values: list[Any]) -> tuple[str, ...]:
 
 
 def _label(origin: str, column: str, row: int, value: Any) -> int | str:
-    """The class's number where the value is a whole number in any form, else its name."""
+    """The class's number where the value is a whole number in any form, else its name.
+
+    A fraction, which a regression's data has, is a name in every format: only a head that chooses a class has to refuse it.
+    """
+    if isinstance(value, float) and math.isfinite(value) and not value.is_integer():
+        return str(value)
     if isinstance(value, str) and (name := value.strip()):
         return int(name.partition(".")[0]) if _INTEGER.fullmatch(name) and len(name) < 19 else name
     if isinstance(value, int) or (isinstance(value, float) and value.is_integer()):
@@ -250,6 +257,11 @@ def _image_folder(folder: Path, limit: int | None, labelled: bool) -> ImageRows:
     if "label" in values:
         labels = tuple(_image_label(table, row, value, class_names) for row, value in enumerate(values["label"]))
     return ImageRows(files, labels, class_names, str(folder))
+
+
+def is_fraction(label: int | str) -> bool:
+    """Whether a label is a value, as a regression has them, and not a class."""
+    return isinstance(label, str) and _FRACTION.fullmatch(label) is not None
 
 
 def are_numbers(names: Iterable[str]) -> bool:
@@ -310,10 +322,12 @@ def _array_rows(path: Path, label_column: str | None, limit: int | None, labelle
     labels = arrays.pop(name)
     if labels.shape[1:] == (1,):
         labels = labels[:, 0]
-    if labels.ndim != 1 or labels.dtype.kind not in "iub":
+    if labels.ndim != 1 or labels.dtype.kind not in "iubf" or not np.isfinite(labels).all():
         raise DatasetError(
             f"{path}: labels {name!r} are {labels.dtype} {labels.shape}; give one integer per row or set --label-column"
         )
     if not arrays:
         raise DatasetError(f"{path}: holds labels {name!r} but no input array; add one per model input")
-    return ArrayRows(arrays, labels.astype(np.int64), str(path))
+    whole = labels.astype(np.int64)
+    # Fractions are a regression's: only a head that chooses a class has to refuse them.
+    return ArrayRows(arrays, whole if (whole == labels).all() else labels, str(path))

@@ -120,14 +120,19 @@ def open_tokenizer(checkpoint: Path, max_length: int, *, pair: bool) -> Any:
     settings = _settings(folder)
     padding = encoder.padding or {}
     pad_token, pad_id = _pad(encoder, settings, padding, file)
-    encoder.enable_truncation(max_length, strategy="longest_first", direction=settings.get("truncation_side", "right"))
-    encoder.enable_padding(
-        direction=settings.get("padding_side") or padding.get("direction", "right"),
-        pad_id=pad_id,
-        pad_token=pad_token,
-        pad_type_id=settings.get("pad_token_type_id") or padding.get("pad_type_id", 0),
-        length=max_length,
-    )
+    try:
+        encoder.enable_truncation(max_length, strategy="longest_first", direction=settings.get("truncation_side", "right"))
+        encoder.enable_padding(
+            direction=settings.get("padding_side") or padding.get("direction", "right"),
+            pad_id=pad_id,
+            pad_token=pad_token,
+            pad_type_id=settings.get("pad_token_type_id") or padding.get("pad_type_id", 0),
+            length=max_length,
+        )
+    except (TypeError, ValueError, OverflowError) as error:
+        raise CheckpointError(
+            f"{folder / 'tokenizer_config.json'}: has a side or a padding type that no tokenizer knows ({error}); mend it there"
+        ) from None
     return encoder
 
 
@@ -142,6 +147,8 @@ def _settings(folder: Path) -> dict[str, Any]:
             found = json.loads(file.read_text(encoding="utf-8"))
         except ValueError as error:
             raise CheckpointError(f"{file}: not JSON ({error}); save the tokenizer again with save_pretrained") from None
+        if not isinstance(found, dict):
+            raise CheckpointError(f"{file}: holds no settings by name; save the tokenizer again with save_pretrained")
         settings.update({key: value for key, value in found.items() if value is not None})
     return settings
 
@@ -150,7 +157,7 @@ def _pad(encoder: Any, settings: Mapping[str, Any], padding: Mapping[str, Any], 
     named = settings.get("pad_token")
     named = named.get("content") if isinstance(named, dict) else named
     for token in (named, padding.get("pad_token"), *_KNOWN_PADS):
-        if token and (number := encoder.token_to_id(token)) is not None:
+        if isinstance(token, str) and (number := encoder.token_to_id(token)) is not None:
             return token, number
     raise CheckpointError(f"{file}: the tokenizer has no padding token; set pad_token in tokenizer_config.json")
 

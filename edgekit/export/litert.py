@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 
 from edgekit.data.samples import Samples
-from edgekit.errors import ConfigError, UnsupportedOpError
+from edgekit.errors import ConfigError, ModelFormatError, UnsupportedOpError
 from edgekit.export import classifier
+from edgekit.tflite.interpreter import Model
 
 # From here on litert-torch is quicker where it leaves the constants alone and folds those of the finished file: measured, it
 # costs half a second at 90 MB and saves two at 440 MB.
@@ -46,3 +47,15 @@ def export_litert(checkpoint: Path, samples_folder: Path, target: Path, referenc
     except (RuntimeError, NotImplementedError, ValueError) as error:
         text = " ".join(str(error).split())[:200]
         raise UnsupportedOpError(f"{checkpoint}: litert-torch cannot convert it ({text}); use --bridge onnx") from error
+    require_kernels(target, checkpoint)
+
+
+def require_kernels(file: Path, checkpoint: Path) -> None:
+    """Raise `UnsupportedOpError` if the interpreter does not load `file`: litert-torch writes ops that have no kernel, too."""
+    try:
+        Model(file)
+    except ModelFormatError as error:
+        cause = error.message.removeprefix(f"{file}: ")[:200]
+        raise UnsupportedOpError(
+            f"{checkpoint}: litert-torch makes a file that does not load ({cause}); use --bridge onnx"
+        ) from error

@@ -14,6 +14,7 @@ import numpy as np
 from edgekit import keras2
 from edgekit.errors import CheckpointError, ConfigError, EdgekitError, ModelFormatError
 from edgekit.measure import runtimes
+from edgekit.spec import path_of
 from edgekit.worker import Worker
 
 IMAGENET, RANDOM = "imagenet", "random"
@@ -91,7 +92,7 @@ def find_weights(given: str, name: str) -> Weights | None:
     """
     if given in (IMAGENET, RANDOM):
         return Weights(given)
-    folder = Path(given).expanduser()
+    folder = path_of(given)
     if not folder.is_dir():
         raise ConfigError(f"--weights {given}: no such folder; give one with files such as {name}.h5, or imagenet, or random")
     found = [path for suffix in (_WEIGHTS_ONLY, _KERAS, _ONNX, _TFLITE) if (path := folder / f"{name}{suffix}").is_file()]

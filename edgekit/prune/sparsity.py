@@ -95,11 +95,14 @@ def _zero(checkpoint: Path, config: SparsityConfig, folder: Path) -> SparsityRes
         else:
             prune.custom_from_mask(module, "weight", module.weight.detach().abs() >= config.threshold)
         prune.remove(module, "weight")
+    chosen, zeros = sum(module.weight.numel() for module in modules), _zeros(modules)
+    if zeros == chosen:
+        raise ConfigError(f"{checkpoint}: --threshold {config.threshold:g} leaves none of {chosen} weights; give a smaller one")
     save(model, checkpoint, folder)
     return SparsityResult(
         len(modules),
-        sum(module.weight.numel() for module in modules),
-        _zeros(modules),
+        chosen,
+        zeros,
         before,
         sum(parameter.numel() for parameter in model.parameters()),
     )

@@ -51,7 +51,7 @@ def named(tokenizer: Path, file: Path) -> set[int]:
         token = encoder.token_to_id(line) if encoder.token_to_id(line) is not None else encoder.token_to_id(line.strip())
         if token is None:
             raise ConfigError(
-                f"{file}: line {number}: {line.strip()!r} is not a token of {tokenizer}; "
+                f"{file}: line {number}: {line.strip()[:40]!r} is not a token of the checkpoint; "
                 "give tokens as tokenizer.json spells them, such as ##ing"
             )
         found.add(token)

@@ -12,7 +12,7 @@ import numpy as np
 from edgekit import artifacts
 from edgekit.artifacts import MANIFEST
 from edgekit.checkpoint import label_ids, read_config
-from edgekit.data.sources import TextRows
+from edgekit.data.sources import TextRows, is_fraction
 from edgekit.data.text import class_numbers
 from edgekit.errors import ConfigError, DatasetError
 from edgekit.spec import shown
@@ -101,6 +101,11 @@ def _classes(model: Path, train: TextRows, config: FinetuneConfig) -> dict[str, 
     if not train.labels:
         raise DatasetError(f"{train.origin}: holds no rows; give a file with at least one of each class")
     found = set(train.labels)
+    if fractions := sorted(label for label in found if is_fraction(label) and label not in config.labels):
+        raise DatasetError(
+            f"{train.origin}: the label {fractions[0]} is a fraction, no class; a regression is not trained here, so give classes "
+            "or set --label-column"
+        )
     if len(found) < 2:
         raise DatasetError(f"{train.origin}: all rows have the label {train.labels[0]!r}; give rows of at least two classes")
     named = label_ids(model) if "id2label" in read_config(model) else {}

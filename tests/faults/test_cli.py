@@ -62,6 +62,8 @@ WRONG: list[tuple[int, str, tuple[str, ...]]] = [
     (2, "nowhere.toml: cannot be read", ("run", "nowhere.toml")),
     # 3: checkpoints and model files
     (3, "nowhere/at/all: no such folder", ("convert", "./nowhere/at/all", "--scheme", "float32")),
+    (3, "~nobody-of-that-name/bert: no such folder", ("convert", "~nobody-of-that-name/bert", "--scheme", "float32")),
+    (3, "File name too long; check the path", ("convert", "x" * 300 + ".onnx", "--scheme", "float32")),
     (3, "holds no config.json", ("convert", "empty", "--scheme", "float32", "--out", "new/out")),
     (3, "not a model that edgekit reads", ("convert", "good.tsv", "--scheme", "float32")),
     (3, "not an ONNX model", ("convert", "text.onnx", "--scheme", "float32", "--out", "new/out")),

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from edgekit import checkpoint
-from edgekit.errors import CheckpointError
+from edgekit.errors import CheckpointError, ConfigError
 from edgekit.worker import Worker
 
 
@@ -108,6 +108,14 @@ def test_a_broken_config_is_refused(tmp_path: Path, content: bytes | None, words
         checkpoint.read_config(tmp_path)
 
 
+@pytest.mark.parametrize("padding", [None, "x", 1])
+def test_positions_behind_a_padding_token_that_is_not_named_are_counted(tmp_path: Path, padding: Any) -> None:
+    folder = _config(tmp_path / "m", model_type="roberta", max_position_embeddings=130, pad_token_id=padding)
+    checkpoint.check_length(folder, 128)
+    with pytest.raises(ConfigError, match="takes 128 tokens"):
+        checkpoint.check_length(folder, 129)
+
+
 def test_a_folder_without_tokenizer_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="holds no tokenizer"):
         checkpoint.tokenizer_folder(_config(tmp_path))
@@ -161,6 +169,20 @@ def _load_all(source: Path, room: Path) -> dict[str, str]:
             said[case] = "" if not model.training and model.dtype == torch.float32 else "wrong mode"
         except CheckpointError as error:
             said[case] = str(error)
+    for case, changed in (
+        ("tokens", {"architectures": ["ModernBertForTokenClassification"]}),
+        ("wrong type", {"vocab_size": "many"}),
+        ("names", {"id2label": 5}),
+        ("no heads", {"num_attention_heads": 0}),
+        ("other vocabulary", {"vocab_size": 50}),
+    ):
+        folder = shutil.copytree(source, room / case)
+        described = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**described, **changed}))
+        try:
+            checkpoint.load_classifier(folder)
+        except CheckpointError as error:
+            said[case] = str(error)
     _config(room / "two halves", model_type="t5", architectures=["T5ForSequenceClassification"], decoder_start_token_id=0)
     try:
         checkpoint.start_classifier(room / "two halves", {"no": 0, "yes": 1})
@@ -206,6 +228,11 @@ def test_a_sound_checkpoint_loads(said: dict[str, str], case: str) -> None:
         ("start other encoder", "the weights do not fit config.json"),
         ("none", "holds no weights"),
         ("two halves", "is an encoder with a decoder (t5)"),
+        ("tokens", "is no text classifier but a ModernBertForTokenClassification"),
+        ("wrong type", "its config.json, model type 'bert' (Validation error for field 'vocab_size'"),
+        ("names", "cannot use its config.json"),
+        ("no heads", "no model can be made of its config.json"),
+        ("other vocabulary", "config.json (bert.embeddings.word_embeddings.weight is (108, 64), not (50, 64))"),
     ],
 )
 def test_a_broken_checkpoint_is_refused_in_one_line(said: dict[str, str], case: str, words: str) -> None:

@@ -153,6 +153,12 @@ def test_a_model_is_a_path_a_hub_id_or_a_package(tmp_path: Path, source: str, is
         ("threads = 1", "threads = 0", "[benchmark]: threads is 0; give at least 1"),
         ('name = "mine"', "name = 3", "name must be a string, not 3"),
         ('out = "results"', "out = []", "out must be a path, not []"),
+        ('name = "mine"', 'name = ".."', "name is '..', which no file can be called; give one without / such as 'quickstart'"),
+        ('name = "mine"', 'name = ""', "name is '', which no file can be called; give one without / such as 'quickstart'"),
+        ('name = "mine"', 'name = "a/b"', "name is 'a/b', which no file can be called; give one without / such as 'quickstart'"),
+        ('dataset = "train.tsv"', 'dataset = ""', "[finetune]: dataset is empty; name a dataset or leave the key out"),
+        ('out = "results"', 'out = "a\\u0000"', "out holds a NUL character; remove it"),
+        ("./checkpoint", "a\\u0000", "[model]: source holds a NUL character; remove it"),
         ('["json"]', '"json"', "[report]: formats must be a list, each item a string, not 'json'"),
         ('["json"]', '["json", "pdf"]', "[report]: formats[1] is 'pdf'; choose from markdown, json, html"),
         ('["question", "answer"]', '["question", 7]', "[data]: text_columns[1] must be a string, not 7"),
@@ -170,6 +176,11 @@ def test_a_model_is_a_path_a_hub_id_or_a_package(tmp_path: Path, source: str, is
 def test_a_mistake_is_named_with_file_table_and_key(tmp_path: Path, old: str, new: str, expected: str) -> None:
     assert old in WHOLE
     assert _error(tmp_path, WHOLE.replace(old, new)) == expected
+
+
+def test_a_home_that_nobody_has_stays_a_name(tmp_path: Path) -> None:
+    found = recipe.load(_write(tmp_path, WHOLE.replace("./checkpoint", "~nobody-of-that-name/checkpoint")))
+    assert found.model.source == str(tmp_path / "~nobody-of-that-name" / "checkpoint")
 
 
 def test_integer_schemes_ask_for_data(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ PAIRS = TextRows(("a film", "good"), ("bad", "the film"), None, "pairs.tsv")
     [
         (SINGLE, {"label_ids": {"LABEL_0": 0}}),
         (ArrayRows({"input_ids": np.ones((2, 6), np.int32)}, np.array([0, 7]), "rows.npz"), {"classes": 1}),
+        (ArrayRows({"input_ids": np.ones((2, 6), np.int32)}, np.array([0.5, 7]), "rows.npz"), {"classes": 1}),
     ],
 )
 def test_a_head_of_one_value_takes_rows_whatever_their_labels(rows: Rows, head: dict[str, object], tokenizer: Path) -> None:
@@ -37,6 +38,18 @@ def test_pairs_are_not_fed_as_single_texts_nor_the_other_way(rows: TextRows, pai
     with pytest.raises(DatasetError, match=rf"^{rows.origin}: the model {words}.* --text-column"):
         encode(rows, IDS, Encoding(tokenizer, pairs=pairs), tokenizer)
     assert len(encode(PAIRS, IDS, Encoding(tokenizer, pairs=True), tokenizer)) == 2
+
+
+@pytest.mark.parametrize("classes", [None, 2])
+def test_a_fraction_is_no_class(classes: int | None, tokenizer: Path) -> None:
+    rows = ArrayRows({"input_ids": np.ones((2, 6), np.int32)}, np.array([1.0, 0.5]), "rows.npz")
+    with pytest.raises(DatasetError, match=r"^rows\.npz: labels outside the head: sample 1 \(from 0\) has 0\.5"):
+        encode(rows, IDS, Encoding(tokenizer, classes=classes), tokenizer)
+
+
+def test_texts_for_a_model_that_takes_none_are_not_asked_for_a_tokenizer() -> None:
+    with pytest.raises(DatasetError, match=r"^single\.tsv: the model takes image \(1, 8, 8, 3\), which texts cannot fill"):
+        encode(SINGLE, (TensorSpec("image", (1, 8, 8, 3), "float32"),), Encoding(), Path())
 
 
 def test_texts_have_no_mean_to_take_off(tiny_tsv: Path) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgekit.data.sources import ArrayRows, ImageRows, TextRows, read, take
+from edgekit.data.sources import ArrayRows, ImageRows, TextRows, is_fraction, read, take
 from edgekit.errors import DatasetError
 
 RECORDS = [("good film", 1), ("a \"bad' film", 0), ("the film", 1)]
@@ -111,6 +111,14 @@ def test_labels_in_every_spelling_of_a_number(tmp_path: Path) -> None:
     assert texts(path).labels == (1, 2, 3, "no")
 
 
+@pytest.mark.parametrize(("name", "content"), [("a.jsonl", '{"text":"a","label":0.5}\n'), ("a.tsv", "text\tlabel\na\t0.5\n")])
+def test_a_regressions_values_are_read_alike_in_every_format(tmp_path: Path, name: str, content: str) -> None:
+    found = texts(write(tmp_path / name, content)).labels
+    assert found == ("0.5",)
+    assert is_fraction(found[0])
+    assert not any(is_fraction(label) for label in ("v1.5", "1.0.2", "1.0", "3", 3, "five", "."))
+
+
 def test_rows_without_labels_are_read_unless_labels_are_asked_for(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", "text,id\na,1\n")
     assert texts(path).labels is None
@@ -149,7 +157,7 @@ def test_no_column_fits(tmp_path: Path) -> None:
         ("a.jsonl", b'{"text":"a"}\n{"words":"b"}\n', "row 1 .* holds nothing in column 'text'"),
         ("a.jsonl", b'{"text":"a"}\n{"text":7}\n', "row 1 .* holds int in column 'text'"),
         ("a.jsonl", b'{"text":"\\ud800"}\n', "row 0 .* surrogate"),
-        ("a.jsonl", b'{"text":"a","label":0.5}\n', "row 0 .* holds 0.5 in column 'label', not a class"),
+        ("a.jsonl", b'{"text":"a","label":NaN}\n', "row 0 .* holds nan in column 'label', not a class"),
         ("a.csv", b"text,label\na,1\nb,\n", "row 1 .* holds nothing in column 'label'"),
         ("a.tsv", b"text\ttext\na\tb\n", "two columns are named 'text'"),
         ("a.parquet", b"PAR1 and then nothing", "not a Parquet file"),
@@ -215,13 +223,23 @@ def test_npz_arrays_and_labels(tmp_path: Path) -> None:
     assert (last.arrays["x"][0, 0, 0], last.labels.tolist()) == (12, [2])
 
 
+@pytest.mark.parametrize(("stored", "read_as"), [([0.0, 2.0], "int64"), ([0.5, 2.0], "float64")])
+def test_npz_labels_of_a_regression_are_kept(tmp_path: Path, stored: list[float], read_as: str) -> None:
+    np.savez(tmp_path / "a.npz", x=np.zeros((2, 2)), y=np.array(stored))
+    rows = read(str(tmp_path / "a.npz"))
+    assert isinstance(rows, ArrayRows)
+    assert rows.labels is not None
+    assert (rows.labels.tolist(), rows.labels.dtype.name) == (stored, read_as)
+
+
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
         ({"x": np.zeros((3, 2)), "y": np.zeros(2, int)}, "x 3, y 2"),
         ({"x": np.array([{}, {}], dtype=object)}, "Python objects"),
         ({"y": np.zeros(3, int)}, "no input array"),
-        ({"x": np.zeros((3, 2)), "y": np.zeros(3)}, "one integer per row"),
+        ({"x": np.zeros((3, 2)), "y": np.zeros((3, 2))}, "one integer per row"),
+        ({"x": np.zeros((3, 2)), "y": np.full(3, np.nan)}, "one integer per row"),
         ({"x": np.zeros((0, 2))}, "holds no rows"),
         ({"x": np.float32(1)}, "single number"),
         ({}, "no arrays"),

@@ -3,6 +3,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -74,6 +75,26 @@ def test_unusable_tokenizers(tokenizer: Path, tmp_path: Path) -> None:
     (folder / "tokenizer.json").write_text("{}")
     with pytest.raises(CheckpointError, match=r"tokenizer.json: not a usable tokenizer"):
         encode_text(text_rows("good"), folder, 4, ["input_ids"], {})
+
+
+@pytest.mark.parametrize(
+    "settings", [[1], {"padding_side": "up"}, {"truncation_side": "up"}, {"pad_token_type_id": "x"}, {"pad_token_type_id": -1}]
+)
+def test_settings_that_no_tokenizer_knows_are_named(tokenizer: Path, tmp_path: Path, settings: Any) -> None:
+    folder = shutil.copytree(tokenizer, tmp_path / "t")
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    with pytest.raises(CheckpointError, match=r"tokenizer_config.json: .*(mend it there|save_pretrained)$"):
+        encode_text(text_rows("good"), folder, 4, ["input_ids"], {})
+
+
+@pytest.mark.parametrize("token", [7, {"content": 5}])
+def test_a_padding_token_that_is_no_text_is_looked_for_elsewhere(tokenizer: Path, tmp_path: Path, token: Any) -> None:
+    folder = shutil.copytree(tokenizer, tmp_path / "t")
+    (folder / "tokenizer_config.json").write_text(json.dumps({"pad_token": token}))
+    encoded = [
+        encode_text(text_rows("good"), place, 4, ["input_ids"], {}).inputs["input_ids"].tolist() for place in (folder, tokenizer)
+    ]
+    assert encoded[0] == encoded[1]
 
 
 def test_length_without_room(tokenizer: Path) -> None:

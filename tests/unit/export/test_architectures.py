@@ -14,7 +14,8 @@ from onnx import numpy_helper
 
 from edgekit import masks
 from edgekit.data.samples import Samples
-from edgekit.export.litert import export_litert
+from edgekit.errors import UnsupportedOpError
+from edgekit.export.litert import export_litert, require_kernels
 from edgekit.export.onnx import OnnxExport
 from edgekit.measure.benchmark import outputs
 from edgekit.parity import compare
@@ -187,3 +188,11 @@ def test_each_op_computes_what_its_layer_does_with_rounding(rounded: dict[str, R
         away = np.abs((np.minimum(given, high) if module == "pre_classifier" else given) - wanted)
         assert away.max() < 1.01 * step, module
         assert module == "pre_classifier" or (away > 0.5 * step).mean() < 0.05, "only what lies between two steps may differ"
+
+
+def test_a_file_that_the_interpreter_does_not_load_is_the_bridges_fault(tmp_path: Path) -> None:
+    file = tmp_path / "float32.tflite"
+    file.write_bytes(b"no kernel for this" * 10)
+    with pytest.raises(UnsupportedOpError, match=r"^bert: .*\(not a .tflite file .*; use --bridge onnx$") as caught:
+        require_kernels(file, Path("bert"))
+    assert str(tmp_path) not in str(caught.value)

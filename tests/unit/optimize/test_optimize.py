@@ -140,7 +140,7 @@ def test_convert_takes_the_trained_ranges_and_asks_for_no_data(made, room, tmp_p
 def test_no_row_is_trained_on_and_judged_on(tmp_path):
     config = OptimizingConfig(("qat",))
     images = np.asarray(rows(100).inputs["image"])
-    labels = np.zeros(100, np.int64)
+    labels = np.arange(100) % 2
     given, judged = ArrayRows({"x": images[:60]}, labels[:60], "a.npz"), ArrayRows({"x": images[50:]}, labels[50:], "b.npz")
     for evaluation, counts in ((judged, (50, 50)), (None, (48, 12))):
         training, unseen, notes = _rows(given, evaluation, config, SPEC, 2, tmp_path)
@@ -215,6 +215,9 @@ def test_bad_data_and_models_are_told_before_tensorflow_starts(tmp_path):
     config, out = OptimizingConfig(("qat",)), tmp_path / "out"
     with pytest.raises(DatasetError, match=r"bare\.npz: no label array"):
         run(str(tmp_path / "net.h5"), str(tmp_path / "bare.npz"), out, config, columns=Columns())
+    (tmp_path / "texts.tsv").write_text("text\tlabel\na film\t1\n")
+    with pytest.raises(DatasetError, match=r"texts\.tsv: holds texts; give an \.npz file"):
+        run(str(tmp_path / "net.h5"), str(tmp_path / "texts.tsv"), out, config)
     (tmp_path / "net.keras").write_bytes(b"PK")
     with pytest.raises(ModelFormatError, match="is a Keras 3 file"):
         run(str(tmp_path / "net.keras"), "rows.npz", out, config)
@@ -284,6 +287,12 @@ def test_images_that_cannot_be_read_are_told(tmp_path):
 def test_labels_outside_the_head_name_the_sample(tmp_path):
     given = ArrayRows({"x": np.asarray(rows(30).inputs["image"])}, np.arange(30), "rows.npz")
     with pytest.raises(DatasetError, match="sample 2 .* has 2, the head has 2 classes"):
+        _rows(given, None, OptimizingConfig(("qat",)), SPEC, 2, tmp_path)
+
+
+def test_rows_of_a_single_class_teach_nothing(tmp_path):
+    given = ArrayRows({"x": np.asarray(rows(30).inputs["image"])}, np.ones(30, np.int64), "rows.npz")
+    with pytest.raises(DatasetError, match=r"^rows\.npz: all rows to train on have the label 1; give"):
         _rows(given, None, OptimizingConfig(("qat",)), SPEC, 2, tmp_path)
 
 

@@ -34,11 +34,12 @@ def _sparsify_all(checkpoint: Path, folder: Path) -> tuple[dict[str, SparsityRes
         results[name] = sparsify(checkpoint, folder / name, config, worker=Inline())
         weights[name] = load_file(folder / name / "model.safetensors")
         assert set(load_classifier(folder / name).state_dict()) >= set(weights[name])
-    try:
-        sparsify(checkpoint, folder / "none", SparsityConfig(0.5, weights="*.h.*"), worker=Inline())
-        told = ""
-    except ConfigError as error:
-        told = str(error)
+    told = ""
+    for refused in (SparsityConfig(0.5, weights="*.h.*"), SparsityConfig(method=Method.THRESHOLD, threshold=99)):
+        try:
+            sparsify(checkpoint, folder / "none", refused, worker=Inline())
+        except ConfigError as error:
+            told += f"{error}\n"
     return results, weights, load_file(checkpoint / "model.safetensors"), told
 
 
@@ -109,6 +110,7 @@ def test_a_pattern_that_matches_nothing_is_told_with_names_and_nothing_is_writte
     *_, told, folder = sparse
     assert "--weights *.h.*: no linear layer has such a name" in told
     assert "bert.encoder.layer.0.attention.self.query" in told
+    assert "--threshold 99 leaves none of 69760 weights; give a smaller one" in told
     assert sorted(path.name for path in folder.iterdir() if not path.name.startswith(".")) == sorted(RUNS)
 
 

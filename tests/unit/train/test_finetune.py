@@ -242,6 +242,8 @@ def test_numbers_that_the_model_knows_by_name_are_its_classes(tmp_path: Path) ->
         (None, "has no label column"),
         ((), "holds no rows"),
         ((1, 1, 1), "all rows have the label 1"),
+        ((1, "0.5", 0, "2.25"), "the label 0.5 is a fraction, no class"),
+        (("0.5", "1.5"), "the label 0.5 is a fraction, no class"),
         (("a", 1, 0), "some labels are numbers and some are names"),
         ((0, 2, 2), "no row has the label 1 but some have 2"),
         ((0, 1, -1), "the label -1 is outside 0 and upwards"),
