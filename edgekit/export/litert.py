@@ -53,7 +53,7 @@ def export_litert(checkpoint: Path, samples_folder: Path, target: Path, referenc
 def require_kernels(file: Path, checkpoint: Path) -> None:
     """Raise `UnsupportedOpError` if the interpreter does not load `file`: litert-torch writes ops that have no kernel, too."""
     try:
-        Model(file)
+        Model(file, mapped=True, delegate=False)
     except ModelFormatError as error:
         cause = error.message.removeprefix(f"{file}: ")[:200]
         raise UnsupportedOpError(
