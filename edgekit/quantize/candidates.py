@@ -93,7 +93,7 @@ class Reference:
 
 
 def expect(model: Path, reference: Reference) -> None:
-    """Write the first output (N, ...) of `model` on the first rows, fewer where it is slow. In a worker child."""
+    """Write what `first_outputs` gives for `model` on the first rows, fewer where it is slow. In a worker child."""
     models = [Model(model, threads=1) for _ in range(LANES)]
     rows = [*itertools.islice(Samples.load(reference.rows), _ROWS)]
     started = time.perf_counter()
@@ -106,14 +106,14 @@ def expect(model: Path, reference: Reference) -> None:
 
 
 def first_outputs(models: Sequence[Model], rows: Sequence[Mapping[str, np.ndarray]]) -> np.ndarray:
-    """First output of each row (N, ...), the models side by side with a share of the rows each."""
+    """First output of each row (rows, batch, ...), the models side by side with a share of the rows each."""
 
     def share(number: int) -> list[np.ndarray]:
         return [_first(models[number].run(row)) for row in rows[number :: len(models)]]
 
     with ThreadPoolExecutor(len(models)) as pool:
         shares = list(pool.map(share, range(len(models))))
-    return np.concatenate([shares[place % len(models)][place // len(models)] for place in range(len(rows))])
+    return np.stack([shares[place % len(models)][place // len(models)] for place in range(len(rows))])
 
 
 def make(
@@ -144,7 +144,7 @@ def _tried(file: Path, reference: Reference) -> Candidate:
         found.append(_first(model.run(row)))
         if time.perf_counter() - started > _SECONDS:
             break
-    outputs = np.concatenate(found)
+    outputs = np.stack(found)
     return Candidate(
         name="",
         rows=len(found),

@@ -220,7 +220,7 @@ class _Switched:
         self._rows, self.expected = self._rows[:count], self.expected[:count]
 
     def outputs(self, kept: Sequence[str], rows: int) -> np.ndarray:
-        """First output (N, ...) of at most `rows` rows with the integer form of `kept` ops."""
+        """First output (rows, batch, ...) of at most `rows` rows with the integer form of `kept` ops."""
         return self._run(kept, rows) if kept else self._base[:rows]
 
     @cached_property

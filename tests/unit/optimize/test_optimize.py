@@ -276,7 +276,7 @@ def test_images_that_cannot_be_read_are_told(tmp_path):
         Image.new("RGB", (SIDE, SIDE), (number, 0, 0)).save(tmp_path / f"{number}.png")
         files.append(tmp_path / f"{number}.png")
     files[7].write_bytes(b"no image")
-    given = ImageRows(tuple(files), (0,) * 200, None, str(tmp_path))
+    given = ImageRows(tuple(files), (0, 1) * 100, None, str(tmp_path))
     _, evaluation, _ = _rows(given, None, OptimizingConfig(("qat",)), SPEC, 2, tmp_path / "room")
     assert described(evaluation, "x").endswith("without 7.png (not readable)")
     others = ArrayRows({"x": np.asarray(rows(20).inputs["image"])}, np.zeros(20, np.int64), "b.npz")
