@@ -181,8 +181,8 @@ def from_manifests(folder: Path) -> Report:
     from edgekit.report.content import measurement
 
     files = sorted(folder.glob("*.tflite"))
-    found = [(file, manifest) for file in files if (manifest := manifest_of(file))]
-    strangers = [file for file in files if file not in dict(found)]
+    manifests = {file: manifest for file in files if (manifest := manifest_of(file))}
+    found = list(manifests.items())
     order = list(SCHEMES)
     found.sort(key=lambda item: order.index(item[1]["config"]["scheme"]))
     if not found:
@@ -208,7 +208,11 @@ def from_manifests(folder: Path) -> Report:
                 for name, (file, manifest) in zip(called, found, strict=True)
                 if (reason := (manifest["measured"]["plan"] or {}).get("reason"))
             ),
-            *(f"Left out {file.name}: no manifest of edgekit's that fits it lies beside it." for file in strangers),
+            *(
+                f"Left out {file.name}: no manifest of edgekit's that fits it lies beside it."
+                for file in files
+                if file not in manifests
+            ),
         ),
     )
 

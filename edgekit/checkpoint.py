@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekit import architectures, artifacts, linear8
-from edgekit.errors import CheckpointError, ConfigError, OutputError
+from edgekit.errors import CheckpointError, ConfigError, OutputError, one_line
 from edgekit.network import hub_in_reach
 from edgekit.spec import path_of
 
@@ -246,7 +246,7 @@ def _tensors(file: Path) -> Iterator[tuple[str, Any]]:
             f"{file}: a pickle that may run code when it is loaded, refused; save the model as safetensors with save_pretrained"
         ) from None
     except (OSError, RuntimeError, EOFError, KeyError, ValueError) as error:
-        raise CheckpointError(f"{file}: not readable ({_words(error)}); copy or download it again") from None
+        raise CheckpointError(f"{file}: not readable ({one_line(error)}); copy or download it again") from None
     if not isinstance(loaded, Mapping):
         raise CheckpointError(f"{file}: holds a {type(loaded).__name__}, not weights by name; save the model with save_pretrained")
     yield from ((name, tensor) for name, tensor in loaded.items() if isinstance(tensor, torch.Tensor))
@@ -313,7 +313,7 @@ def _name_padding(path: Path, model: Any) -> None:
         model.config.pad_token_id = AutoTokenizer.from_pretrained(str(tokenizer_folder(path)), local_files_only=True).pad_token_id
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
         raise CheckpointError(
-            f"{path}: its tokenizer does not load ({_words(error)}); save one there with save_pretrained"
+            f"{path}: its tokenizer does not load ({one_line(error)}); save one there with save_pretrained"
         ) from error
     if model.config.pad_token_id is None:
         raise CheckpointError(f"{path}: names no padding token; set pad_token in tokenizer_config.json")
@@ -343,7 +343,7 @@ def _from_pretrained(path: Path, labels: Mapping[str, int] | None) -> tuple[Any,
         raise
     except Exception as error:  # a config that is wrong ends in whatever its model's code stumbles on
         raise CheckpointError(
-            f"{path}: no model can be made of its config.json and weights ({_words(error)}); "
+            f"{path}: no model can be made of its config.json and weights ({one_line(error)}); "
             "give a folder that save_pretrained wrote"
         ) from error
     mismatched = sorted(info["mismatched_keys"])
@@ -387,7 +387,7 @@ def _unfilled(path: Path, config: Any) -> Any:
         raise CheckpointError(f"{path}: {error.message}") from None
     except (AssertionError, RuntimeError, TypeError, ValueError) as error:
         raise CheckpointError(
-            f"{path}: no model can be built from config.json ({_words(error)}); mend it or make the checkpoint again"
+            f"{path}: no model can be built from config.json ({one_line(error)}); mend it or make the checkpoint again"
         ) from error
     return model
 
@@ -419,7 +419,7 @@ def _auto_config(path: Path, labels: Mapping[str, int] | None) -> Any:
         raise
     except Exception as error:  # each model's config checks its values in its own way
         raise CheckpointError(
-            f"{path}: transformers cannot use its config.json, model type {model_type!r} ({_words(error)}); mend it there"
+            f"{path}: transformers cannot use its config.json, model type {model_type!r} ({one_line(error)}); mend it there"
         ) from error
     if getattr(config, "is_encoder_decoder", False):
         raise CheckpointError(
@@ -427,7 +427,3 @@ def _auto_config(path: Path, labels: Mapping[str, int] | None) -> Any:
             "give an encoder such as BERT"
         )
     return config
-
-
-def _words(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -26,6 +26,11 @@ import errno
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
+def one_line(error: BaseException) -> str:
+    """A library's own words, or its error's class where it says nothing, for a message of ours."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
 class EdgekitError(Exception):
     """Root of every error that edgekit raises on purpose."""
 

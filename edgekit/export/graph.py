@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from edgekit.errors import EdgekitError, InputError, ModelFormatError, UnsupportedOpError
+from edgekit.errors import EdgekitError, InputError, ModelFormatError, UnsupportedOpError, one_line
 
 _DOMAINS = ("", "ai.onnx")
 # ONNX Runtime and onnx2tf both know every op of this opset; below the first, broadcasting had other rules.
@@ -25,7 +25,7 @@ def read(path: Path) -> Any:
     try:
         model = onnx.load(path)
     except Exception as error:  # protobuf and OS errors share no base class
-        raise ModelFormatError(f"{path}: not an ONNX model ({first_words(error)}); export it again") from error
+        raise ModelFormatError(f"{path}: not an ONNX model ({one_line(error)}); export it again") from error
     if not model.HasField("graph") or not model.graph.output:
         raise ModelFormatError(f"{path}: not an ONNX model, or one without outputs; export it again")
     # Before the checker, which would complain about a custom op's domain and not name the op.
@@ -34,7 +34,7 @@ def read(path: Path) -> Any:
         try:
             onnx.checker.check_model(model)
         except Exception as error:
-            raise ModelFormatError(f"{path}: not a sound ONNX model ({first_words(error)}); export it again") from error
+            raise ModelFormatError(f"{path}: not a sound ONNX model ({one_line(error)}); export it again") from error
     return _modern(model)
 
 
@@ -214,8 +214,3 @@ def _modern(model: Any) -> Any:
         return onnx.version_converter.convert_version(model, _MODERN)
     except Exception:  # an op whose old form has no newer one may still convert as it is
         return model
-
-
-def first_words(error: BaseException) -> str:
-    """What a library's message starts with, on one line."""
-    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from edgekit.data.samples import Samples
-from edgekit.errors import ConfigError, ModelFormatError, UnsupportedOpError
+from edgekit.errors import ConfigError, ModelFormatError, UnsupportedOpError, one_line
 from edgekit.export import classifier
 from edgekit.tflite.interpreter import Model
 
@@ -45,8 +45,7 @@ def export_litert(checkpoint: Path, samples_folder: Path, target: Path, referenc
         large = sum(weight.nbytes for weight in module.parameters()) > _LARGE_BYTES
         litert_torch.convert(Named().eval(), sample_kwargs=tensors, lightweight_conversion=large).export(str(target))
     except (RuntimeError, NotImplementedError, ValueError) as error:
-        text = " ".join(str(error).split())[:200]
-        raise UnsupportedOpError(f"{checkpoint}: litert-torch cannot convert it ({text}); use --bridge onnx") from error
+        raise UnsupportedOpError(f"{checkpoint}: litert-torch cannot convert it ({one_line(error)}); use --bridge onnx") from error
     require_kernels(target, checkpoint)
 
 

@@ -9,9 +9,8 @@ import numpy as np
 
 from edgekit import masks
 from edgekit.data.samples import Samples, as_fed
-from edgekit.errors import ModelFormatError, UnsupportedOpError
+from edgekit.errors import ModelFormatError, UnsupportedOpError, one_line
 from edgekit.export import classifier
-from edgekit.export.graph import first_words
 from edgekit.parity import Parity, compare, require
 
 # The first opset with a Gelu node: decomposed into Erf it would become a Flex op on the way to TFLite.
@@ -55,7 +54,7 @@ def export_onnx(checkpoint: Path, samples_folder: Path, target: Path, reference:
         )
     except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
         raise UnsupportedOpError(
-            f"{checkpoint}: torch cannot export it to ONNX ({first_words(error)}); try --bridge litert"
+            f"{checkpoint}: torch cannot export it to ONNX ({one_line(error)}); try --bridge litert"
         ) from error
     if program is None:
         raise UnsupportedOpError(f"{checkpoint}: torch exported nothing to ONNX; try --bridge litert")
@@ -132,7 +131,7 @@ def run_onnx(path: Path, samples: Samples, *, channels_last: Sequence[str] = (),
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     except Exception as error:  # its exceptions share no public base class
         raise UnsupportedOpError(
-            f"{called}: ONNX Runtime cannot load it ({first_words(error)}); export it again with standard ops"
+            f"{called}: ONNX Runtime cannot load it ({one_line(error)}); export it again with standard ops"
         ) from error
     wanted = {item.name: (len(item.shape), item.type) for item in session.get_inputs()}
     if missing := sorted(set(wanted) - set(samples.inputs)):
@@ -148,7 +147,7 @@ def run_onnx(path: Path, samples: Samples, *, channels_last: Sequence[str] = (),
         try:
             rows.append([np.asarray(value) for value in session.run(None, feed)])
         except Exception as error:
-            raise ModelFormatError(f"{called}: ONNX Runtime stops during inference ({first_words(error)})") from error
+            raise ModelFormatError(f"{called}: ONNX Runtime stops during inference ({one_line(error)})") from error
     names = [item.name for item in session.get_outputs()]
     return [stacked(values, f"{called}: output {name}") for values, name in zip(zip(*rows, strict=True), names, strict=True)]
 

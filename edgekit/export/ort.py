@@ -3,9 +3,8 @@
 from pathlib import Path
 
 from edgekit.data.samples import Samples
-from edgekit.errors import UnsupportedOpError
+from edgekit.errors import UnsupportedOpError, one_line
 from edgekit.export.classifier import PARITY_ROWS, first
-from edgekit.export.graph import first_words
 from edgekit.export.onnx import run_onnx
 from edgekit.parity import Parity, compare, require
 
@@ -26,7 +25,7 @@ def export_ort(onnx_file: Path, samples_folder: Path, target: Path) -> Parity:
     try:
         onnxruntime.InferenceSession(onnx_file, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its exceptions share no public base class
-        raise UnsupportedOpError(f"{onnx_file.name}: ONNX Runtime cannot write it as ORT ({first_words(error)})") from error
+        raise UnsupportedOpError(f"{onnx_file.name}: ONNX Runtime cannot write it as ORT ({one_line(error)})") from error
     few = first(Samples.load(samples_folder), PARITY_ROWS)
     parity = compare(run_onnx(target, few)[0], run_onnx(onnx_file, few)[0])
     require(parity, "ONNX to ORT")

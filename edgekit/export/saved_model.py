@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from edgekit.data.samples import Samples
-from edgekit.errors import ConversionError, UnsupportedOpError
+from edgekit.errors import ConversionError, UnsupportedOpError, one_line
 from edgekit.export import dequantize, gather, graph
 from edgekit.export.onnx import run_onnx, stacked
 from edgekit.parity import Parity, compare, require
@@ -157,7 +157,7 @@ def _to_keras(path: Path, model: Any, work: Path, moved: tuple[str, ...]) -> Any
         name = getattr(error, "onnx_op_name", None)
         where = f"op {ops[name]} ({name})" if name in ops else "the graph"
         raise UnsupportedOpError(
-            f"{path}: onnx2tf cannot convert {where}: {graph.first_words(error)}; export the model in another way"
+            f"{path}: onnx2tf cannot convert {where}: {one_line(error)}; export the model in another way"
         ) from error
 
 

@@ -19,8 +19,7 @@ import numpy as np
 
 from edgekit import checkpoint
 from edgekit.data.samples import as_fed
-from edgekit.errors import CheckpointError, ModelFormatError
-from edgekit.export.graph import first_words
+from edgekit.errors import CheckpointError, ModelFormatError, one_line
 from edgekit.spec import Signature, TensorSpec
 from edgekit.tflite import flatbuffer
 from edgekit.worker import Worker
@@ -167,7 +166,7 @@ class _Onnx(_NoDelegate):
             self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its exceptions share no public base class
             raise ModelFormatError(
-                f"{path}: ONNX Runtime cannot load it ({first_words(error)}); export or download it again"
+                f"{path}: ONNX Runtime cannot load it ({one_line(error)}); export or download it again"
             ) from None
         self.load_ms = (time.perf_counter() - started) * 1e3
         self.signature = Signature(_onnx_specs(self._session.get_inputs()), _onnx_specs(self._session.get_outputs()))
@@ -185,7 +184,7 @@ class _Onnx(_NoDelegate):
         try:
             self._found = self._session.run(None, self._feed)
         except Exception as error:
-            raise ModelFormatError(f"{self._path}: ONNX Runtime stops during inference ({first_words(error)})") from None
+            raise ModelFormatError(f"{self._path}: ONNX Runtime stops during inference ({one_line(error)})") from None
 
     def outputs(self) -> dict[str, Array]:
         return {spec.name: np.asarray(value) for spec, value in zip(self.signature.outputs, self._found, strict=True)}
@@ -215,7 +214,7 @@ class _Torch(_NoDelegate):
             with self._torch.inference_mode():
                 self._found = self._call()
         except Exception as error:  # a module raises whatever it likes
-            raise ModelFormatError(f"{self._path}: PyTorch stops during inference ({first_words(error)})") from None
+            raise ModelFormatError(f"{self._path}: PyTorch stops during inference ({one_line(error)})") from None
 
     def outputs(self) -> dict[str, Array]:
         first = self._found[0] if isinstance(self._found, list | tuple) else self._found
@@ -315,7 +314,7 @@ def _torchscript(path: Path) -> Any:
         return torch.jit.load(str(path), map_location="cpu")
     except (RuntimeError, ValueError, OSError) as error:
         raise ModelFormatError(
-            f"{path}: not a whole TorchScript file ({first_words(error)}); write it with edgekit export --format torchscript"
+            f"{path}: not a whole TorchScript file ({one_line(error)}); write it with edgekit export --format torchscript"
         ) from None
 
 

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 
 from edgekit.data.samples import Samples, as_fed
-from edgekit.errors import ConfigError, ConversionError
+from edgekit.errors import ConfigError, ConversionError, one_line
 from edgekit.quantize.bias import prepared
 from edgekit.quantize.forms import MULTIPLIED
 from edgekit.quantize.histogram import RANGES, Histogram
 from edgekit.quantize.moments import gather
 from edgekit.quantize.prepare import prepare
-from edgekit.quantize.quantizer import one_line, product_weights, recipe_everything
+from edgekit.quantize.quantizer import product_weights, recipe_everything
 from edgekit.quantize.schemes import CALIBRATIONS, MINMAX
 from edgekit.quantize.tensors import Tensors
 from edgekit.tflite import flatbuffer

@@ -15,7 +15,7 @@ from edgekit.quantize.forms import Form
 from edgekit.tflite.interpreter import Model
 
 # Rows a candidate is tried on: enough for a per cent or two of agreement, few enough for reference kernels.
-_ROWS = 64
+ROWS = 64
 _SECONDS = 6.0
 # However slow a model is.
 LEAST_ROWS = 4
@@ -95,7 +95,7 @@ class Reference:
 def expect(model: Path, reference: Reference) -> None:
     """Write what `first_outputs` gives for `model` on the first rows, fewer where it is slow. In a worker child."""
     models = [Model(model, threads=1) for _ in range(LANES)]
-    rows = [*itertools.islice(Samples.load(reference.rows), _ROWS)]
+    rows = [*itertools.islice(Samples.load(reference.rows), ROWS)]
     started = time.perf_counter()
     found: list[np.ndarray] = []
     for start in range(0, len(rows), LANES):

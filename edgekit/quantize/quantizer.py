@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from edgekit.errors import ConversionError, UnsupportedOpError
+from edgekit.errors import ConversionError, UnsupportedOpError, one_line
 from edgekit.quantize.bias import Product, correct
 from edgekit.quantize.float16 import to_float16
 from edgekit.quantize.forms import Form
@@ -312,8 +312,3 @@ def _table_statistics(model: bytes) -> dict[str, Any]:
         found[table] = limits
         found[output] = {name: value[None] for name, value in limits.items()}
     return found
-
-
-def one_line(error: BaseException) -> str:
-    """The error's own words, for a message of ours."""
-    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -17,16 +17,15 @@ from edgekit.data.samples import Samples
 from edgekit.errors import EdgekitError, ModelFormatError
 from edgekit.parity import compare, sqnr_db
 from edgekit.quantize import forms, quantizer
-from edgekit.quantize.candidates import LANES, LEAST_ROWS, Reference, first_outputs
+from edgekit.quantize.candidates import LANES, LEAST_ROWS, ROWS, Reference, first_outputs
 from edgekit.quantize.forms import Form
 from edgekit.quantize.prepare import read_graph
 from edgekit.quantize.switches import SWITCHES, both_ways
 from edgekit.tflite.interpreter import Model
 from edgekit.worker import Worker, progress
 
-# Rows an op is tried on alone; the ranking settles with few. A whole plan is tried on more.
+# Rows an op is tried on alone; the ranking settles with few. A whole plan is tried on all that float32 ran on.
 _ROWS = 16
-_PLAN_ROWS = 64
 _SECONDS_FOR_A_RUN = 6.0
 # Integer activations may add a quarter to the noise of a file that has none; and noise this far below the logits, which changes
 # one decision in two or three hundred, is worth no op in float.
@@ -87,7 +86,7 @@ def find(work: Work, seconds: float, max_disagreement: float | None) -> Found:
     started = time.perf_counter()
     trial = _Trial(work)
     # The first run of all pays for what is made once.
-    base = trial.run("none integer", (), _PLAN_ROWS)
+    base = trial.run("none integer", (), ROWS)
     noise = _rank(trial, _ALONE * seconds)
     return _settle(trial, _power(base.sqnr_db), noise, seconds - (time.perf_counter() - started), max_disagreement)
 
@@ -119,7 +118,7 @@ def _settle(
     def tried(left: int) -> Step:
         progress("int8 plan", left, len(loudest), f"{left} of {len(loudest)} left in float")
         floating = {op for group in loudest[:left] for op in group}
-        plans[left] = trial.run("plan", tuple(op for op in trial.ops if op not in floating), _PLAN_ROWS)
+        plans[left] = trial.run("plan", tuple(op for op in trial.ops if op not in floating), ROWS)
         return plans[left]
 
     def good(step: Step) -> bool:
@@ -211,7 +210,7 @@ class _Switched:
             self._models = [Model(target, threads=1) for _ in range(LANES)]
         finally:
             target.unlink(missing_ok=True)
-        self.expected = np.load(work.reference.outputs)[:_PLAN_ROWS]
+        self.expected = np.load(work.reference.outputs)
         self._rows = [*itertools.islice(Samples.load(work.reference.rows), len(self.expected))]
         self._run((), LANES)
         started = time.perf_counter()
@@ -225,7 +224,7 @@ class _Switched:
 
     @cached_property
     def _base(self) -> np.ndarray:
-        return self._run((), _PLAN_ROWS)
+        return self._run((), ROWS)
 
     def _run(self, kept: Sequence[str], rows: int) -> np.ndarray:
         switches = {SWITCHES: np.isin(self._ops, kept).astype(np.float32)[:, np.newaxis]} if self._ops else {}
