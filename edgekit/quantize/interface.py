@@ -40,7 +40,7 @@ def change_interface(path: Path, inputs: str, outputs: str) -> None:
     if outputs != "float32":
         for name, index in entry.outputs.items():
             ends.change_output(name, index, outputs)
-    path.write_bytes(tree.pack(root))
+    tree.write(root, path)
 
 
 def _require_float(wanted: str, specs: Sequence[TensorSpec], option: str) -> None:

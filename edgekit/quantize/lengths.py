@@ -12,7 +12,7 @@ from edgekit.quantize.forms import Form, output
 from edgekit.quantize.prepare import prepare
 from edgekit.tflite import flatbuffer
 from edgekit.tflite.lengths import key
-from edgekit.tflite.tree import listed, load, pack
+from edgekit.tflite.tree import listed, load, write
 
 
 def merge(files: Mapping[int, Path], target: Path, *, origin: str) -> None:
@@ -25,7 +25,7 @@ def merge(files: Mapping[int, Path], target: Path, *, origin: str) -> None:
     for length in sorted(files, reverse=True):
         # Mapped: the tree's arrays are views of it, and all lengths are held until they are written.
         merger.add(length, flatbuffer.mapped(files[length]))
-    target.write_bytes(pack(merger.tree))
+    write(merger.tree, target)
 
 
 class _Merger:

@@ -1,6 +1,5 @@
 """Give the attention masks of a float32 .tflite a value that integers can represent."""
 
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,7 @@ from edgekit.data.samples import Samples
 from edgekit.tflite import flatbuffer
 from edgekit.tflite.interpreter import Model
 
-_ROWS = 8
+_ROWS = 4
 
 
 def soften_masks(path: Path, samples_folder: Path) -> float | None:
@@ -21,9 +20,10 @@ def soften_masks(path: Path, samples_folder: Path) -> float | None:
     from ai_edge_litert import schema_py_generated as schema
 
     data = flatbuffer.mapped(path)
-    root = schema.Model.GetRootAs(data, 0)
-    found = [
-        values
+    root, start = schema.Model.GetRootAs(data, 0), np.frombuffer(data, np.uint8).ctypes.data
+    # Copied, since the file is changed below the mapping.
+    found = {
+        values.ctypes.data - start: values.copy()
         for graph in flatbuffer.parse(data, str(path)).subgraphs
         for tensor in graph.tensors
         if tensor.dtype == "float32"
@@ -31,29 +31,29 @@ def soften_masks(path: Path, samples_folder: Path) -> float | None:
         # Without data in its buffer the constant lies behind the flatbuffer, where only a large weight is put.
         and not isinstance(stored := root.Buffers(tensor.buffer).DataAsNumpy(), int)
         and masks.is_mask(values := stored.view(np.float32))
-    ]
+    }
     if not found:
         return None
     samples = Samples.load(samples_folder)
     rows = [dict(row) for _, row in zip(range(_ROWS), samples, strict=False)]
     reference = _outputs(path, rows)
-    whole = np.frombuffer(data, np.uint8).ctypes.data
-    trial = path.with_suffix(".mask.tflite")
-    shutil.copyfile(path, trial)
 
     def run(value: float) -> np.ndarray:
-        # The new values take the old ones' places, and nothing else moves.
-        with trial.open("r+b") as stream:
-            for values in found:
-                stream.seek(values.ctypes.data - whole)
-                stream.write(masks.soften(values, value).tobytes())
-        return _outputs(trial, rows)
+        _put(path, {place: masks.soften(values, value) for place, values in found.items()})
+        return _outputs(path, rows)
 
     chosen = masks.choose(run, reference)
-    if chosen is not None:
-        trial.replace(path)
-    trial.unlink(missing_ok=True)
+    if chosen is None:
+        _put(path, found)
     return chosen
+
+
+def _put(path: Path, arrays: dict[int, np.ndarray]) -> None:
+    """Write each array over what is at its place in the file; nothing else moves."""
+    with path.open("r+b") as stream:
+        for place, values in arrays.items():
+            stream.seek(place)
+            stream.write(values.tobytes())
 
 
 def _outputs(path: Path, rows: list[dict[str, np.ndarray]]) -> np.ndarray:

@@ -12,7 +12,7 @@ from edgekit.quantize.prepare import prepare
 from edgekit.quantize.tensors import Tensors
 from edgekit.tflite import flatbuffer
 from edgekit.tflite.lengths import MASK
-from edgekit.tflite.tree import add_constant, add_tensor, listed, load, opcodes, operation, pack
+from edgekit.tflite.tree import add_constant, add_tensor, listed, load, opcodes, operation, write
 
 # An output channel this many times the median one takes two bits of everyone's step.
 _OUTLIER = 4.0
@@ -40,7 +40,7 @@ def make_quantizable(model: Path, samples_folder: Path, target: Path) -> None:
     editor.split_squared_differences()
     editor.gather_embeddings()
     editor.scale_outliers(_largest(data, samples_folder))
-    target.write_bytes(pack(root))
+    write(root, target)
 
 
 def _largest(model: bytes, samples_folder: Path) -> dict[int, np.ndarray]:

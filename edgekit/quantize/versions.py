@@ -4,7 +4,7 @@ from pathlib import Path
 
 from edgekit.tflite import flatbuffer
 from edgekit.tflite.op_versions import requirements
-from edgekit.tflite.tree import load, opcodes, pack
+from edgekit.tflite.tree import load, opcodes, write
 
 
 def state_versions(path: Path) -> None:
@@ -20,4 +20,4 @@ def state_versions(path: Path) -> None:
     codes = [(op, root.operatorCodes[index]) for op in short for index in opcodes(root, op.name)]
     for op, code in [(op, code) for op, code in codes if code.version == op.stated]:
         code.version = max(code.version, op.needed)
-    path.write_bytes(pack(root))
+    write(root, path)

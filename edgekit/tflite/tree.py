@@ -1,7 +1,9 @@
 """A .tflite file as the schema's object tree, to change it and write it again with its constants inside the flatbuffer."""
 
+import functools
 import hashlib
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,8 @@ _ALIGNMENT = 16
 _LARGEST = 2**31 - 2**27
 # What the old one-byte field of an op code holds for every code above it.
 _PLACEHOLDER = 127
+# Those of the schema's that numpy has, too.
+_DTYPES = ("float32", "float16", "int8", "int16", "int32", "int64", "uint8", "bool")
 
 
 def load(model: bytes | memoryview) -> Any | None:
@@ -45,6 +49,15 @@ def pack(tree: Any) -> bytes:
 
     Symmetric weights have a zero point of 8 bytes for each channel, all of them 0: two thirds of what quantization adds.
     """
+    return bytes(_packed(tree))
+
+
+def write(tree: Any, path: Path) -> None:
+    """Write what `pack` gives to `path`, which spares two copies of the model."""
+    path.write_bytes(_packed(tree))
+
+
+def _packed(tree: Any) -> memoryview:
     import flatbuffers
 
     class AlignedBuilder(flatbuffers.Builder):  # type: ignore[misc, name-defined, unused-ignore]
@@ -54,7 +67,7 @@ def pack(tree: Any) -> bytes:
 
         def CreateNumpyVector(self, x: Any) -> Any:
             data = np.ascontiguousarray(x)
-            content = data.tobytes()
+            content = data.reshape(-1).view(np.uint8).data
             key = data.dtype, hashlib.sha256(content).digest()
             if key not in self.written:
                 self.StartVector(data.itemsize, data.size, _ALIGNMENT)
@@ -66,7 +79,8 @@ def pack(tree: Any) -> bytes:
     size = sum(len(buffer.data) for buffer in tree.buffers if buffer.data is not None)
     builder = AlignedBuilder(size + 2**20)
     builder.Finish(tree.Pack(builder), file_identifier=flatbuffer.IDENTIFIER)
-    return bytes(builder.Output())
+    # `Output` would copy it.
+    return memoryview(builder.Bytes)[builder.head :]
 
 
 def opcodes(root: Any, name: str) -> list[int]:
@@ -93,6 +107,30 @@ def opcode(root: Any, name: str, version: int = 1) -> int:
     return len(root.operatorCodes) - 1
 
 
+def op_name(root: Any, operator: Any) -> str:
+    """The schema's name of a built-in op of the tree, CUSTOM for the others."""
+    code = root.operatorCodes[operator.opcodeIndex]
+    return _names("BuiltinOperator")[max(code.builtinCode, code.deprecatedBuiltinCode)]
+
+
+def constant(root: Any, graph: Any, index: int) -> np.ndarray | None:
+    """The values of a constant tensor of the tree, a view; None for what is computed, left out or stored in another way."""
+    if index < 0:
+        return None
+    tensor = graph.tensors[index]
+    data, dtype = root.buffers[tensor.buffer].data, _names("TensorType")[tensor.type].lower()
+    if data is None or tensor.sparsity is not None or dtype not in _DTYPES:
+        return None
+    return np.asarray(data).view(dtype).reshape([int(size) for size in listed(tensor.shape)])
+
+
+@functools.cache
+def _names(enumeration: str) -> dict[int, str]:
+    from ai_edge_litert import schema_py_generated as schema
+
+    return {value: name for name, value in vars(getattr(schema, enumeration)).items() if isinstance(value, int)}
+
+
 def add_tensor(graph: Any, tensor: Any) -> int:
     """Put a tensor into a graph of the tree and give its place there."""
     graph.tensors.append(tensor)
@@ -100,10 +138,10 @@ def add_tensor(graph: Any, tensor: Any) -> int:
 
 
 def add_constant(tree: Any, graph: Any, name: bytes, values: np.ndarray) -> int:
-    """Put float32 or int32 `values` into a graph of the tree and give their tensor's place there."""
+    """Put `values` into a graph of the tree and give their tensor's place there."""
     from ai_edge_litert import schema_py_generated as schema
 
-    tree.buffers.append(schema.BufferT(data=values.reshape(-1).view(np.uint8)))
+    tree.buffers.append(schema.BufferT(data=np.ascontiguousarray(values).reshape(-1).view(np.uint8)))
     dtype = getattr(schema.TensorType, values.dtype.name.upper())
     return add_tensor(graph, schema.TensorT(shape=[*values.shape], type=dtype, buffer=len(tree.buffers) - 1, name=name))
 
