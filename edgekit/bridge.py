@@ -13,6 +13,7 @@ from edgekit.data.samples import Samples
 from edgekit.errors import ConfigError, ModelFormatError
 from edgekit.export.classifier import PARITY_ROWS, first
 from edgekit.export.litert import export_litert
+from edgekit.export.narrow import narrow
 from edgekit.export.onnx import comparable, export_onnx, run_onnx, stacked
 from edgekit.export.saved_model import SavedModelExport, export_saved_model
 from edgekit.linear8 import refuse_quantized
@@ -156,15 +157,27 @@ def from_checkpoint(folder: Path, held_out: Path, bridge: Bridge, max_length: in
         made.parity["PyTorch to ONNX"], made.mask = exported.value.parity, exported.value.mask
         hop = worker.run(export_saved_model, onnx_file, held_out, saved, foreign=False, max_length=max_length, shapes={})
         _to_tflite(made, folder, saved, hop, max_length, worker)
-    if made.mask is None:
-        softened = worker.run(soften_masks, made.path, held_out)
-        made.note("soften masks", softened)
-        made.mask = softened.value
+    refine(made, held_out, worker)
     return made
 
 
+def refine(made: FloatModel, held_out: Path | None, worker: Worker) -> None:
+    """Have the float32 .tflite compute no more than it has to, and its masks be such as integers can represent.
+
+    The masks need rows to try values on, and are left alone without `held_out` or where an earlier hop has seen to them.
+    """
+    refined = worker.run(_refined, made.path, held_out if made.mask is None else None)
+    made.note("narrow, soften masks", refined)
+    made.mask = made.mask if refined.value is None else refined.value
+
+
+def _refined(path: Path, held_out: Path | None) -> float | None:
+    narrow(path)
+    return soften_masks(path, held_out) if held_out is not None else None
+
+
 def from_file(source: Source, max_length: int, shapes: Mapping[str, Sequence[int]], work: Path, worker: Worker) -> FloatModel:
-    """An .onnx, SavedModel, .h5 or .tflite as a float32 .tflite; compare it with `check_source` once there is data.
+    """An .onnx, SavedModel, .h5 or .tflite as a float32 .tflite: `refine` it once there is data, and compare it by `check_source`.
 
     Raises `ModelFormatError`, `ConversionError` and `WorkerError`.
     """
@@ -189,8 +202,6 @@ def from_file(source: Source, max_length: int, shapes: Mapping[str, Sequence[int
 
 def check_source(source: Source, made: FloatModel, held_out: Path, work: Path, worker: Worker) -> None:
     """Compare every output of the float32 .tflite with what it was made from, on the saved rows. Raises `ParityError`."""
-    if source.kind is Kind.TFLITE:
-        return
     if source.kind in (Kind.SAVED_MODEL, Kind.KERAS):
         made.reference = work / "reference"
         worker.run(reference_outputs, source.path, held_out, made.reference, PARITY_ROWS)
@@ -218,20 +229,26 @@ def compare_outputs(source: Source, made: FloatModel, held_out: Path) -> dict[st
     """Each output of the .tflite against the source's on the saved rows, by name; in a worker child."""
     samples = Samples.load(held_out)
     samples = first(samples, PARITY_ROWS)
-    model = Model(made.path)
-    rows = [model.run(row) for row in samples]
-    found = {
-        spec.name: stacked([row[spec.name] for row in rows], f"{source.path}: output {spec.name}")
-        for spec in model.signature.outputs
-    }
+    found = _outputs(made.path, samples, source.path)
     if made.onnx is not None:
         reference = run_onnx(made.onnx, samples, channels_last=made.channels_last, origin=source.path)
         references = dict(zip(found, reference, strict=True))
     elif source.kind is Kind.CHECKPOINT:
         references = {next(iter(found)): np.load(made.reference or "")[: len(samples)]}
+    elif source.kind is Kind.TFLITE:
+        references = _outputs(source.path, samples, source.path)
     else:
         references = dict(Samples.load(made.reference or Path()).inputs)
     return {name: compare(*comparable(found[name], references[name])) for name in references}
+
+
+def _outputs(file: Path, samples: Samples, origin: Path) -> dict[str, np.ndarray]:
+    """Each output of a .tflite on all rows, by name."""
+    model = Model(file)
+    rows = [model.run(row) for row in samples]
+    return {
+        spec.name: stacked([row[spec.name] for row in rows], f"{origin}: output {spec.name}") for spec in model.signature.outputs
+    }
 
 
 def _check_float(path: Path) -> None:

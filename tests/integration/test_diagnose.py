@@ -68,7 +68,11 @@ def test_the_attention_mask_is_named_first(made: Path, tiny_tsv: Path) -> None:
         assert "attention" in worst["name"]
         assert "scores" in worst["name"]
         assert worst["storage_sqnr_db"] < 1
-        assert found["unmatched_ops"] == 0
+        # edgekit's own file computes one token of the last layer alone, the documented road's all.
+        if against.parent == made:
+            assert found["unmatched_ops"] == 0
+        else:
+            assert 0 < found["unmatched_ops"] < len(found["layers"])
         assert found["speed"]["split"]["partitions"] > 4
 
 
