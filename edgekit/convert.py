@@ -23,7 +23,7 @@ from edgekit.measure.measurement import Measurement
 from edgekit.publish import Data, Publisher, final_path, judge, read_plan, rejected_path, undecided
 from edgekit.quantize import schemes
 from edgekit.quantize.calibrate import calibrate, check_method
-from edgekit.quantize.masks import soften_masks
+from edgekit.quantize.candidates import Reference
 from edgekit.quantize.mediapipe import SEGMENTS
 from edgekit.quantize.plan import EVERY_OP, IntegerSettings, QuantizationPlan, quantize, trained_plan
 from edgekit.quantize.preflight import preflight
@@ -204,6 +204,9 @@ def convert(
         calibrated = _Calibrated(float_model.path)
         # Beside the files and not in the temporary folder, so that a search that was killed goes on from it.
         journal = out / f".{source.name}_int8.search.jsonl"
+        form = planned or (EVERY_OP if config.every_op else None)
+        searching = form is None and any(scheme.name == "int8" and _needs(scheme, config.brings) for scheme in wanted)
+        expected = work / "expected.npy" if searching else None
         settings = IntegerSettings(
             inputs=config.inputs,
             outputs=config.outputs,
@@ -212,17 +215,18 @@ def convert(
             search_seconds=config.search_seconds,
             max_drop=config.max_drop if data.real else None,
             journal=journal,
-            form=planned or (EVERY_OP if config.every_op else None),
+            form=form,
             ranges=trained,
             trial=data.trial,
+            expected=expected,
         )
         own = partial(bridge.own_file, source, float_model, work, worker)
         maker = _Maker(float_model.path, work, data, calibrated, settings, worker, tell, dict.fromkeys(config.brings, own))
         tasks = [partial(bridge.check_source, source, float_model, data.held_out, work, worker)]
         if rows_to_see is not None:
-            target = work / "calibration"
-            given = float_model, rows_to_see, target, config.calibration, worker
-            tasks.append(partial(_calibrate, calibrated, *given, ranges=any(_needs(scheme, config.brings) for scheme in wanted)))
+            trial = Reference(data.trial or rows_to_see, expected) if expected else None
+            ranged = any(_needs(scheme, config.brings) for scheme in wanted)
+            tasks.append(partial(calibrated.look, float_model, rows_to_see, work, worker, config.calibration, ranged, trial))
         tasks += [partial(_warn, float_model.path, scheme, worker, tell) for scheme in wanted if scheme.activations == "int16"]
         # What calibration changes nothing of is made meanwhile. int8 is planned by timing its candidates: nothing else runs then.
         early = [
@@ -233,9 +237,7 @@ def convert(
         late = [scheme for scheme in wanted if scheme not in early]
         together([*tasks, *(partial(maker.make, scheme) for scheme in early)])
         together([partial(maker.make, scheme) for scheme in late if scheme.name != "int8"])
-        for scheme in late:
-            if scheme.name == "int8":
-                maker.make(scheme)
+        together([partial(maker.make, scheme) for scheme in late if scheme.name == "int8"])
         made, failed = maker.made, maker.failed
         bare = {name: file for name, (file, _) in made.items()}
         several = None
@@ -291,19 +293,20 @@ class _Calibrated:
     path: Path | None = None
     failure: str = ""
 
-
-def _calibrate(
-    calibrated: _Calibrated, float_model: FloatModel, rows: Path, target: Path, method: str, worker: Worker, *, ranges: bool
-) -> None:
-    # Under the name that messages call it by.
-    prepared = target.with_name("prepared") / float_model.path.name
-    prepared.parent.mkdir()
-    try:
-        done = worker.run(calibrate, float_model.path, rows, target, method, ranges=ranges, looked_at=prepared)
-        float_model.note("calibrate", done)
-        calibrated.model, calibrated.path = prepared, target
-    except EdgekitError as error:
-        calibrated.failure = error.message
+    def look(
+        self, made: FloatModel, rows: Path, work: Path, worker: Worker, method: str, ranges: bool, trial: Reference | None
+    ) -> None:
+        """Calibrate on `rows`, see `calibrate`."""
+        # Under the name that messages call it by.
+        prepared, target = work / "prepared" / made.path.name, work / "calibration"
+        prepared.parent.mkdir()
+        try:
+            made.note(
+                "calibrate", worker.run(calibrate, made.path, rows, target, method, ranges=ranges, looked_at=prepared, trial=trial)
+            )
+            self.model, self.path = prepared, target
+        except EdgekitError as error:
+            self.failure = error.message
 
 
 def _warn(model: Path, scheme: Scheme, worker: Worker, tell: Callable[[str], None]) -> None:
@@ -445,8 +448,7 @@ def _float_model(source: Source, config: ConvertConfig, drawn: Drawn, work: Path
         labels = package.settings(source.path).get("labels", ()) if tokenizer is not None else ()
         encoding = Encoding(tokenizer, {label: number for number, label in enumerate(labels)}, classes, mean=mean, std=std)
         data = _save(drawn, signature.inputs, encoding, config, work)
-        if data.real:
-            made.mask = worker.run(soften_masks, made.path, data.held_out).value
+        bridge.refine(made, data.held_out if data.real else None, worker)
     return made, data
 
 

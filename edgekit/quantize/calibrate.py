@@ -7,6 +7,7 @@ import itertools
 import os
 import pickle
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,14 @@ import numpy as np
 
 from edgekit.data.samples import Samples, as_fed
 from edgekit.errors import ConfigError, ConversionError, one_line
-from edgekit.quantize.bias import prepared
+from edgekit.quantize.bias import Product, prepared
+from edgekit.quantize.candidates import Reference, expect
 from edgekit.quantize.forms import MULTIPLIED
 from edgekit.quantize.histogram import RANGES, Histogram
 from edgekit.quantize.moments import gather
 from edgekit.quantize.prepare import prepare
 from edgekit.quantize.quantizer import product_weights, recipe_everything
+from edgekit.quantize.rounding import single_threaded
 from edgekit.quantize.schemes import CALIBRATIONS, MINMAX
 from edgekit.quantize.tensors import Tensors
 from edgekit.tflite import flatbuffer
@@ -44,29 +47,49 @@ def check_method(method: str) -> None:
 
 
 def calibrate(
-    model: Path, samples_folder: Path, target: Path, method: str = MINMAX, *, ranges: bool = True, looked_at: Path | None = None
+    model: Path,
+    samples_folder: Path,
+    target: Path,
+    method: str = MINMAX,
+    *,
+    ranges: bool = True,
+    looked_at: Path | None = None,
+    trial: Reference | None = None,
 ) -> None:
     """Run `model` on the saved samples and write what `write_integer` needs to know of its float tensors to `target`.
 
     That is each one's range, which dynamic files do without (`ranges` False), and of matrix products what `bias.prepared` makes of
     their inputs. With `minmax` the range is the least and largest value over all samples; the other methods clip it, see
     `histogram`, and keep those two as `least` and `greatest`, which int16 takes. `looked_at` is where to write the
-    model as `prepare` leaves it, which spares all who quantize it that work. Raises `ConfigError` for another method, and
-    `ConversionError` if the model does not run on the samples or a tensor takes a value that is not finite.
+    model as `prepare` leaves it, which spares all who quantize it that work; `expect` is done for `trial` meanwhile. Raises
+    `ConfigError` for another method, and `ConversionError` if the model does not run on the samples or a tensor takes a value
+    that is not finite.
     """
     check_method(method)
     data = prepare(model.read_bytes())
     if looked_at is not None:
         looked_at.write_bytes(data)
-    try:
-        statistics = _ranges(model, data, samples_folder, method) if ranges else {}
-        moments = gather(data, Samples.load(samples_folder))
-    except (ValueError, RuntimeError, KeyError) as error:
-        raise ConversionError(f"{model.name}: calibration failed ({one_line(error)}); check the representative data") from error
+    # Interpreters without the delegate gain little by a second thread of their own, and most by one for each.
+    with single_threaded(), ThreadPoolExecutor() as pool:
+        ranged = pool.submit(_ranges, model, data, samples_folder, method) if ranges else None
+        rounded = pool.submit(_products, model, data, samples_folder)
+        expected = pool.submit(expect, model, trial) if trial is not None else None
+        try:
+            found = ranged.result() if ranged is not None else {}, rounded.result()
+            if expected is not None:
+                expected.result()
+        except (ValueError, RuntimeError, KeyError) as error:
+            told = one_line(error)
+            raise ConversionError(f"{model.name}: calibration failed ({told}); check the representative data") from error
+    target.write_bytes(pickle.dumps(found))
+
+
+def _products(model: Path, data: bytes, samples_folder: Path) -> Mapping[str, Product]:
+    moments = gather(data, Samples.load(samples_folder))
     for output, known in moments.items():
         if not np.isfinite(known.mean).all():
             raise ConversionError(_NOT_FINITE.format(model.name, f"what {output} is computed from"))
-    target.write_bytes(pickle.dumps((statistics, prepared(product_weights(data), moments))))
+    return prepared(product_weights(data), moments)
 
 
 def _ranges(model: Path, data: bytes, samples_folder: Path, method: str) -> dict[str, Any]:
@@ -103,7 +126,7 @@ def _statistics(model: bytes, key: str, samples_folder: Path, mode: Any) -> dict
     manager = recipe_manager.RecipeManager()
     manager.load_quantization_recipe(recipe_everything(16))
     # Without an update of its own it takes a moving average, which clips what the last samples did not reach.
-    calibrator = Calibrator(model, num_threads=os.cpu_count() or 1, mode=mode, qsv_update_func=min_max_update)
+    calibrator = Calibrator(model, num_threads=1, mode=mode, qsv_update_func=min_max_update)
     for start in range(0, len(Samples.load(samples_folder)), _CHUNK):
         # Mapped anew for each chunk, so that the pages read so far are let go.
         rows = itertools.islice(Samples.load(samples_folder), start, start + _CHUNK)

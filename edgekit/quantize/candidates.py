@@ -128,10 +128,10 @@ def make(
 ) -> Candidate:
     """Write the file of a form, and try it on the rows of `reference` where that is given. In a worker child."""
     write(model, calibration, file, form, inputs, outputs)
-    return _tried(file, reference) if reference is not None else Candidate("")
+    return attempt(file, reference) if reference is not None else Candidate("")
 
 
-def _tried(file: Path, reference: Reference) -> Candidate:
+def attempt(file: Path, reference: Reference) -> Candidate:
     """Run a file on the rows that float32 ran on; stops early where it is slow."""
     from edgekit.parity import compare, sqnr_db
 

@@ -42,6 +42,7 @@ class IntegerSettings:
     most (0 is no search), allows the share `max_drop` of other decisions than float32's, and keeps its steps in `journal`.
     `form` is a plan that was found before and is to be used as it is. `ranges` were trained and go before calibrated ones.
     `trial` is a folder of saved rows that calibration did not see, to try files on; without one they are tried on those it saw.
+    `expected` is what float32 gives on them, from `candidates.expect`, where that is known.
     """
 
     inputs: str = "float32"
@@ -54,6 +55,7 @@ class IntegerSettings:
     form: Form | None = None
     ranges: TrainedRanges | None = None
     trial: Path | None = None
+    expected: Path | None = None
 
     def __post_init__(self) -> None:
         for option, dtype in (("--inputs", self.inputs), ("--outputs", self.outputs)):
@@ -139,7 +141,7 @@ class _Integer:
     ) -> None:
         self.model, self.target, self.samples, self.calibration = model, target, samples, calibration
         self.settings, self.worker = settings, worker
-        self.reference = Reference(settings.trial or samples, target.with_suffix(".reference.npy"))
+        self.reference = Reference(settings.trial or samples, settings.expected or target.with_suffix(".reference.npy"))
         self.files: dict[str, Path] = {}
         self.tried: dict[str, Candidate] = {}
         self.unsearched = ""
@@ -155,7 +157,7 @@ class _Integer:
         compared = len(considered) > 1
         for form in considered:
             self._name(form)
-        if compared:
+        if compared and settings.expected is None:
             self.worker.run(expect, self.model, self.reference)
         if settings.integer_only:
             for form in considered:
@@ -178,7 +180,8 @@ class _Integer:
             form = next(form for form in [*considered, *([found.form] if found else [])] if form.name == chosen.name)
             self.files[form.name].replace(self.target)
         finally:
-            for file in (*self.files.values(), self.reference.outputs):
+            own = [self.reference.outputs] if self.settings.expected is None else []
+            for file in (*self.files.values(), *own):
                 file.unlink(missing_ok=True)
         if found and form is found.form:
             reason = f"{len(found.left)} of {found.considered} ops left in float, each the loudest when integer alone: {reason}"
@@ -218,8 +221,9 @@ class _Integer:
         normalized = [Form(_NORMALIZED, wide=wide)] if wide else []
         return [Form(_EVERY), *normalized, Form(_AROUND, wide=forms.around_products(graph))]
 
-    def _name(self, form: Form) -> None:
+    def _name(self, form: Form) -> Path:
         self.files[form.name] = self.target.with_name(f"{self.target.stem}.candidate{len(self.files)}.tflite")
+        return self.files[form.name]
 
     def _rewrite(self) -> None:
         model, calibration = (self.target.with_name(f"{self.target.stem}.{name}") for name in ("rewritten.tflite", "calibration"))
@@ -244,14 +248,16 @@ class _Integer:
         try:
             # One form alone leaves nothing to choose, and it is run before it is published anyway.
             reference = self.reference if run else None
-            found = self.worker.run(make, write, self.model, self.calibration, file, form, *ends, reference).value
-            if not _plan(file, "", form.name, "").integer:
-                raise RefusedError(f"no op of the model has an int{form.bits} form")
-            self.tried[form.name] = replace(found, name=form.name)
+            self._keep(form, self.worker.run(make, write, self.model, self.calibration, file, form, *ends, reference).value)
         except ConfigError:
             raise
         except EdgekitError as error:
-            self.tried[form.name] = Candidate(form.name, failure=error.message)
+            self._keep(form, Candidate("", failure=error.message))
+
+    def _keep(self, form: Form, found: Candidate) -> None:
+        if found.failure is None and not _plan(self.files[form.name], "", form.name, "").integer:
+            found = replace(found, failure=f"no op of the model has an int{form.bits} form")
+        self.tried[form.name] = replace(found, name=form.name)
 
     def _timed(self, tried: Sequence[Candidate]) -> list[Candidate]:
         """The candidates with the medians that their files have side by side."""
@@ -279,6 +285,8 @@ class _Integer:
             self.reference,
             next(form for form in considered if form.name == truest.name),
             settings.journal or self.target.with_suffix(".search.jsonl"),
+            self._name(Form(_SEARCHED)),
+            (settings.inputs, settings.outputs),
         )
         try:
             found = search(work, seconds=settings.search_seconds, max_disagreement=settings.max_drop, worker=self.worker)
@@ -287,8 +295,7 @@ class _Integer:
             self.unsearched = f"; the search for ops to leave in float failed ({error.message})"
             return None
         found = replace(found, form=replace(found.form, name=_SEARCHED))
-        self._name(found.form)
-        self._try(found.form, run=True)
+        self._keep(found.form, found.made)
         return found
 
 

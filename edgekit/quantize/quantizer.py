@@ -87,6 +87,12 @@ class FloatFile:
         products = self.products if corrected else None
         return _quantized(self.name, self.data, _recipe(form, self._looked_up), statistics, products, f"int{form.bits}")
 
+    def write(self, target: Path, form: Form, inputs: str = "float32", outputs: str = "float32") -> None:
+        """The file in `form` with float inputs and outputs of these dtypes. Raises `ConversionError`."""
+        target.write_bytes(self.quantized(form))
+        if (inputs, outputs) != ("float32", "float32"):
+            change_interface(target, inputs, outputs)
+
 
 def write_integer(
     model: Path, calibration: Path, target: Path, form: Form, inputs: str = "float32", outputs: str = "float32"
@@ -95,9 +101,7 @@ def write_integer(
 
     `inputs` and `outputs` are the dtypes of the file's float inputs and outputs. Raises `ConversionError`.
     """
-    target.write_bytes(FloatFile(model, calibration).quantized(form))
-    if (inputs, outputs) != ("float32", "float32"):
-        change_interface(target, inputs, outputs)
+    FloatFile(model, calibration).write(target, form, inputs, outputs)
 
 
 def write_integer_only(model: Path, calibration: Path, target: Path, form: Form, inputs: str, outputs: str) -> None:

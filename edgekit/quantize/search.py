@@ -17,15 +17,15 @@ from edgekit.data.samples import Samples
 from edgekit.errors import EdgekitError, ModelFormatError
 from edgekit.parity import compare, sqnr_db
 from edgekit.quantize import forms, quantizer
-from edgekit.quantize.candidates import LANES, LEAST_ROWS, ROWS, Reference, first_outputs
+from edgekit.quantize.candidates import LANES, LEAST_ROWS, ROWS, Candidate, Reference, attempt, first_outputs
 from edgekit.quantize.forms import Form
 from edgekit.quantize.prepare import read_graph
 from edgekit.quantize.switches import SWITCHES, both_ways
 from edgekit.tflite.interpreter import Model
 from edgekit.worker import Worker, progress
 
-# Rows an op is tried on alone; the ranking settles with few. A whole plan is tried on all that float32 ran on.
-_ROWS = 16
+# Rows an op is tried on alone: twice as many made no better plans. A whole plan is tried on all that float32 ran on.
+_ROWS = 8
 _SECONDS_FOR_A_RUN = 6.0
 # Integer activations may add a quarter to the noise of a file that has none; and noise this far below the logits, which changes
 # one decision in two or three hundred, is worth no op in float.
@@ -33,6 +33,8 @@ _ADDED = 1.25
 ENOUGH_DB = 36.0
 # The share of the time that goes into trying ops alone; the rest is for plans.
 _ALONE = 0.7
+# One op more than need be of so many stays in float.
+_NEAR = 32
 
 
 @dataclass(frozen=True)
@@ -50,24 +52,33 @@ class Step:
 
 @dataclass(frozen=True)
 class Found:
-    """The form that the search ends with, the ops of those `considered` it leaves in float, each with its SQNR (dB), every step."""
+    """The form that the search ends with, the ops of those `considered` it leaves in float, each with its SQNR (dB), every step.
+
+    `made` is how the form's file did.
+    """
 
     form: Form
     left: Mapping[str, float]
     considered: int
     steps: tuple[Step, ...]
     finished: bool
+    made: Candidate
 
 
 @dataclass(frozen=True)
 class Work:
-    """What a search is about: `form` of `model` is to be thinned out. Steps are appended to `journal`."""
+    """What a search is about: `form` of `model` is to be thinned out. Steps are appended to `journal`.
+
+    The file of the form that is found goes to `target`, with float inputs and outputs of the dtypes `ends`.
+    """
 
     model: Path
     calibration: Path
     reference: Reference
     form: Form
     journal: Path
+    target: Path
+    ends: tuple[str, str] = ("float32", "float32")
 
 
 def search(work: Work, *, seconds: float, max_disagreement: float | None, worker: Worker) -> Found:
@@ -115,7 +126,7 @@ def _settle(
     loudest = sorted(noise, key=lambda group: -noise[group])
     plans: dict[int, Step] = {}
 
-    def tried(left: int) -> Step:
+    def run(left: int) -> Step:
         progress("int8 plan", left, len(loudest), f"{left} of {len(loudest)} left in float")
         floating = {op for group in loudest[:left] for op in group}
         plans[left] = trial.run("plan", tuple(op for op in trial.ops if op not in floating), ROWS)
@@ -128,19 +139,19 @@ def _settle(
     left = 0
     while left < len(loudest) and base + sum(noise[group] for group in loudest[left:]) > allowed:
         left += 1
-    while not good(tried(left)) and left < len(loudest) and time.perf_counter() - started < seconds:
+    while not good(run(left)) and left < len(loudest) and time.perf_counter() - started < seconds:
         left = min(left + max(1, left // 4), len(loudest))
     finished = good(plans[left])
     fewest, most = max((fewer for fewer in plans if not good(plans[fewer])), default=-1), left
-    # Noise of one op may take off some of another's.
-    while finished and most - fewest > 1 and time.perf_counter() - started < seconds:
+    # Noise of one op may take off some of another's. How few it is to an op or two is worth no more runs of a large model.
+    while finished and most - fewest > 1 + len(loudest) // _NEAR and time.perf_counter() - started < seconds:
         middle = (fewest + most) // 2
-        fewest, most = (fewest, middle) if good(tried(middle)) else (middle, most)
+        fewest, most = (fewest, middle) if good(run(middle)) else (middle, most)
     running = [fewer for fewer in plans if plans[fewer].failure is None] or [len(loudest)]
     count = most if finished else max(running, key=lambda fewer: (plans[fewer].agreement, plans[fewer].sqnr_db))
     names = {op: _decibels(noise[group]) for group in loudest[:count] for op in group}
     form = replace(trial.work.form, floating=frozenset(names))
-    return Found(form, names, len(trial.ops), tuple(trial.steps), finished)
+    return Found(form, names, len(trial.ops), tuple(trial.steps), finished, trial.make(form))
 
 
 class _Trial:
@@ -154,8 +165,20 @@ class _Trial:
         self.steps: list[Step] = []
 
     @cached_property
+    def _file(self) -> quantizer.FloatFile:
+        return quantizer.FloatFile(self.work.model, self.work.calibration)
+
+    @cached_property
     def _switched(self) -> "_Switched":
-        return _Switched(self.work, self.ops)
+        return _Switched(self.work, self._file, self.ops)
+
+    def make(self, form: Form) -> Candidate:
+        """Write the file of a form and try it."""
+        try:
+            self._file.write(self.work.target, form, *self.work.ends)
+            return attempt(self.work.target, self.work.reference)
+        except EdgekitError as error:
+            return Candidate("", failure=error.message)
 
     def run(self, what: str, kept: Sequence[str], rows: int) -> Step:
         """Run the model with only `kept` ops integer. Plans are compared with float32, ops alone with what none integer gives."""
@@ -200,8 +223,7 @@ class _Trial:
 class _Switched:
     """The model with a switch for each op, in interpreters that run side by side and share the rows."""
 
-    def __init__(self, work: Work, ops: Sequence[str]) -> None:
-        made = quantizer.FloatFile(work.model, work.calibration)
+    def __init__(self, work: Work, made: quantizer.FloatFile, ops: Sequence[str]) -> None:
         other, integer = (made.quantized(replace(work.form, floating=frozenset(left))) for left in (ops, ()))
         target = work.model.with_name(f"{work.model.stem}.search{os.getpid()}.tflite")
         try:

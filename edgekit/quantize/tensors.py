@@ -1,6 +1,5 @@
 """Run a float32 .tflite with every tensor readable, as calibration needs it."""
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -18,9 +17,7 @@ class Tensors:
 
         self.indices = indices
         self._entry = entry
-        self._interpreter = Interpreter(
-            model_content=model, experimental_preserve_all_tensors=True, num_threads=os.cpu_count() or 1
-        )
+        self._interpreter = Interpreter(model_content=model, experimental_preserve_all_tensors=True, num_threads=1)
         self._runtime: Any = self._interpreter._interpreter
         self._shapes: dict[str, tuple[int, ...]] = {}
         file = flatbuffer.parse(model, "model")

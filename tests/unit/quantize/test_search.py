@@ -19,7 +19,9 @@ from tests.unit.quantize.models import Inline
 def work_in(room, journal) -> Work:
     reference = Reference(room / "rows", room / "reference.npy")
     expect(room / "float32.tflite", reference)
-    return Work(room / "float32.tflite", room / "calibration", reference, Form("every op"), journal)
+    return Work(
+        room / "float32.tflite", room / "calibration", reference, Form("every op"), journal, journal.with_name("found.tflite")
+    )
 
 
 def searched(work: Work, seconds: float = 5.0, max_disagreement: float | None = 0.0) -> Found:
