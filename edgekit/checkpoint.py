@@ -12,9 +12,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from edgekit import architectures, artifacts, linear8
+from edgekit import architectures, linear8
 from edgekit.errors import CheckpointError, ConfigError, OutputError, one_line
-from edgekit.network import hub_in_reach
 from edgekit.spec import path_of
 
 PACKAGE = "package:"
@@ -90,6 +89,8 @@ def _is_model_config(file: Path) -> bool:
 def _hub_folder(name: str) -> Path:
     import huggingface_hub
     from huggingface_hub import errors
+
+    from edgekit.network import hub_in_reach
 
     try:
         with hub_in_reach():
@@ -200,6 +201,9 @@ def refuse_other_tokenizer(folder: Path, out: Path, *, overwrite: bool) -> None:
 
 def publish_tokenizer(folder: Path, out: Path) -> None:
     """The tokenizer travels with the files, so that they can be evaluated and used without the checkpoint."""
+    # Every child that runs a model imports this module, and none publishes: the import would be a third of its start.
+    from edgekit import artifacts
+
     for file in tokenizer_files(folder):
         with artifacts.staged(out / file.name, overwrite=True) as partial:
             shutil.copyfile(file, partial)

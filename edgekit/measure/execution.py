@@ -2,7 +2,6 @@
 
 import gc
 import time
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,16 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from edgekit.data.samples import Samples, as_fed, random_samples
+from edgekit.data.samples import Samples, random_samples
 from edgekit.errors import ModelFormatError
 from edgekit.measure import runtimes
 from edgekit.measure.runtimes import Runnable
-from edgekit.spec import TensorSpec
 from edgekit.worker import peak_memory, progress
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-_FED_ROWS = 8
+# Outputs of timed runs that are kept: those of classifiers, and not images.
+_KEPT_BYTES = 2**14
 _WARMUP_SHARE = 0.25
 _WARMUP_SECONDS = 0.05  # threads and clock need about this long, whatever the number of runs
 
@@ -38,7 +37,8 @@ class Budget:
 class Timing:
     """One child's figures: milliseconds of each timed inference, bytes above what the process held before it loaded the file.
 
-    The last three are LiteRT's, see `runtimes.Runnable`.
+    `outputs` are the first output of each row that was run, from the one that the child was told to begin with; none where they
+    are large. The last three are LiteRT's, see `runtimes.Runnable`.
     """
 
     load_ms: float
@@ -49,32 +49,33 @@ class Timing:
     ops: int | None
     delegated_ops: int | None
     partitions: int | None
+    outputs: tuple[Array, ...] = ()
 
 
-def time_file(file: Path, samples: Path | None, threads: int, budget: Budget, seed: int) -> Timing:
-    """Load `file` and time the bare inference on the first saved rows, or on random values where there are none."""
+def time_file(file: Path, samples: Path | None, threads: int, budget: Budget, seed: int, begin: int = 0) -> Timing:
+    """Load `file` and time the bare inference on saved rows, from `begin` in the order `visited`, or on random values."""
     # What every file of its kind needs alike is in place before the memory that it holds is counted.
     runtimes.prepare(file)
     np.random.default_rng(seed)
-    rows = _first_rows(samples) if samples is not None else []
+    rows = Samples.load(samples) if samples is not None else None
     held = _held_memory()
     model = runtimes.load(file, threads)
-    rows = rows or [_random_row(model.signature.inputs, seed)]
+    walk = _Walk(model, rows or random_samples(model.signature.inputs, 1, seed), seed, begin)
 
     # A collection in the middle of an inference would be counted as the file's own time.
     gc.disable()
     started = time.perf_counter()
-    first_ms = _timed(model, rows[0])
+    first_ms = walk.timed()
     warmed = 0
     while budget.warmup:
         passed = time.perf_counter() - started
         if passed > budget.seconds * _WARMUP_SHARE or (warmed >= budget.warmup and passed > _WARMUP_SECONDS):
             break
-        _timed(model, rows[warmed % len(rows)])
+        walk.timed()
         warmed += 1
     times: list[float] = []
     while len(times) < budget.runs and (len(times) < budget.least or time.perf_counter() - started < budget.seconds):
-        times.append(_timed(model, rows[len(times) % len(rows)]))
+        times.append(walk.timed())
     return Timing(
         load_ms=model.load_ms,
         first_ms=first_ms,
@@ -84,18 +85,46 @@ def time_file(file: Path, samples: Path | None, threads: int, budget: Budget, se
         ops=model.ops,
         delegated_ops=model.delegated_ops,
         partitions=model.partitions,
+        outputs=tuple(walk.outputs),
     )
 
 
-def write_outputs(file: Path, samples: Path, target: Path, threads: int, seed: int | None, seconds: float | None) -> int:
-    """Run `file` over the saved rows, in order or as `visited` shuffles them; write its first output to `target` (.npy).
+class _Walk:
+    """Runs a model on row after row in the order `visited`, from `begin`, and again from the first after the last."""
+
+    def __init__(self, model: Runnable, rows: Samples, seed: int, begin: int) -> None:
+        self._model, self._rows, self._place = model, rows, begin
+        self._order = visited(len(rows), seed)
+        self.outputs: list[Array] = []
+        self._kept = begin
+
+    def timed(self) -> float:
+        """Milliseconds of the next row's bare inference; its output is kept while there are small ones of new rows."""
+        index = self._order[self._place % len(self._order)]
+        self._model.set_inputs({name: np.array(array[index : index + 1]) for name, array in self._rows.inputs.items()})
+        started = time.perf_counter_ns()
+        self._model.invoke()
+        passed = time.perf_counter_ns() - started
+        if self._place == self._kept < len(self._order):
+            output = _first_output(self._model)
+            if output.nbytes <= _KEPT_BYTES:
+                self.outputs.append(output)
+                self._kept += 1
+        self._place += 1
+        return passed / 1e6
+
+
+def write_outputs(
+    file: Path, samples: Path, target: Path, threads: int, seed: int | None, seconds: float | None, begin: int = 0
+) -> int:
+    """Run `file` over the saved rows from `begin`, in order or as `visited` shuffles them; write its first output to `target`.
 
     Returns how many rows were run before `seconds` had passed; the rest of the array is not to be read.
     Raises `ModelFormatError` if the output changes its shape from row to row, and what `runtimes.load` raises.
     """
     data = Samples.load(samples)
     model = runtimes.load(file, threads)
-    order = visited(len(data), seed)
+    order = visited(len(data), seed)[begin:]
     deadline = None if seconds is None else time.perf_counter() + seconds
     stored: Array | None = None
     step = max(1, len(order) // 100)
@@ -103,8 +132,7 @@ def write_outputs(file: Path, samples: Path, target: Path, threads: int, seed: i
     for index in order:
         model.set_inputs({name: array[index : index + 1] for name, array in data.inputs.items()})
         model.invoke()
-        output = next(iter(model.outputs().values()))
-        row = output[0] if output.ndim and output.shape[0] == 1 else output
+        row = _first_output(model)
         if stored is None:
             stored = np.lib.format.open_memmap(target, mode="w+", dtype=row.dtype, shape=(len(order), *row.shape))
         elif row.shape != stored.shape[1:]:
@@ -126,22 +154,10 @@ def visited(rows: int, seed: int | None) -> Array:
     return np.arange(rows) if seed is None else np.random.default_rng(seed).permutation(rows)
 
 
-def _timed(model: Runnable, row: Mapping[str, Array]) -> float:
-    model.set_inputs(row)
-    started = time.perf_counter_ns()
-    model.invoke()
-    return (time.perf_counter_ns() - started) / 1e6
-
-
-def _first_rows(samples: Path) -> list[dict[str, Array]]:
-    data = Samples.load(samples)
-    rows = range(min(_FED_ROWS, len(data)))
-    return [{name: np.array(array[index : index + 1]) for name, array in data.inputs.items()} for index in rows]
-
-
-def _random_row(inputs: tuple[TensorSpec, ...], seed: int) -> dict[str, Array]:
-    rows = random_samples(inputs, 1, seed).inputs
-    return {spec.name: np.asarray(as_fed(rows[spec.name], len(spec.shape))) for spec in inputs}
+def _first_output(model: Runnable) -> Array:
+    """A copy of what the model gave for a row, without a batch axis of 1."""
+    output = np.array(next(iter(model.outputs().values())))
+    return output[0] if output.ndim and output.shape[0] == 1 else output
 
 
 def _held_memory() -> int:
