@@ -69,8 +69,8 @@ class FloatModel:
     """The float32 .tflite and how it came about.
 
     `parity` holds each hop's comparison, `mask` the value that stands for minus infinity where one was replaced,
-    `made_by` the packages on the way, `reference` the source's own outputs on the held-out rows: .npy of the first, or a
-    folder of all.
+    `made_by` the packages on the way, `reference` the source's own outputs on the held-out rows: .npy of the first, a
+    folder of all, or a .tflite to run.
     `onnx` is an ONNX source with its free axes fixed, and `channels_last` its inputs whose channels moved to the last axis.
     """
 
@@ -186,7 +186,10 @@ def from_file(source: Source, max_length: int, shapes: Mapping[str, Sequence[int
         raise ConfigError(f"{source.path}: --input-shape is for .onnx sources; leave it out")
     if source.kind is Kind.TFLITE:
         _check_float(source.path)
-        made.path.write_bytes(signatures.add_signature(source.path.read_bytes(), origin=str(source.path)))
+        content = signatures.add_signature(source.path.read_bytes(), origin=str(source.path))
+        made.reference = work / "source.tflite"
+        for file in (made.path, made.reference):
+            file.write_bytes(content)
         return made
     if source.kind is Kind.ONNX:
         made.made_by = ("onnx2tf", "tensorflow")
@@ -236,7 +239,7 @@ def compare_outputs(source: Source, made: FloatModel, held_out: Path) -> dict[st
     elif source.kind is Kind.CHECKPOINT:
         references = {next(iter(found)): np.load(made.reference or "")[: len(samples)]}
     elif source.kind is Kind.TFLITE:
-        references = _outputs(source.path, samples, source.path)
+        references = _outputs(made.reference or source.path, samples, source.path)
     else:
         references = dict(Samples.load(made.reference or Path()).inputs)
     return {name: compare(*comparable(found[name], references[name])) for name in references}

@@ -3,9 +3,10 @@
 All but `is_quantization_aware`, `check_format` and `keras_3` need TensorFlow with tf_keras, so they belong in a worker child.
 """
 
+import json
 import mmap
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ _ZIP = b"PK\x03\x04"
 _WRAPPER = b'"QuantizeWrapper'
 # Of layers that were wrapped for quantization-aware training.
 _PREFIX = "quant_"
+# The class of layers that are a Python function, stored as bytecode.
+_CODE = "Lambda"
 
 
 def is_quantization_aware(source: Path) -> bool:
@@ -51,9 +54,10 @@ def keras_3(source: Path | str) -> ModelFormatError:
 def load(source: Path) -> Any:
     """The Keras model in an .h5 file as it was saved, with its quantization-aware wrappers if it has any, not compiled.
 
-    Raises `ModelFormatError` if tf_keras cannot load it, or if its inputs are not known.
+    Raises `ModelFormatError` if tf_keras cannot load it, if it holds Python code, or if its inputs are not known.
     """
     aware = is_quantization_aware(source)
+    _refuse_code(source)
     import tf_keras
 
     try:
@@ -78,6 +82,33 @@ def load(source: Path) -> Any:
     if not model.inputs:
         raise ModelFormatError(f"{source}: the Keras model was saved before its inputs were known; build it and save it again")
     return model
+
+
+def _refuse_code(source: Path) -> None:
+    """Raise `ModelFormatError` for a file with Lambda layers: loading it would run the code that they hold."""
+    import h5py
+
+    try:
+        with h5py.File(source) as file:
+            stored = file.attrs.get("model_config", "null")
+            config = json.loads(stored)
+    except (OSError, ValueError):
+        return  # the loader tells what is wrong with it
+    found = sorted(str(layer.get("config", {}).get("name", _CODE)) for layer in _layers(config) if layer["class_name"] == _CODE)
+    if found:
+        raise ModelFormatError(
+            f"{source}: Lambda layer {found[0]} holds Python code, which edgekit does not run; use a Keras layer or a tf op "
+            "in its place, or save the model as a SavedModel"
+        )
+
+
+def _layers(config: Any) -> Iterator[dict[str, Any]]:
+    """Each layer in a model's configuration, those inside others too."""
+    parts = config if isinstance(config, list) else config.values() if isinstance(config, dict) else ()
+    if isinstance(config, dict) and "class_name" in config:
+        yield config
+    for part in parts:
+        yield from _layers(part)
 
 
 def without_wrappers(model: Any, source: Path) -> Any:

@@ -9,7 +9,7 @@ import numpy as np
 from edgekit import keras2
 from edgekit.data.samples import Samples, as_fed
 from edgekit.errors import ModelFormatError
-from edgekit.tflite import signatures
+from edgekit.tflite import flatbuffer, signatures
 
 
 def convert_float(
@@ -105,8 +105,12 @@ def _load(source: Path) -> tuple[Any, Any]:
         raise ModelFormatError(f"{source}: TensorFlow cannot load it ({text}); save it again as a SavedModel") from error
     if not loaded.signatures:
         raise ModelFormatError(f"{source}: the SavedModel has no signature; save it with one")
-    key = "serving_default" if "serving_default" in loaded.signatures else next(iter(loaded.signatures))
-    return loaded, loaded.signatures[key]
+    keys = sorted(loaded.signatures)
+    if flatbuffer.DEFAULT_KEY not in keys and len(keys) > 1:
+        raise ModelFormatError(
+            f"{source}: has the signatures {', '.join(keys)} and no {flatbuffer.DEFAULT_KEY}; save it with the one to convert alone"
+        )
+    return loaded, loaded.signatures[flatbuffer.DEFAULT_KEY if flatbuffer.DEFAULT_KEY in keys else keys[0]]
 
 
 def _fixed(source: Path, name: str, spec: Any, max_length: int) -> Any:

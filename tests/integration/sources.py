@@ -25,6 +25,31 @@ def write_keras(folder: Path) -> None:
     model.export(folder / "saved")
 
 
+def write_lambda(path: Path, left: Path) -> None:
+    """A Keras-2 .h5 with a Lambda layer inside another; running it would write the file `left`."""
+    import tf_keras
+
+    def spoil(values: Any, place: str = str(left)) -> Any:
+        __import__("pathlib").Path(place).touch()
+        return values
+
+    layers = tf_keras.layers
+    inner = layers.Lambda(spoil, name="doubled")
+    model = tf_keras.Sequential([layers.Input((4, 8), name="x"), layers.TimeDistributed(inner), layers.Flatten(), layers.Dense(3)])
+    model.save(path)
+    left.unlink(missing_ok=True)
+
+
+def write_signatures(folder: Path) -> None:
+    """A SavedModel with the signatures `first` and `second`."""
+    import tensorflow as tf
+
+    module = tf.Module()
+    spec = tf.TensorSpec([1, 4], tf.float32, name="x")
+    functions = {name: tf.function(lambda x: {"y": x + 1}, input_signature=[spec]) for name in ("first", "second")}
+    tf.saved_model.save(module, str(folder), signatures=functions)
+
+
 def write_onnx(path: Path) -> None:
     """CONV, RELU, global pooling and a dense layer; input `image` (1, 3, 8, 8)."""
     import numpy as np

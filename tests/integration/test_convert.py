@@ -164,6 +164,32 @@ def test_a_float_tflite_becomes_all_schemes_and_the_manifest_says_what_it_was(ne
     assert Model(published(found.results[0])).signature.input_names == ("x",)
 
 
+def test_a_tflite_without_a_signature_is_compared_with_what_is_made_of_it(tmp_path):
+    build = conv_net()
+    build.model.signatureDefs = []
+    for tensor in build.current.tensors:
+        tensor.name = f"Network/{tensor.name}"
+    network = save(build, tmp_path / "network.tflite")
+    found = convert(str(network), tmp_path / "out", ConvertConfig(schemes=("float32",)))
+    assert found.refusals == ()
+    assert found.float_model.parity["tflite to float32 .tflite"].max_rel == 0
+
+
+def test_a_keras_file_s_own_code_is_not_run(tmp_path):
+    left = tmp_path / "left"
+    Worker(timeout_s=120).run(sources.write_lambda, tmp_path / "model.h5", left)
+    assert not left.exists()
+    with pytest.raises(ModelFormatError, match=r"model\.h5: Lambda layer doubled holds Python code"):
+        convert(str(tmp_path / "model.h5"), tmp_path / "out", ConvertConfig(schemes=("float32",)))
+    assert not left.exists()
+
+
+def test_one_of_several_signatures_is_not_guessed(tmp_path):
+    Worker(timeout_s=120).run(sources.write_signatures, tmp_path / "saved")
+    with pytest.raises(ModelFormatError, match=r"saved: has the signatures first, second and no serving_default"):
+        convert(str(tmp_path / "saved"), tmp_path / "out", ConvertConfig(schemes=("float32",)))
+
+
 def test_integer_ends(network, tmp_path):
     config = ConvertConfig(
         schemes=("int8",), representative_data=images(tmp_path / "i.npz"), max_drop=None, inputs="int8", outputs="uint8"
