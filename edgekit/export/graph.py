@@ -23,7 +23,15 @@ def read(path: Path) -> Any:
     import onnx
 
     try:
-        model = onnx.load(path)
+        model = onnx.load(path, load_external_data=False)
+        places = {entry.value for tensor in _stored(model) for entry in tensor.external_data if entry.key == "location"}
+        if missing := sorted(place for place in places if not (path.parent / place).is_file()):
+            raise ModelFormatError(
+                f"{path}: its weights lie in {missing[0]}, which is not there; put it beside the file, or save it as one file"
+            )
+        onnx.load_external_data_for_model(model, str(path.parent))
+    except EdgekitError:
+        raise
     except Exception as error:  # protobuf and OS errors share no base class
         raise ModelFormatError(f"{path}: not an ONNX model ({one_line(error)}); export it again") from error
     if not model.HasField("graph") or not model.graph.output:
@@ -36,6 +44,13 @@ def read(path: Path) -> Any:
         except Exception as error:
             raise ModelFormatError(f"{path}: not a sound ONNX model ({one_line(error)}); export it again") from error
     return _modern(model)
+
+
+def _stored(model: Any) -> list[Any]:
+    """The constants of the main graph that lie in other files."""
+    import onnx
+
+    return [tensor for tensor in model.graph.initializer if tensor.data_location == onnx.TensorProto.EXTERNAL]
 
 
 def input_names(model: Any) -> list[str]:

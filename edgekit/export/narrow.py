@@ -55,14 +55,14 @@ def narrow(path: Path) -> None:
 
 @dataclass
 class _Graph:
-    """`read` says what is read of each tensor; `narrowed` holds the results that shrink, `cut` the rows taken out of others.
+    """`axes` has the ops that compute one row, by place, and `chosen` the places of those that take a row out of their input.
 
-    `chosen` are the places of the ops that take a row out of their input.
+    `narrowed` are the results that shrink to a row, and `cut` the rows that are taken out of others.
     """
 
     tree: Any
     graph: Any
-    read: dict[int, _Row | _Whole] = field(default_factory=dict)
+    axes: dict[int, _Axes] = field(default_factory=dict)
     narrowed: dict[int, _Row] = field(default_factory=dict)
     chosen: set[int] = field(default_factory=set)
     cut: dict[tuple[int, _Row], int] = field(default_factory=dict)
@@ -71,48 +71,49 @@ class _Graph:
     def narrow(self) -> bool:
         if any(size < 0 for tensor in self.graph.tensors for size in listed(tensor.shapeSignature)):
             return False
-        axes = self._follow()
+        self._follow()
         operators = listed(self.graph.operators)
-        if not any(op_name(self.tree, operators[place]) in _COSTLY for place in axes):
+        if not any(op_name(self.tree, operators[place]) in _COSTLY for place in self.axes):
             return False
-        # All rows are cut out of tensors that keep their shapes, so the order of the two loops does not matter.
         for place, operator in enumerate(operators):
-            given, result = int(operator.inputs[0]) if len(operator.inputs) else -1, int(operator.outputs[0])
-            if place in axes:
-                row = self.narrowed[result]
-                rows = [None if axis is None else _Row(axis, row.index) for axis in axes[place]]
-                operator.inputs = [
-                    int(index) if one is None or int(index) in self.narrowed else self._cut(int(index), one)
-                    for index, one in zip(operator.inputs, rows, strict=True)
-                ]
-                shape = self._row_shape(result, row)
-                self.graph.tensors[result].shape, self.graph.tensors[result].shapeSignature = shape, None
-                if op_name(self.tree, operator) == "RESHAPE":
-                    operator = self._reshape(operator.inputs[0], result)
-            elif given in self.narrowed and place in self.chosen:
+            if place in self.axes:
+                self.made.append(self._narrowed(operator, self.axes[place]))
+            elif place in self.chosen and int(operator.inputs[0]) in self.narrowed:
                 # Of one row there is nothing to choose.
-                operator = self._reshape(given, result)
-            self.made.append(operator)
+                self.made.append(self._reshape(int(operator.inputs[0]), int(operator.outputs[0])))
+            else:
+                self.made.append(operator)
         self.graph.operators = self.made
         return True
 
-    def _follow(self) -> dict[int, _Axes]:
-        """Find what is read of each tensor, from the last op to the first: the ops to narrow, by place, with their inputs' axes."""
-        self.read = dict.fromkeys([*map(int, listed(self.graph.outputs)), *map(int, listed(self.graph.inputs))], _WHOLE)
-        found: dict[int, _Axes] = {}
+    def _follow(self) -> None:
+        """Find what is read of each tensor, from the last op to the first."""
+        ends = *listed(self.graph.outputs), *listed(self.graph.inputs)
+        read: dict[int, _Row | _Whole] = dict.fromkeys(map(int, ends), _WHOLE)
         for place, operator in reversed([*enumerate(listed(self.graph.operators))]):
-            row = self.read.get(int(operator.outputs[0])) if len(operator.outputs) == 1 else None
+            inputs, outputs = ([*map(int, listed(ends))] for ends in (operator.inputs, operator.outputs))
+            row = read.get(outputs[0]) if len(outputs) == 1 else None
             axes = self._axes(operator, row.axis) if isinstance(row, _Row) else None
-            wanted: list[_Row | _Whole] = [_WHOLE] * len(operator.inputs)
+            wanted: list[_Row | _Whole] = [_WHOLE] * len(inputs)
             if axes is not None and isinstance(row, _Row):
-                found[place], self.narrowed[int(operator.outputs[0])] = axes, row
+                self.axes[place], self.narrowed[outputs[0]] = axes, row
                 wanted = [_WHOLE if axis is None else _Row(axis, row.index) for axis in axes]
             elif (chosen := self._chosen(operator)) is not None:
                 self.chosen.add(place)
                 wanted[0] = chosen
-            for index, what in zip(map(int, operator.inputs), wanted, strict=True):
-                self.read[index] = what if self.read.get(index, what) == what else _WHOLE
-        return found
+            for index, what in zip(inputs, wanted, strict=True):
+                read[index] = what if read.get(index, what) == what else _WHOLE
+
+    def _narrowed(self, operator: Any, axes: _Axes) -> Any:
+        """The op with the row alone of its inputs, where it reads no more, and of its output."""
+        result = int(operator.outputs[0])
+        row, tensor = self.narrowed[result], self.graph.tensors[result]
+        operator.inputs = [
+            int(index) if axis is None or int(index) in self.narrowed else self._cut(int(index), _Row(axis, row.index))
+            for index, axis in zip(operator.inputs, axes, strict=True)
+        ]
+        tensor.shape, tensor.shapeSignature = self._row_shape(result, row), None
+        return self._reshape(operator.inputs[0], result) if op_name(self.tree, operator) == "RESHAPE" else operator
 
     def _axes(self, operator: Any, axis: int) -> _Axes | None:
         """On which axis of each input the row of the output's `axis` lies; None for an op that does not compute by rows."""
@@ -143,10 +144,10 @@ class _Graph:
 
     def _chosen(self, operator: Any) -> _Row | None:
         """The row that an op takes out of its first input, if that is all that it does."""
-        options, inputs = operator.builtinOptions, [int(index) for index in operator.inputs]
-        name = op_name(self.tree, operator)
+        name, options = op_name(self.tree, operator), operator.builtinOptions
         if name not in ("GATHER", "SLICE", "STRIDED_SLICE"):
             return None
+        inputs = [int(index) for index in operator.inputs]
         shape, given = self._shape(inputs[0]), [self._values(index) for index in inputs[1:]]
         if not shape or any(values is None for values in given):
             return None
@@ -175,7 +176,7 @@ class _Graph:
         key = index, row
         if key not in self.cut:
             tensor, shape = self.graph.tensors[index], self._row_shape(index, row)
-            name = tensor.name + f"_row{row.index}".encode()
+            name = (tensor.name or b"") + f"_row{row.index}".encode()
             if (values := self._values(index)) is not None:
                 self.cut[key] = add_constant(self.tree, self.graph, name, values.take([row.index], row.axis))
             else:
@@ -189,7 +190,7 @@ class _Graph:
         return self.cut[key]
 
     def _reshape(self, index: int, result: int) -> Any:
-        shape, name = self._shape(result), self.graph.tensors[result].name
+        shape, name = self._shape(result), self.graph.tensors[result].name or b""
         given = add_constant(self.tree, self.graph, name + b"_shape", np.array(shape, np.int32))
         return operation(self.tree, "RESHAPE", [index, given], [result], self._schema().ReshapeOptionsT(newShape=shape))
 

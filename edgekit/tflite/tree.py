@@ -108,9 +108,9 @@ def opcode(root: Any, name: str, version: int = 1) -> int:
 
 
 def op_name(root: Any, operator: Any) -> str:
-    """The schema's name of a built-in op of the tree, CUSTOM for the others."""
+    """The schema's name of a built-in op of the tree, CUSTOM for the others; empty for one that the schema does not know."""
     code = root.operatorCodes[operator.opcodeIndex]
-    return _names("BuiltinOperator")[max(code.builtinCode, code.deprecatedBuiltinCode)]
+    return _names("BuiltinOperator").get(max(code.builtinCode, code.deprecatedBuiltinCode), "")
 
 
 def constant(root: Any, graph: Any, index: int) -> np.ndarray | None:
@@ -118,7 +118,7 @@ def constant(root: Any, graph: Any, index: int) -> np.ndarray | None:
     if index < 0:
         return None
     tensor = graph.tensors[index]
-    data, dtype = root.buffers[tensor.buffer].data, _names("TensorType")[tensor.type].lower()
+    data, dtype = root.buffers[tensor.buffer].data, _names("TensorType").get(tensor.type, "").lower()
     if data is None or tensor.sparsity is not None or dtype not in _DTYPES:
         return None
     return np.asarray(data).view(dtype).reshape([int(size) for size in listed(tensor.shape)])

@@ -34,6 +34,17 @@ def test_a_file_that_is_no_onnx_model_is_named(tmp_path: Path) -> None:
             graph.read(file)
 
 
+def test_weights_that_were_left_behind_are_named(tmp_path: Path) -> None:
+    made = graphs.model([helper.make_node("Add", ["x", "w"], ["y"])], {"x": (1, 600)}, {"y": (1, 600)})
+    made.graph.initializer.append(helper.make_tensor("w", TensorProto.FLOAT, (1, 600), np.ones(600, np.float32)))
+    file = tmp_path / "model.onnx"
+    onnx.save(made, file, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    assert len(graph.read(file).graph.initializer[0].raw_data) == 2400
+    (tmp_path / "weights.bin").unlink()
+    with pytest.raises(ModelFormatError, match=r"model\.onnx: its weights lie in weights\.bin, which is not there"):
+        graph.read(file)
+
+
 @pytest.mark.parametrize(("domain", "op", "name"), [("", "Loop", "Loop"), ("com.example", "Magic", "com.example.Magic")])
 def test_an_op_without_a_form_in_tensorflow_is_named(tmp_path: Path, domain: str, op: str, name: str) -> None:
     made = graphs.model([helper.make_node(op, ["x"], ["y"], domain=domain)], {"x": (1, 4)}, {"y": (1, 4)})
