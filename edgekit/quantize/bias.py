@@ -57,8 +57,8 @@ def prepared(weights: Mapping[str, tuple[str, np.ndarray]], moments: Mapping[str
             name, values = weights[output]
             mean = moments[output].mean
             real = matrix(name, values, len(mean))
-            steps = steps_of(real)
-            found[output] = Product(mean, steps, rounding.levels(real, steps) if rounding is not None else None)
+            steps, levels = rounding.fitted(real, steps_of(real)) if rounding is not None else (steps_of(real), None)
+            found[output] = Product(mean, steps, levels)
         moments[outputs[0]].covariance = None
         return found
 
@@ -93,34 +93,57 @@ def correct(root: Any, weights: Mapping[str, tuple[str, np.ndarray]], products: 
                 continue
             groups = len(product.mean)
             buffer = root.buffers[stored.buffer]
+            real = matrix(name, before, groups)
             levels = matrix(name, np.asarray(buffer.data).view(np.int8).reshape(before.shape), groups)
-            steps = np.broadcast_to(np.asarray(stored.quantization.scale, np.float32), product.steps.size)
-            steps = steps.reshape(product.steps.shape)
+            scale = np.asarray(stored.quantization.scale, np.float32)
+            steps = np.broadcast_to(scale, product.steps.size).reshape(product.steps.shape)
             own = sharers[stored.buffer] == users[int(operator.inputs[WEIGHTS])] == 1
+            bias = _own_bias(root, graph, operator, users, sharers)
+            fitted = steps
             if product.levels is not None and own:
-                # A channel whose step was widened, or that shares one with all others, keeps its own levels.
-                same = np.abs(steps - product.steps) <= _SAME_STEP * product.steps
+                # A channel whose step was widened keeps its own levels, and so does one whose step cannot be changed alone.
+                usual = steps_of(real)
+                same = np.abs(steps - usual) <= _SAME_STEP * usual
+                if scale.size != steps.size or (bias is None and has_bias(operator)):
+                    same &= np.abs(steps - product.steps) <= _SAME_STEP * product.steps
                 levels = np.where(same[..., np.newaxis], product.levels, levels)
                 buffer.data = np.ascontiguousarray(unmatrix(name, levels, before.shape)).reshape(-1).view(np.uint8)
-            if not has_bias(operator) or users[int(operator.inputs[BIAS])] > 1:
-                continue
-            bias = graph.tensors[operator.inputs[BIAS]]
-            if root.buffers[bias.buffer].data is None:
-                continue
-            if sharers[bias.buffer] > 1:
-                root.buffers.append(schema.BufferT(data=root.buffers[bias.buffer].data))
-                sharers[bias.buffer] -= 1
-                bias.buffer = len(root.buffers) - 1
-            error = levels * steps[..., np.newaxis].astype(np.float64) - matrix(name, before, groups)
-            _subtract(root.buffers[bias.buffer], bias, np.einsum("goi,gi->go", error, product.mean).reshape(-1), schema)
+                fitted = np.where(same, product.steps, steps)
+                if scale.size == steps.size:
+                    stored.quantization.scale = fitted.reshape(-1)
+            if bias is not None:
+                error = levels * fitted[..., np.newaxis].astype(np.float64) - real
+                shift = np.einsum("goi,gi->go", error, product.mean)
+                _correct_bias(root.buffers[bias.buffer], bias, shift.reshape(-1), (fitted / steps).reshape(-1), schema)
 
 
-def _subtract(buffer: Any, bias: Any, shift: np.ndarray, schema: Any) -> None:
+def _own_bias(root: Any, graph: Any, operator: Any, users: Mapping[int, int], sharers: Counter[int]) -> Any | None:
+    """The op's bias with data of its own, or None where it has none or another op uses it too."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    if not has_bias(operator) or users[int(operator.inputs[BIAS])] > 1:
+        return None
+    bias = graph.tensors[operator.inputs[BIAS]]
+    if root.buffers[bias.buffer].data is None:
+        return None
+    if sharers[bias.buffer] > 1:
+        root.buffers.append(schema.BufferT(data=root.buffers[bias.buffer].data))
+        sharers[bias.buffer] -= 1
+        bias.buffer = len(root.buffers) - 1
+    return bias
+
+
+def _correct_bias(buffer: Any, bias: Any, shift: np.ndarray, factors: np.ndarray, schema: Any) -> None:
+    """Take `shift` off the bias of each channel, whose weights' steps have become `factors` times what they were."""
     dtypes = {schema.TensorType.FLOAT32: np.float32, schema.TensorType.INT32: np.int32, schema.TensorType.INT64: np.int64}
     dtype = np.dtype(dtypes[bias.type])
-    step = 1.0 if dtype.kind == "f" else np.asarray(bias.quantization.scale, np.float64)
-    values = np.asarray(buffer.data).view(dtype) - shift / step
+    values = np.asarray(buffer.data).view(dtype)
     if dtype.kind == "i":
+        before = np.asarray(bias.quantization.scale, np.float64)
+        step = before * factors if before.size == factors.size else before
         limits = np.iinfo(np.int32)
-        values = np.clip(np.rint(values), limits.min, limits.max)
+        values = np.clip(np.rint((values * before - shift) / step), limits.min, limits.max)
+        bias.quantization.scale = step.astype(np.float32)
+    else:
+        values = values - shift
     buffer.data = values.astype(dtype).view(np.uint8)

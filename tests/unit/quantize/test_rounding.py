@@ -55,6 +55,25 @@ def test_inputs_that_are_not_correlated_are_rounded_one_by_one():
     np.testing.assert_array_equal(levels, np.rint(weights / steps[..., None]))
 
 
+def test_steps_are_fitted_to_channels_of_few_weights():
+    draw = np.random.default_rng(3)
+    seen = covariance(correlated(draw, 32, 400, 9, 3))
+    weights = draw.standard_normal((32, 2, 9)).astype(np.float32)
+    usual, rounding = steps_of(weights), Rounding(seen)
+
+    def cost(steps: np.ndarray, levels: np.ndarray) -> np.ndarray:
+        error = levels * steps[..., None].astype(np.float64) - weights
+        return np.einsum("goi,gij,goj->go", error, seen, error)
+
+    steps, levels = rounding.fitted(weights, usual)
+    before, after = cost(usual, rounding.levels(weights, usual)), cost(steps, levels)
+    assert (after <= before + 1e-12).all()
+    assert after.sum() < before.sum() / 2
+    assert ((steps >= usual) & (steps <= 1.25 * usual)).all()
+    many = draw.standard_normal((1, 3, 200)).astype(np.float32)
+    np.testing.assert_array_equal(Rounding(np.eye(200)[None]).fitted(many, steps_of(many))[0], steps_of(many))
+
+
 def test_channels_and_inputs_without_any_value_are_no_trouble():
     weights = np.random.default_rng(2).standard_normal((2, 3, 5)).astype(np.float32)
     weights[0, 1] = 0
@@ -147,6 +166,9 @@ def test_a_file_holds_the_levels_and_only_where_its_steps_are_the_same(room, tmp
         return np.asarray(root.buffers[tensors[name].buffer].data).view(np.int8).reshape(tensors[name].shape)
 
     np.testing.assert_array_equal(matrix("DEPTHWISE_CONV_2D", stored("w2"), 16), products["second"].levels)
+    given, weights, bias = (np.asarray(tensors[name].quantization.scale) for name in ("first", "w2", "b2"))
+    np.testing.assert_array_equal(weights, products["second"].steps.reshape(-1))
+    np.testing.assert_allclose(bias, given * weights, rtol=1e-6)
     first = matrix("CONV_2D", stored("w1"), 1)
     np.testing.assert_array_equal(np.delete(first, DEAD, 1), np.delete(products["first"].levels, DEAD, 1))
     assert not first[0, DEAD].any()
