@@ -182,7 +182,7 @@ class Several:
                 found["calibration"] = work / "calibration"
                 carry_calibration(calibration, shorter.names, work / "calibration")
             form = carry_form(plan.form, shorter.names) if plan.form else None
-            chosen = replace(settings, form=form, trial=None)
+            chosen = replace(settings, form=form, trial=None, expected=None)
             quantize(shorter.model.path, scheme, files[length], **found, settings=chosen, worker=self.worker)
         target = self.work / f"{scheme.name}_lengths.tflite"
         self.worker.run(merge, files, target, origin=f"{self.source.name}, {scheme.name}")

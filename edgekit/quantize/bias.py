@@ -114,7 +114,8 @@ def correct(root: Any, weights: Mapping[str, tuple[str, np.ndarray]], products: 
             if bias is not None:
                 error = levels * fitted[..., np.newaxis].astype(np.float64) - real
                 shift = np.einsum("goi,gi->go", error, product.mean)
-                _correct_bias(root.buffers[bias.buffer], bias, shift.reshape(-1), (fitted / steps).reshape(-1), schema)
+                factors = np.divide(fitted, steps, out=np.ones_like(steps), where=steps > 0)
+                _correct_bias(root.buffers[bias.buffer], bias, shift.reshape(-1), factors.reshape(-1), schema)
 
 
 def _own_bias(root: Any, graph: Any, operator: Any, users: Mapping[int, int], sharers: Counter[int]) -> Any | None:
