@@ -36,7 +36,7 @@ def test_a_file_that_is_no_onnx_model_is_named(tmp_path: Path) -> None:
 
 def test_weights_that_were_left_behind_are_named(tmp_path: Path) -> None:
     made = graphs.model([helper.make_node("Add", ["x", "w"], ["y"])], {"x": (1, 600)}, {"y": (1, 600)})
-    made.graph.initializer.append(helper.make_tensor("w", TensorProto.FLOAT, (1, 600), np.ones(600, np.float32)))
+    made.graph.initializer.append(onnx.numpy_helper.from_array(np.ones((1, 600), np.float32), "w"))
     file = tmp_path / "model.onnx"
     onnx.save(made, file, save_as_external_data=True, location="weights.bin", size_threshold=0)
     assert len(graph.read(file).graph.initializer[0].raw_data) == 2400
