@@ -211,7 +211,8 @@ def check_source(source: Source, made: FloatModel, held_out: Path, work: Path, w
     hop = f"{source.kind} to float32 .tflite"
     outcome = worker.run(compare_outputs, source, made, held_out)
     made.note("compare with the source", outcome)
-    compared = outcome.value
+    if not (compared := outcome.value):
+        raise ModelFormatError(f"{source.path}: computes nothing, it has no outputs; give a model with some")
     made.parity[hop] = max(compared.values(), key=lambda parity: parity.max_rel)
     for name, parity in compared.items():
         require(parity, f"{source.path}: {hop}, output {name}")

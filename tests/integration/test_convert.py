@@ -24,6 +24,7 @@ from edgekit.worker import Worker
 from tests import tiny
 from tests.integration import sources
 from tests.unit.quantize.models import conv_net, conv_samples, save
+from tests.unit.tflite.conftest import Builder
 
 LENGTH = 16
 EVERY = ("all",)
@@ -173,6 +174,13 @@ def test_a_tflite_without_a_signature_is_compared_with_what_is_made_of_it(tmp_pa
     found = convert(str(network), tmp_path / "out", ConvertConfig(schemes=("float32",)))
     assert found.refusals == ()
     assert found.float_model.parity["tflite to float32 .tflite"].max_rel == 0
+
+
+def test_a_tflite_without_outputs_is_refused(tmp_path):
+    build = Builder()
+    build.ends({"x": build.tensor("x", [1, 4])}, {}, "serving_default")
+    with pytest.raises(ModelFormatError, match=r"empty\.tflite: computes nothing, it has no outputs"):
+        convert(str(save(build, tmp_path / "empty.tflite")), tmp_path / "out", ConvertConfig(schemes=("float32",)))
 
 
 def test_a_keras_file_s_own_code_is_not_run(tmp_path):
