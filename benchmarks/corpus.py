@@ -40,7 +40,10 @@ def attempt(file: Path, work: Callable[[Path], str]) -> Outcome:
     except WorkerError as error:
         verdict, note = "crash", f"{type(error).__name__}: {error}"
     except EdgekitError as error:
-        verdict, note = "refused", f"{type(error).__name__}: {str(error).replace(f'{file}: ', '')}"
+        verdict, note = (
+            "refused",
+            f"{type(error).__name__}: {str(error).replace(f'{file.resolve()}: ', '').replace(f'{file}: ', '')}",
+        )
     except Exception as error:  # what edgekit did not foresee is what this script looks for
         verdict, note = "crash", f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
     return Outcome(file.name, verdict, note, time.perf_counter() - started)
