@@ -40,10 +40,7 @@ def attempt(file: Path, work: Callable[[Path], str]) -> Outcome:
     except WorkerError as error:
         verdict, note = "crash", f"{type(error).__name__}: {error}"
     except EdgekitError as error:
-        verdict, note = (
-            "refused",
-            f"{type(error).__name__}: {str(error).replace(f'{file.resolve()}: ', '').replace(f'{file}: ', '')}",
-        )
+        verdict, note = "refused", f"{type(error).__name__}: {str(error).replace(f'{file}: ', '')}"
     except Exception as error:  # what edgekit did not foresee is what this script looks for
         verdict, note = "crash", f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
     return Outcome(file.name, verdict, note, time.perf_counter() - started)
@@ -81,7 +78,7 @@ def main() -> None:
         if folder is None:
             continue
         outcomes = []
-        for file in sorted(folder.glob(pattern)):
+        for file in sorted(folder.resolve().glob(pattern)):
             outcomes.append(attempt(file, work))
             print(outcomes[-1].line(), flush=True)
         counts = Counter(outcome.verdict for outcome in outcomes)

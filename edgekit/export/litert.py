@@ -69,11 +69,13 @@ def _known_ranges(module: Any, tensors: Mapping[str, Any]) -> Any:
             self.watching = True
 
         def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if function is not torch.arange:
+                return function(*args, **(kwargs or {}))
             called = f"{args} {kwargs}"
-            if function is torch.arange and called in self.found:
+            if called in self.found:
                 return self.found[called]
             result = function(*args, **(kwargs or {}))
-            if function is torch.arange and self.watching:
+            if self.watching:
                 self.found[called] = result
             return result
 

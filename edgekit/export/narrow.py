@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from edgekit.tflite.tree import add_constant, add_tensor, constant, listed, load, op_name, operation, write
+from edgekit.tflite.tree import add_constant, add_tensor, constant, listed, load, op_name, operation, reshape, write
 
 # Ops that give each element from the elements at its place, after broadcasting.
 _UNARY = ("ABS", "CAST", "ELU", "EXP", "GELU", "LOGISTIC", "NEG", "RELU", "RELU6", "RSQRT", "SQRT", "SQUARE", "TANH")
@@ -30,11 +30,6 @@ class _Row:
     index: int
 
 
-class _Whole:
-    """All of a tensor is read."""
-
-
-_WHOLE = _Whole()
 # For each input of an op the axis of the row that is read of it, or None where the op takes that input whole.
 _Axes = list[int | None]
 
@@ -80,7 +75,7 @@ class _Graph:
                 self.made.append(self._narrowed(operator, self.axes[place]))
             elif place in self.chosen and int(operator.inputs[0]) in self.narrowed:
                 # Of one row there is nothing to choose.
-                self.made.append(self._reshape(int(operator.inputs[0]), int(operator.outputs[0])))
+                self.made.append(reshape(self.tree, self.graph, int(operator.inputs[0]), int(operator.outputs[0])))
             else:
                 self.made.append(operator)
         self.graph.operators = self.made
@@ -89,20 +84,21 @@ class _Graph:
     def _follow(self) -> None:
         """Find what is read of each tensor, from the last op to the first."""
         ends = *listed(self.graph.outputs), *listed(self.graph.inputs)
-        read: dict[int, _Row | _Whole] = dict.fromkeys(map(int, ends), _WHOLE)
+        # None where all of it is read.
+        read: dict[int, _Row | None] = dict.fromkeys(map(int, ends))
         for place, operator in reversed([*enumerate(listed(self.graph.operators))]):
             inputs, outputs = ([*map(int, listed(ends))] for ends in (operator.inputs, operator.outputs))
             row = read.get(outputs[0]) if len(outputs) == 1 else None
-            axes = self._axes(operator, row.axis) if isinstance(row, _Row) else None
-            wanted: list[_Row | _Whole] = [_WHOLE] * len(inputs)
-            if axes is not None and isinstance(row, _Row):
+            axes = self._axes(operator, row.axis) if row is not None else None
+            wanted: list[_Row | None] = [None] * len(inputs)
+            if axes is not None and row is not None:
                 self.axes[place], self.narrowed[outputs[0]] = axes, row
-                wanted = [_WHOLE if axis is None else _Row(axis, row.index) for axis in axes]
+                wanted = [None if axis is None else _Row(axis, row.index) for axis in axes]
             elif (chosen := self._chosen(operator)) is not None:
                 self.chosen.add(place)
                 wanted[0] = chosen
             for index, what in zip(inputs, wanted, strict=True):
-                read[index] = what if read.get(index, what) == what else _WHOLE
+                read[index] = what if read.get(index, what) == what else None
 
     def _narrowed(self, operator: Any, axes: _Axes) -> Any:
         """The op with the row alone of its inputs, where it reads no more, and of its output."""
@@ -113,7 +109,7 @@ class _Graph:
             for index, axis in zip(operator.inputs, axes, strict=True)
         ]
         tensor.shape, tensor.shapeSignature = self._row_shape(result, row), None
-        return self._reshape(operator.inputs[0], result) if op_name(self.tree, operator) == "RESHAPE" else operator
+        return reshape(self.tree, self.graph, operator.inputs[0], result) if op_name(self.tree, operator) == "RESHAPE" else operator
 
     def _axes(self, operator: Any, axis: int) -> _Axes | None:
         """On which axis of each input the row of the output's `axis` lies; None for an op that does not compute by rows."""
@@ -173,6 +169,8 @@ class _Graph:
 
     def _cut(self, index: int, row: _Row) -> int:
         """A tensor with that row of another: a constant, or what a SLICE gives that comes before all that read it."""
+        from ai_edge_litert import schema_py_generated as schema
+
         key = index, row
         if key not in self.cut:
             tensor, shape = self.graph.tensors[index], self._row_shape(index, row)
@@ -185,14 +183,9 @@ class _Graph:
                     add_constant(self.tree, self.graph, name + what, one)
                     for what, one in ((b"_begin", begin), (b"_size", np.array(shape, np.int32)))
                 ]
-                self.cut[key] = self._tensor(shape, tensor.type, name)
-                self.made.append(operation(self.tree, "SLICE", [index, *ends], [self.cut[key]], self._schema().SliceOptionsT()))
+                self.cut[key] = add_tensor(self.graph, schema.TensorT(shape=shape, type=tensor.type, buffer=0, name=name))
+                self.made.append(operation(self.tree, "SLICE", [index, *ends], [self.cut[key]], schema.SliceOptionsT()))
         return self.cut[key]
-
-    def _reshape(self, index: int, result: int) -> Any:
-        shape, name = self._shape(result), self.graph.tensors[result].name or b""
-        given = add_constant(self.tree, self.graph, name + b"_shape", np.array(shape, np.int32))
-        return operation(self.tree, "RESHAPE", [index, given], [result], self._schema().ReshapeOptionsT(newShape=shape))
 
     def _row_shape(self, index: int, row: _Row) -> list[int]:
         return [1 if axis == row.axis else size for axis, size in enumerate(self._shape(index))]
@@ -202,15 +195,6 @@ class _Graph:
 
     def _values(self, index: int) -> np.ndarray | None:
         return constant(self.tree, self.graph, index)
-
-    def _tensor(self, shape: Sequence[int], dtype: int, name: bytes) -> int:
-        return add_tensor(self.graph, self._schema().TensorT(shape=shape, type=dtype, buffer=0, name=name))
-
-    @staticmethod
-    def _schema() -> Any:
-        from ai_edge_litert import schema_py_generated as schema
-
-        return schema
 
 
 def _same_axis(shape: Sequence[int], axis: int, before: Sequence[int]) -> int | None:

@@ -38,7 +38,7 @@ class Timing:
     """One child's figures: milliseconds of each timed inference, bytes above what the process held before it loaded the file.
 
     `outputs` are the first output of each row that was run, from the one that the child was told to begin with; none where they
-    are large. The last three are LiteRT's, see `runtimes.Runnable`.
+    are large. Ops and partitions are LiteRT's, see `runtimes.Runnable`.
     """
 
     load_ms: float
@@ -93,10 +93,9 @@ class _Walk:
     """Runs a model on row after row in the order `visited`, from `begin`, and again from the first after the last."""
 
     def __init__(self, model: Runnable, rows: Samples, seed: int, begin: int) -> None:
-        self._model, self._rows, self._place = model, rows, begin
+        self._model, self._rows, self._begin, self._place = model, rows, begin, begin
         self._order = visited(len(rows), seed)
         self.outputs: list[Array] = []
-        self._kept = begin
 
     def timed(self) -> float:
         """Milliseconds of the next row's bare inference; its output is kept while there are small ones of new rows."""
@@ -105,11 +104,10 @@ class _Walk:
         started = time.perf_counter_ns()
         self._model.invoke()
         passed = time.perf_counter_ns() - started
-        if self._place == self._kept < len(self._order):
+        if self._place == self._begin + len(self.outputs) < len(self._order):
             output = _first_output(self._model)
             if output.nbytes <= _KEPT_BYTES:
-                self.outputs.append(output)
-                self._kept += 1
+                self.outputs.append(output.copy())
         self._place += 1
         return passed / 1e6
 
@@ -155,8 +153,8 @@ def visited(rows: int, seed: int | None) -> Array:
 
 
 def _first_output(model: Runnable) -> Array:
-    """A copy of what the model gave for a row, without a batch axis of 1."""
-    output = np.array(next(iter(model.outputs().values())))
+    """What the model gave for a row, without a batch axis of 1."""
+    output = next(iter(model.outputs().values()))
     return output[0] if output.ndim and output.shape[0] == 1 else output
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from edgekit.tflite import flatbuffer
-from edgekit.tflite.tree import add_constant, add_tensor, listed, load, opcodes, operation, pack
+from edgekit.tflite.tree import add_constant, add_tensor, listed, load, opcodes, operation, pack, reshape
 
 # The bias's place among the inputs of a FULLY_CONNECTED.
 _BIAS = 2
@@ -78,8 +78,7 @@ def _reshape(tree: Any, graph: Any, place: int, operator: Any) -> bool:
     shape = [int(size) for size in listed(output.shape)]
     if output.type != schema.TensorType.FLOAT32 or any(size < 0 for size in listed(output.shapeSignature)) or not shape:
         return False
-    inputs = [operator.inputs[0], add_constant(tree, graph, output.name + b"_shape", np.array(shape, np.int32))]
-    graph.operators[place] = operation(tree, "RESHAPE", inputs, operator.outputs, schema.ReshapeOptionsT(newShape=shape))
+    graph.operators[place] = reshape(tree, graph, operator.inputs[0], operator.outputs[0])
     return True
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from edgekit.errors import ConversionError
-from edgekit.tflite.tree import add_constant, add_tensor, listed, load, opcode, operation, pack, text
+from edgekit.tflite.tree import add_constant, add_tensor, listed, load, op_name, opcode, operation, pack, text
 
 # The input that says of each op whether its integer form counts (1) or the other (0).
 SWITCHES = "edgekit_switches"
@@ -45,9 +45,6 @@ class _Mixer:
         self.tree, self.graph = tree, tree.subgraphs[0]
         self.source, self.ints = source, source.subgraphs[0]
         self.schema = schema
-        self.known: Mapping[int, str] = {
-            value: name for name, value in vars(schema.BuiltinOperator).items() if isinstance(value, int)
-        }
         self.places = {text(tensor.name): index for index, tensor in enumerate(self.graph.tensors)}
         self.inputs: dict[int, int] = {}
 
@@ -90,7 +87,7 @@ class _Mixer:
         results = [int(index) for index in operator.outputs]
         owns = [self._like(index, "own") for index in results]
         code = self.source.operatorCodes[integer.opcodeIndex]
-        name = self.known[max(code.builtinCode, code.deprecatedBuiltinCode)]
+        name = op_name(self.source, integer)
         if name in _POLES:
             bounded = self._like(int(operator.inputs[0]), f"{name} input")
             name_of_least = f"{text(self.graph.tensors[bounded].name)}/least".encode()

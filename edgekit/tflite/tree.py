@@ -157,6 +157,15 @@ def operation(tree: Any, name: str, inputs: Iterable[int], outputs: Iterable[int
     return made
 
 
+def reshape(tree: Any, graph: Any, index: int, result: int) -> Any:
+    """A RESHAPE of a graph's tensor to another that is there already, to be put where it belongs."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    shape, name = [int(size) for size in listed(graph.tensors[result].shape)], graph.tensors[result].name or b""
+    given = add_constant(tree, graph, name + b"_shape", np.array(shape, np.int32))
+    return operation(tree, "RESHAPE", [index, given], [result], schema.ReshapeOptionsT(newShape=shape))
+
+
 def listed(values: Any) -> list[Any]:
     """A vector of the tree, which is None where the file has none."""
     return [] if values is None else list(values)
