@@ -10,6 +10,7 @@ from edgekit.masks import THRESHOLD
 from edgekit.measure.layer_errors import Layer, representable
 from edgekit.measure.layers import MOVES, names, reaches_softmax, roles
 from edgekit.measure.op_times import Outside
+from edgekit.quantize import forms
 from edgekit.tflite.flatbuffer import Subgraph
 
 # A mask this many times wider than the scores it is added to leaves them two or three of int8's 256 levels.
@@ -84,9 +85,38 @@ def of_layers(graph: Subgraph, layers: Sequence[Layer], output_db: float) -> lis
     return [finding for finding in (*found[:2], _clipping(layers), *found[2:]) if finding is not None]
 
 
-def of_speed(speed: Outside, p50_ms: float, reference_ms: float) -> list[Finding]:
-    """Why the file is slow: told where it is split and slower than half of the float file's time."""
-    if speed.partitions < _SPLIT or p50_ms < reference_ms / 2 or not speed.outside:
+def of_speed(graph: Subgraph, speed: Outside, p50_ms: float, reference_ms: float) -> list[Finding]:
+    """Why the file is slow, where it takes half of the float file's time or more."""
+    if p50_ms < reference_ms / 2:
+        return []
+    return [*_split(speed), *_on_the_fly(graph)]
+
+
+def _on_the_fly(graph: Subgraph) -> list[Finding]:
+    thin = forms.thin_convolutions(graph)
+    called = names(graph)
+    slow = [
+        called.get(place, operator.name)
+        for place, operator in enumerate(graph.operators)
+        if forms.output(graph, operator) in thin
+        and graph.tensors[operator.inputs[0]].dtype == "float32"
+        and graph.tensors[operator.inputs[1]].dtype == "int8"
+    ]
+    if not slow:
+        return []
+    return [
+        Finding(
+            "thin convolutions",
+            f"{len(slow)} 1x1 convolutions with few channels have int8 weights and float activations, and quantize what they read "
+            f"on the fly, which takes up to ten times as long as computing them in float32: {_listed(slow)}",
+            "leave them in float32, their weights are a few kB: edgekit convert --scheme dynamic and int8 do",
+            tuple(slow),
+        )
+    ]
+
+
+def _split(speed: Outside) -> list[Finding]:
+    if speed.partitions < _SPLIT or not speed.outside:
         return []
     most = [f"{one.count} {one.op} in {one.dtype} ({one.share:.0%})" for one in speed.outside[:_SHOWN]]
     estimated = sum(one.share for one in speed.outside)

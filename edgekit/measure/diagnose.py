@@ -106,7 +106,7 @@ def diagnose(
     notes = []
     try:
         speed = _speed(worker, file, against, samples_folder, threads)
-        findings += causes.of_speed(speed.split, speed.p50_ms, speed.reference_p50_ms)
+        findings += causes.of_speed(graph, speed.split, speed.p50_ms, speed.reference_p50_ms)
     except EdgekitError as error:
         speed = None
         notes.append(f"times could not be taken ({error.message})")

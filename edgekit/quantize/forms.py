@@ -10,6 +10,11 @@ PRODUCTS = ("FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV")
 # Ops that a normalization over the features is made of, besides its variance's inverse root.
 STEPS = ("ADD", "SUB", "MUL", "DIV", "MEAN", "SUM", "SQUARED_DIFFERENCE", "RESHAPE")
 ROOTS = ("RSQRT", "SQRT")
+# Quantizing what a convolution of one place reads takes XNNPACK as long as so many multiplications in float32: for each place,
+# and for each value of it. Measured on x86-64 with 8 to 256 channels in and out.
+_FOR_PLACE, _FOR_VALUE = 2000, 20
+# No file grows by more than 32 kB for what one such convolution saves.
+_LARGEST_THIN = 8192
 # With those of two activations.
 MULTIPLIED = (*PRODUCTS, "BATCH_MATMUL")
 
@@ -36,6 +41,22 @@ def products(graph: Subgraph) -> list[str]:
         for operator in graph.operators
         if operator.name in PRODUCTS and graph.tensors[operator.inputs[1]].data_bytes
     ]
+
+
+def thin_convolutions(graph: Subgraph) -> frozenset[str]:
+    """1x1 convolutions that are slower with int8 weights and float activations than in float32.
+
+    They compute too little from each value to make up for quantizing it on the fly: up to ten times slower, for hardly any weights.
+    """
+    return _outputs(graph, (operator for operator in graph.operators if operator.name == "CONV_2D" and _thin(graph, operator)))
+
+
+def _thin(graph: Subgraph, operator: Operator) -> bool:
+    shape = graph.tensors[operator.inputs[1]].shape
+    if len(shape) != 4 or shape[1:3] != (1, 1):
+        return False
+    outputs, inputs = shape[0], shape[3]
+    return inputs * (outputs - _FOR_VALUE) < _FOR_PLACE and inputs * outputs <= _LARGEST_THIN
 
 
 def candidates(graph: Subgraph, form: Form) -> list[str]:

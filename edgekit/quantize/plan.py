@@ -25,6 +25,7 @@ _EVERY, _PRODUCTS, _SEARCHED, _PLANNED = "every op", "matrix products", "the sea
 _VARIANCES = "every op but variances"
 _NORMALIZED, _AROUND = "every op, int16 in normalizations", "every op, int16 around matrix products"
 EVERY_OP = Form(_EVERY)
+_THIN = "1x1 ones with few channels stay float32, where quantizing on the fly takes longer than computing"
 _CONVERSIONS = ("QUANTIZE", "DEQUANTIZE", "CAST")
 _INTERFACE = ("float32", "int8", "uint8")
 # What makes a file with ranges from training, and none of ours.
@@ -305,7 +306,9 @@ def _plan(file: Path, made_by: str, chosen: str, reason: str) -> QuantizationPla
     floating: Counter[str] = Counter()
     hybrid: Counter[str] = Counter()
     conversions: Counter[str] = Counter()
+    thin: Counter[str] = Counter()
     for graph in flatbuffer.read(file).subgraphs:
+        thin_outputs = forms.thin_convolutions(graph)
         for operator in graph.operators:
             tensors = [graph.tensors[index] for index in (*operator.inputs, *operator.outputs) if index >= 0]
             activations = [tensor for tensor in tensors if not tensor.data_bytes]
@@ -313,6 +316,7 @@ def _plan(file: Path, made_by: str, chosen: str, reason: str) -> QuantizationPla
                 conversions[operator.name] += 1
             elif any(tensor.dtype.startswith("float") for tensor in activations):
                 floating[operator.name] += 1
+                thin[operator.name] += forms.output(graph, operator) in thin_outputs
                 hybrid[operator.name] += any(tensor.data_bytes and tensor.scales and "int" in tensor.dtype for tensor in tensors)
             elif any(tensor.scales for tensor in activations):
                 integer[operator.name] += 1
@@ -324,15 +328,15 @@ def _plan(file: Path, made_by: str, chosen: str, reason: str) -> QuantizationPla
         dict(floating),
         dict(+hybrid),
         dict(conversions),
-        {name: _why_float(name, hybrid[name], chosen) for name in floating},
+        {name: _why_float(name, hybrid[name], thin[name], chosen) for name in floating},
     )
 
 
-def _why_float(name: str, hybrid: int, chosen: str) -> str:
+def _why_float(name: str, hybrid: int, thin: int, chosen: str) -> str:
     if chosen in ("float32", "float16 weights"):
         return f"{chosen}: computed in float32"
     if hybrid:
-        return "int8 weights with float32 activations: the kernel quantizes them on the fly"
+        return "int8 weights with float32 activations: the kernel quantizes them on the fly" + (f"; {_THIN}" if thin else "")
     if chosen == _VARIANCES and name in (*forms.ROOTS, *forms.STEPS):
         return "variances of tokens that differ much are too few steps of int16"
     if chosen in (_EVERY, _VARIANCES):
@@ -343,6 +347,8 @@ def _why_float(name: str, hybrid: int, chosen: str) -> str:
             if name in forms.PRODUCTS
             else "float32 around the matrix products was as true and faster, see candidates"
         )
+    if thin:
+        return _THIN
     if name == "DEPTHWISE_CONV_2D":
         return "its form with int8 weights has no XNNPACK kernel and would split the delegate"
     return "has no constant weights to store as int8"

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from edgekit.errors import ConversionError, UnsupportedOpError, one_line
+from edgekit.quantize import forms
 from edgekit.quantize.bias import Product, correct
 from edgekit.quantize.float16 import to_float16
 from edgekit.quantize.forms import Form
@@ -61,8 +62,7 @@ def write_dynamic(model: Path, calibration: Path | None, target: Path) -> None:
     data = prepare(model.read_bytes())
     manager = _manager()
     products = pickle.loads(calibration.read_bytes())[1] if calibration is not None else {}
-    for name in DYNAMIC_PRODUCTS:
-        manager.add_dynamic_config(regex=".*", operation_name=_aeq_name(name), num_bits=8)
+    _add_dynamic(manager, ".*", _thin(data))
     _add_tables(manager, _looked_up(data))
     made = _quantized(model.name, data, manager.get_quantization_recipe(), _table_statistics(data), products, "dynamic")
     target.write_bytes(made)
@@ -79,13 +79,14 @@ class FloatFile:
         self._weights = {bits: _weight_statistics(self.data, ranges, bits) for bits, ranges in self._ranges.items()}
         self._tables = _table_statistics(self.data)
         self._looked_up = _looked_up(self.data)
+        self._thin = _thin(self.data)
 
     def quantized(self, form: Form, *, corrected: bool = True) -> bytes:
         """The file in `form`, its products made truer unless it is only to be compared. Raises `ConversionError`."""
         wide = {name: self._ranges[16][name] for name in form.wide if name in self._ranges[16]}
         statistics = {**self._ranges[form.bits], **wide, **self._tables, **self._weights[form.bits]}
         products = self.products if corrected else None
-        return _quantized(self.name, self.data, _recipe(form, self._looked_up), statistics, products, f"int{form.bits}")
+        return _quantized(self.name, self.data, _recipe(form, self._looked_up, self._thin), statistics, products, f"int{form.bits}")
 
     def write(self, target: Path, form: Form, inputs: str = "float32", outputs: str = "float32") -> None:
         """The file in `form` with float inputs and outputs of these dtypes. Raises `ConversionError`."""
@@ -132,10 +133,12 @@ def write_integer_only(model: Path, calibration: Path, target: Path, form: Form,
     )
 
 
-def _recipe(form: Form, looked_up: Sequence[str]) -> Any:
-    """The form as ai-edge-quantizer takes it; `looked_up` are the names of what is taken from constant tables."""
+def _recipe(form: Form, looked_up: Sequence[str], thin: frozenset[str]) -> Any:
+    """The form as ai-edge-quantizer takes it.
+
+    `looked_up` are the names of what is taken from constant tables, `thin` the convolutions whose weights stay float with them.
+    """
     from ai_edge_quantizer import qtyping
-    from ai_edge_quantizer.algorithm_manager import AlgorithmName
 
     manager, names = _manager(), qtyping.TFLOperationName
     if form.ops is None:
@@ -152,11 +155,33 @@ def _recipe(form: Form, looked_up: Sequence[str]) -> Any:
         # An output is known by the name of the op that gives it.
         _leave_ends(manager, wide)
     if form.floating:
-        left = _any_of(form.floating)
-        manager.add_quantization_config(regex=left, operation_name=names.ALL_SUPPORTED, algorithm_key=AlgorithmName.NO_QUANTIZE)
-        for name in DYNAMIC_PRODUCTS:
-            manager.add_dynamic_config(regex=left, operation_name=_aeq_name(name), num_bits=8)
+        _leave(manager, form.floating)
+        _add_dynamic(manager, _any_of(form.floating), form.floating & thin)
     return manager.get_quantization_recipe()
+
+
+def _thin(data: bytes) -> frozenset[str]:
+    return frozenset().union(*(forms.thin_convolutions(graph) for graph in flatbuffer.parse(data, "model").subgraphs))
+
+
+def _add_dynamic(manager: Any, names: str, thin: frozenset[str]) -> None:
+    """int8 weights and float activations for the products that the regex `names` names, but float weights for those in `thin`."""
+    for name in DYNAMIC_PRODUCTS:
+        manager.add_dynamic_config(regex=names, operation_name=_aeq_name(name), num_bits=8)
+    if thin:
+        _leave(manager, thin)
+
+
+def _leave(manager: Any, outputs: Iterable[str]) -> None:
+    """The ops known by these `outputs` stay as they are."""
+    from ai_edge_quantizer import qtyping
+    from ai_edge_quantizer.algorithm_manager import AlgorithmName
+
+    manager.add_quantization_config(
+        regex=_any_of(outputs),
+        operation_name=qtyping.TFLOperationName.ALL_SUPPORTED,
+        algorithm_key=AlgorithmName.NO_QUANTIZE,
+    )
 
 
 def _any_of(outputs: Iterable[str]) -> str:

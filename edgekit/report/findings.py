@@ -121,7 +121,7 @@ def _cause(row: Measurement, reference: Measurement) -> str:
             return f": the CPU delegate leaves out {ops - taken} of its {ops} ops"
         if ops >= reference.ops * _SAME:
             return f": it runs {ops} ops against {reference.ops}"
-    return "; its ops and partitions do not say why, so time it again on an idle machine"
+    return "; its ops and partitions do not say why: time it again on an idle machine, or ask edgekit diagnose"
 
 
 def _memory(row: Measurement, reference: Measurement) -> str:

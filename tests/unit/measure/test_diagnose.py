@@ -11,17 +11,17 @@ import pytest
 from edgekit.artifacts import to_json
 from edgekit.data.samples import Samples
 from edgekit.errors import DatasetError, InputError, ModelFormatError
-from edgekit.measure.causes import of_layers, of_scales
+from edgekit.measure.causes import of_layers, of_scales, of_speed
 from edgekit.measure.diagnose import diagnose
 from edgekit.measure.layer_errors import MOST_DB, Layer, decibels, representable
 from edgekit.measure.layers import match, names, plain, roles
-from edgekit.measure.op_times import one_op
+from edgekit.measure.op_times import Outside, one_op
 from edgekit.quantize import calibrate, quantizer
 from edgekit.quantize.forms import Form
 from edgekit.report.diagnosis import heat, markdown, page, terminal
 from edgekit.tflite import flatbuffer, tree
 from edgekit.tflite.interpreter import Model
-from tests.unit.quantize.models import conv_net, conv_samples, save, token_net, token_samples
+from tests.unit.quantize.models import conv_net, conv_samples, pointwise_net, save, token_net, token_samples
 from tests.unit.tflite.conftest import Builder
 
 
@@ -165,6 +165,18 @@ def test_causes_need_bad_outputs():
     assert [finding.kind for finding in of_layers(empty, [layer, wide], 5.0)] == ["layer normalization", "outlier channels"]
     assert of_layers(empty, [layer, wide], 45.0) == []
     assert "about 4 of 256" in of_layers(empty, [layer, wide], 5.0)[1].cause
+
+
+def test_thin_convolutions_that_quantize_on_the_fly_are_named_where_the_file_is_slow(tmp_path, monkeypatch):
+    floating = save(pointwise_net(), tmp_path / "m.tflite")
+    whole = Outside(1, 2, 2, ())
+    quantizer.write_dynamic(floating, None, tmp_path / "ours.tflite")
+    assert of_speed(graph(tmp_path / "ours.tflite"), whole, 2.0, 1.0) == []
+    monkeypatch.setattr(quantizer, "_thin", lambda data: frozenset())
+    quantizer.write_dynamic(floating, None, tmp_path / "theirs.tflite")
+    (finding,) = of_speed(graph(tmp_path / "theirs.tflite"), whole, 2.0, 1.0)
+    assert (finding.kind, finding.layers) == ("thin convolutions", ("thin",))
+    assert of_speed(graph(tmp_path / "theirs.tflite"), whole, 0.4, 1.0) == []
 
 
 def test_what_a_scale_represents(conv):

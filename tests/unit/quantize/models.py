@@ -57,6 +57,25 @@ def conv_net() -> Builder:
     return build
 
 
+def pointwise_net() -> Builder:
+    """x (1, 4, 4, 8): two 1x1 convolutions, `thin` to 16 channels and `broad` to 256."""
+    draw = np.random.default_rng(0)
+    build = Builder()
+    read = build.tensor("x", [1, 4, 4, 8])
+    ends = {"x": read}
+    for name, inputs, outputs in (("thin", 8, 16), ("broad", 16, 256)):
+        weights = build.tensor(
+            f"{name}_weights", [outputs, 1, 1, inputs], data=draw.standard_normal((outputs, 1, 1, inputs), np.float32)
+        )
+        bias = build.tensor(f"{name}_bias", [outputs], data=np.zeros(outputs, np.float32))
+        given = build.tensor(name, [1, 4, 4, outputs])
+        options = schema.Conv2DOptionsT(padding=schema.Padding.SAME, strideH=1, strideW=1, dilationHFactor=1, dilationWFactor=1)
+        build.op("CONV_2D", [read, weights, bias], [given], options)
+        read = given
+    build.ends(ends, {"broad": read}, "serving_default")
+    return build
+
+
 def conv_samples(count: int, seed: int = 1) -> Samples:
     """Images for `conv_net`, each of another brightness; the last one is by far the brightest."""
     draw = np.random.default_rng(seed)

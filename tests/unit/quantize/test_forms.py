@@ -5,7 +5,7 @@ import pytest
 from edgekit.quantize import forms
 from edgekit.quantize.forms import Form
 from edgekit.quantize.prepare import read_graph
-from tests.unit.quantize.models import NORMALIZATION, conv_net, encoder_net, save, token_net
+from tests.unit.quantize.models import NORMALIZATION, conv_net, encoder_net, pointwise_net, save, token_net
 from tests.unit.tflite.conftest import Builder
 
 
@@ -35,6 +35,11 @@ def test_products_have_constant_weights(tmp_path):
     assert forms.products(graph) == ["dense", "query", "logits"]
     assert forms.candidates(graph, Form("products", ops=forms.PRODUCTS)) == forms.products(graph)
     assert len(forms.candidates(graph, Form("every"))) == len(graph.operators)
+
+
+def test_a_convolution_is_thin_where_it_computes_little_from_each_value(tmp_path):
+    assert forms.thin_convolutions(read_graph(save(pointwise_net(), tmp_path / "m.tflite"))) == {"thin"}
+    assert forms.thin_convolutions(read_graph(save(conv_net(), tmp_path / "m.tflite"))) == frozenset(), "3x3 windows are worth it"
 
 
 def test_names_are_those_of_the_prepared_file(tmp_path):

@@ -18,7 +18,17 @@ from edgekit.quantize.prepare import prepare
 from edgekit.quantize.schemes import SCHEMES
 from edgekit.tflite import flatbuffer, tree
 from edgekit.tflite.interpreter import Model
-from tests.unit.quantize.models import DEAD, DEAD_BIAS, calibrated, conv_net, conv_samples, outputs, token_net, token_samples
+from tests.unit.quantize.models import (
+    DEAD,
+    DEAD_BIAS,
+    calibrated,
+    conv_net,
+    conv_samples,
+    outputs,
+    pointwise_net,
+    token_net,
+    token_samples,
+)
 from tests.unit.tflite.conftest import Builder
 
 
@@ -173,6 +183,19 @@ def test_int8_weights_with_float_activations_count_as_float_compute(room):
     assert plan.floating == {"CONV_2D": 1, "DEPTHWISE_CONV_2D": 1, "MEAN": 1, "FULLY_CONNECTED": 1, "SOFTMAX": 1}
     assert "int8 weights with float32 activations" in plan.reasons["CONV_2D"]
     assert "no XNNPACK kernel" in plan.reasons["DEPTHWISE_CONV_2D"]
+
+
+def test_thin_convolutions_keep_float_weights_with_float_activations(tmp_path):
+    rows = Samples({"x": np.random.default_rng(0).standard_normal((16, 4, 4, 8), np.float32)})
+    dynamic, plan = make(calibrated(pointwise_net(), rows, tmp_path), "dynamic")
+    left = tmp_path / "left.tflite"
+    form = Form("all left", floating=frozenset({"thin", "broad"}))
+    quantizer.write_integer(tmp_path / "float32.tflite", tmp_path / "calibration", left, form)
+    for path in (dynamic, left):
+        dtypes = {tensor.name: tensor.dtype for tensor in flatbuffer.read(path).subgraphs[0].tensors}
+        assert (dtypes["thin_weights"], dtypes["broad_weights"]) == ("float32", "int8")
+    assert (plan.floating["CONV_2D"], plan.hybrid["CONV_2D"]) == (2, 1)
+    assert "1x1 ones with few channels" in plan.reasons["CONV_2D"]
 
 
 @pytest.mark.parametrize("dtype", ["int8", "uint8"])
