@@ -1,6 +1,7 @@
 """An .onnx file as a graph that onnx2tf can take: checked, shapes fixed, old opsets and quantized ops rewritten."""
 
 import importlib.util
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 from edgekit.errors import EdgekitError, InputError, ModelFormatError, UnsupportedOpError, one_line
 
 _DOMAINS = ("", "ai.onnx")
+_SCOPE = re.compile(r"[A-Za-z0-9.][\w.:/>-]*", re.ASCII)
 # ONNX Runtime and onnx2tf both know every op of this opset; below the first, broadcasting had other rules.
 _OLDEST, _MODERN = 7, 13
 
@@ -191,6 +193,21 @@ def add_initial_states(model: Any) -> None:
             if not node.input[place]:
                 node.input[place] = f"initial_state_{number}_{place}"
                 model.graph.initializer.append(numpy_helper.from_array(zeros, node.input[place]))
+
+
+def name_outputs(model: Any) -> None:
+    """Give outputs whose names TensorFlow would not take for a scope, such as those with a space, others, in place."""
+    computed = {name for node in model.graph.node for name in node.output}
+    renamed = {
+        name: f"edgekit/output_{number}"
+        for number, name in enumerate(output_names(model))
+        if name in computed and not _SCOPE.fullmatch(name)
+    }
+    for node in _nodes(model.graph):
+        for names in (node.input, node.output):
+            names[:] = [renamed.get(name, name) for name in names]
+    for item in model.graph.output:
+        item.name = renamed.get(item.name, item.name)
 
 
 def _refuse_unknown_ops(path: Path, model: Any) -> None:

@@ -78,6 +78,7 @@ def export_saved_model(
         node.name = node.name or f"{node.op_type}_{number}"
     moved = _channels_first(model)
     inputs, outputs = graph.input_names(model), graph.output_names(model)
+    graph.name_outputs(model)
     if not moved:
         _keep_layout()
     keras = _to_keras(onnx_file, model, work, moved)

@@ -51,7 +51,7 @@ def write_signatures(folder: Path) -> None:
 
 
 def write_onnx(path: Path) -> None:
-    """CONV, RELU, global pooling and a dense layer; input `image` (1, 3, 8, 8)."""
+    """CONV, RELU, global pooling and a dense layer; input `image` (1, 3, 8, 8), output `class scores`."""
     import numpy as np
     import onnx
     from onnx import TensorProto, helper, numpy_helper
@@ -66,13 +66,13 @@ def write_onnx(path: Path) -> None:
         helper.make_node("Relu", ["first"], ["second"]),
         helper.make_node("GlobalAveragePool", ["second"], ["pooled"]),
         helper.make_node("Flatten", ["pooled"], ["flat"]),
-        helper.make_node("Gemm", ["flat", "w2", "b2"], ["scores"]),
+        helper.make_node("Gemm", ["flat", "w2", "b2"], ["class scores"]),
     ]
     graph = helper.make_graph(
         nodes,
         "tiny",
         [helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, 8, 8])],
-        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, [1, 10])],
+        [helper.make_tensor_value_info("class scores", TensorProto.FLOAT, [1, 10])],
         [constant("w1", 16, 3, 3, 3), constant("b1", 16), constant("w2", 16, 10), constant("b2", 10)],
     )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)

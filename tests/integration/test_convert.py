@@ -140,8 +140,8 @@ def foreign(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", ["model.h5", "saved", "model.onnx"])
-def test_a_foreign_source_becomes_all_schemes(foreign, tmp_path, name):
+@pytest.mark.parametrize(("name", "output"), [("model.h5", "dense"), ("saved", "output_0"), ("model.onnx", "class scores")])
+def test_a_foreign_source_becomes_all_schemes(foreign, tmp_path, name, output):
     config = ConvertConfig(schemes=EVERY, representative_data=str(foreign / "images.npz"), representative_samples=32, max_drop=None)
     found = convert(str(foreign / name), tmp_path / "out", config)
     assert found.refusals == ()
@@ -149,7 +149,8 @@ def test_a_foreign_source_becomes_all_schemes(foreign, tmp_path, name):
     for result in found.results:
         agreement = facts(result)["measured"]["measurement"]["agreement"]
         assert agreement["value"] >= 0.8
-        assert Model(published(result)).signature.inputs[0].shape == (1, 8, 8, 3)
+        signature = Model(published(result)).signature
+        assert (signature.inputs[0].shape, signature.outputs[0].name) == ((1, 8, 8, 3), output)
     assert next(iter(found.float_model.parity.values())).max_rel <= 1e-3
 
 
