@@ -179,11 +179,11 @@ def read_training(dataset: str, evaluation: str | None, columns: Columns) -> tup
     return read_texts(dataset, columns), read_texts(evaluation, columns) if evaluation else None
 
 
-def read_texts(reference: str, columns: Columns) -> TextRows:
-    """A labelled text data set. Raises `DatasetError` for any other kind."""
-    rows = sources.read(reference, text_columns=columns.text_columns, label_column=columns.label_column, labelled=True)
+def read_texts(reference: str, columns: Columns, *, labelled: bool = True) -> TextRows:
+    """A text data set, with labels where they are needed. Raises `DatasetError` for any other kind."""
+    rows = sources.read(reference, text_columns=columns.text_columns, label_column=columns.label_column, labelled=labelled)
     if not isinstance(rows, TextRows):
-        raise DatasetError(f"{reference}: holds no texts; fine-tuning takes a .tsv, .csv, .jsonl or .parquet file, or hub:NAME")
+        raise DatasetError(f"{reference}: holds no texts; give a .tsv, .csv, .jsonl or .parquet file, or hub:NAME")
     return rows
 
 

@@ -114,15 +114,15 @@ def _structured(folder: Path, out: Path, settings: dict[str, Any], overwrite: bo
         **{name: settings[name] for name in ("heads", "ffn", "layers", "round_to", "samples", "max_length", "seed")},
     )
     named = Columns(settings["text_columns"], settings["label_column"])
-    vocabulary, target = _vocabulary(settings), _target(settings)
+    vocabulary, target, recovery = _vocabulary(settings), _target(settings), _recovery(settings, named)
     found = pruning.run(
         folder,
-        pipeline.read_texts(settings["dataset"], named),
+        pipeline.read_texts(settings["dataset"], named, labelled=recovery is not None),
         out,
         config,
         vocabulary=vocabulary,
         use=settings["plan"],
-        recovery=_recovery(settings, named),
+        recovery=recovery,
         target=target,
         road=Bridge(settings["bridge"]),
         overwrite=overwrite,

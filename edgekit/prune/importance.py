@@ -52,7 +52,9 @@ def _measured(model: Any, layers: tuple[architectures.Layer, ...], samples: Samp
     import torch
 
     if samples.labels is None and method is not Importance.ACTIVATION:
-        raise DatasetError("importance by gradients needs labelled rows; name the column with --label-column")
+        raise DatasetError(
+            "importance by gradients needs labelled rows; name the column with --label-column, or take --importance activation"
+        )
     gates = [_Gate(layer.heads.output, layer.heads.count) for layer in layers]
     units = [[_Gate(part.down, part.width) for part in layer.ffns] for layer in layers]
     every = [*gates, *(gate for row in units for gate in row)]

@@ -211,7 +211,8 @@ WRONG: list[tuple[int, str, tuple[str, ...]]] = [
     (2, "max_length is 500 but bert takes 128", (*PRUNE, "--heads", "0.5", "--max-length", "500")),
     (3, "'electra': edgekit cannot prune it; it can prune bert, deberta-v2", ("prune", "electra", *PRUNE[2:], "--heads", "0.5")),
     (3, "row 64 (from 0) has 7, the head's 2 classes", (*PRUNE[:-1], "outside.tsv", "--heads", "0.5")),
-    (3, "no label column", (*PRUNE[:-1], "unlabelled.tsv", "--heads", "0.5")),
+    (3, "by gradients needs labelled rows", (*PRUNE[:-1], "unlabelled.tsv", "--heads", "0.5")),
+    (3, "no label column", (*PRUNE[:-1], "unlabelled.tsv", "--heads", "0.5", "--recover-epochs", "1")),
     (6, "cannot be written", ("prune", "bert", "--out", "blocker/out", *PRUNE[4:], "--heads", "0.5")),
     (6, "bert: exists already", ("prune", "bert", "--out", "bert", *PRUNE[4:], "--heads", "0.5")),
 ]
@@ -219,6 +220,12 @@ WRONG: list[tuple[int, str, tuple[str, ...]]] = [
 
 def _snapshot(folder: Path) -> dict[str, tuple[int, int]]:
     return {str(item.relative_to(folder)): (item.stat().st_size, item.stat().st_mtime_ns) for item in folder.rglob("*")}
+
+
+def test_tokens_that_are_used_need_no_labels(place: Path, tmp_path: Path) -> None:
+    out = tmp_path / "cut"
+    said = edgekit(*PRUNE[:3], out, "--dataset", "unlabelled.tsv", "--vocab", "used", "--importance", "activation", folder=place)
+    assert (said.code, (out / "model.safetensors").is_file()) == (0, True)
 
 
 @pytest.mark.parametrize(("code", "cause", "arguments"), WRONG, ids=[" ".join(case[2][5:])[:50] or case[1] for case in WRONG])
