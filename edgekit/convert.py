@@ -23,7 +23,7 @@ from edgekit.measure.measurement import Measurement
 from edgekit.publish import Data, Publisher, final_path, judge, read_plan, rejected_path, undecided
 from edgekit.quantize import schemes
 from edgekit.quantize.calibrate import calibrate, check_method
-from edgekit.quantize.candidates import Reference
+from edgekit.quantize.candidates import LABELLED_ROWS, Reference
 from edgekit.quantize.mediapipe import SEGMENTS
 from edgekit.quantize.plan import EVERY_OP, IntegerSettings, QuantizationPlan, quantize, trained_plan
 from edgekit.quantize.preflight import preflight
@@ -34,8 +34,6 @@ from edgekit.worker import Progress, Worker, together
 
 # Rows that each file is judged on where the user names none: never those that calibration saw.
 HELD_OUT = 200
-# Rows that the plan of an int8 file is found on.
-TRIAL = 64
 MAX_LENGTH = 64
 _UNTAUGHT_ROWS = 16
 _QUICK = BenchmarkConfig(runs=30, warmup=5, rounds=2, max_seconds=1.0, max_accuracy_seconds=3.5, gzip=False)
@@ -424,7 +422,7 @@ def read_rows(config: ConvertConfig, columns: Columns) -> Drawn:
         held = rest[draw(len(rest), config.evaluation_samples, config.seed)] if len(rest) >= MINIMUM else chosen
         # With nothing left to judge on, the calibration rows are better than none, and the manifest says which it was.
         judged, rest = sources.take(rows, held), np.setdiff1d(rest, held)
-    trial = sources.take(rows, rest[draw(len(rest), TRIAL, config.seed)]) if len(rest) >= MINIMUM else None
+    trial = sources.take(rows, rest[draw(len(rest), LABELLED_ROWS, config.seed)]) if len(rest) >= MINIMUM else None
     return Drawn(sources.take(rows, chosen), trial, judged)
 
 

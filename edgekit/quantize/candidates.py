@@ -19,6 +19,8 @@ ROWS = 64
 _SECONDS = 6.0
 # However slow a model is.
 LEAST_ROWS = 4
+# Rows that tell what is lost of the accuracy, where there are so many: a row or two is no per cent of them.
+LABELLED_ROWS = 256
 # Interpreters that run side by side.
 LANES = 2
 # Candidates are equally true to float32 within this share of rows of the best one's agreement and with at most twice its noise;
@@ -152,6 +154,30 @@ def attempt(file: Path, reference: Reference) -> Candidate:
         sqnr_db=sqnr_db(outputs, expected[: len(found)]),
         partitions=model.partitions,
     )
+
+
+def lost(outputs: np.ndarray, expected: np.ndarray, labels: np.ndarray | None) -> float:
+    """Accuracy that `outputs` (N, ..., classes) lose against `expected`; the share of other decisions where labels are not one each."""
+    found, wanted = (values.argmax(axis=-1).reshape(len(values), -1) for values in (outputs, expected))
+    if labels is None or found.shape[1] != 1:
+        return float((found != wanted).mean())
+    known = labels[: len(found), np.newaxis]
+    return float((wanted == known).mean() - (found == known).mean())
+
+
+def loss(model: Path, file: Path, rows: Path) -> float:
+    """What `file` loses against float32 `model` on the saved rows, see `lost`; on fewer where they are slow. In a worker child."""
+    samples = Samples.load(rows)
+    pair = [Model(path, threads=1) for path in (model, file)]
+    outputs: list[list[np.ndarray]] = [[], []]
+    started = time.perf_counter()
+    with ThreadPoolExecutor(len(pair)) as pool:
+        for row in itertools.islice(samples, LABELLED_ROWS):
+            for found, output in zip(outputs, pool.map(lambda one, row=row: _first(one.run(row)), pair), strict=True):
+                found.append(output)
+            if time.perf_counter() - started > _SECONDS:
+                break
+    return lost(np.stack(outputs[1]), np.stack(outputs[0]), samples.labels)
 
 
 def time_in_turns(files: Sequence[Path], samples_folder: Path) -> dict[Path, float]:

@@ -6,10 +6,11 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
+from edgekit.data.samples import Samples
 from edgekit.errors import ConfigError, EdgekitError, RefusedError
 from edgekit.quantize import forms, quantizer
 from edgekit.quantize.calibrate import calibrate
-from edgekit.quantize.candidates import Candidate, Reference, choose, expect, make, time_in_turns
+from edgekit.quantize.candidates import Candidate, Reference, choose, expect, loss, make, time_in_turns
 from edgekit.quantize.forms import Form
 from edgekit.quantize.prepare import read_graph
 from edgekit.quantize.rewrite import make_quantizable
@@ -40,7 +41,8 @@ class IntegerSettings:
 
     `inputs` and `outputs` are the dtypes of its float inputs and outputs. `integer_only` leaves no float op, and calibrates the
     graph that was rewritten for it by the method `calibration`. The search for ops to leave in float takes `search_seconds` at
-    most (0 is no search), allows the share `max_drop` of other decisions than float32's, and keeps its steps in `journal`.
+    most (0 is no search), allows `max_drop` of the accuracy to be lost (without labels: so many other decisions than float32's),
+    and keeps its steps in `journal`.
     `form` is a plan that was found before and is to be used as it is. `ranges` were trained and go before calibrated ones.
     `trial` is a folder of saved rows that calibration did not see, to try files on; without one they are tried on those it saw.
     `expected` is what float32 gives on them, from `candidates.expect`, where that is known.
@@ -267,11 +269,18 @@ class _Integer:
         return [replace(one, p50_ms=medians.get(self.files[one.name], one.p50_ms)) for one in tried]
 
     def _noisy(self, candidate: Candidate) -> bool:
-        allowed = self.settings.max_drop
-        other = allowed is not None and 1 - candidate.agreement > allowed
         # Weights that were trained with rounding are at their best with it: what differs from float32 is not noise alone.
         loud = candidate.sqnr_db < _QUIET_DB and not self._trained
-        return candidate.failure is not None or loud or other
+        return candidate.failure is not None or loud or self._loses(candidate)
+
+    def _loses(self, candidate: Candidate) -> bool:
+        """Whether it loses more than is allowed: what decides alike does not, and of the rest labels tell."""
+        allowed, rows = self.settings.max_drop, self.reference.rows
+        if allowed is None or 1 - candidate.agreement <= allowed:
+            return False
+        return Samples.load(rows).labels is None or (
+            self.worker.run(loss, self.model, self.files[candidate.name], rows).value > allowed
+        )
 
     def _search(self, considered: Sequence[Form]) -> Found | None:
         """Thin out the truest form if even that is noisy; the result is one more candidate."""
@@ -290,7 +299,7 @@ class _Integer:
             (settings.inputs, settings.outputs),
         )
         try:
-            found = search(work, seconds=settings.search_seconds, max_disagreement=settings.max_drop, worker=self.worker)
+            found = search(work, seconds=settings.search_seconds, max_drop=settings.max_drop, worker=self.worker)
         except EdgekitError as error:
             # What was tried before stands without it.
             self.unsearched = f"; the search for ops to leave in float failed ({error.message})"

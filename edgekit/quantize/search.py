@@ -17,7 +17,7 @@ from edgekit.data.samples import Samples
 from edgekit.errors import EdgekitError, ModelFormatError
 from edgekit.parity import compare, sqnr_db
 from edgekit.quantize import forms, quantizer
-from edgekit.quantize.candidates import LANES, LEAST_ROWS, ROWS, Candidate, Reference, attempt, first_outputs
+from edgekit.quantize.candidates import LANES, LEAST_ROWS, ROWS, Candidate, Reference, attempt, first_outputs, lost
 from edgekit.quantize.forms import Form
 from edgekit.quantize.prepare import read_graph
 from edgekit.quantize.switches import SWITCHES, both_ways
@@ -46,6 +46,7 @@ class Step:
     rows: int = 0
     sqnr_db: float = 0.0
     agreement: float = 0.0
+    lost: float = 0.0
     seconds: float = 0.0
     failure: str | None = None
 
@@ -81,25 +82,25 @@ class Work:
     ends: tuple[str, str] = ("float32", "float32")
 
 
-def search(work: Work, *, seconds: float, max_disagreement: float | None, worker: Worker) -> Found:
+def search(work: Work, *, seconds: float, max_drop: float | None, worker: Worker) -> Found:
     """Leave in float the fewest ops of the form with which it is about as true to float32 as with all of them, or `ENOUGH_DB`.
 
     Each op (or each of as many groups of neighbours as there is time for) is made integer alone; noise of different ops adds
     up, so the loudest are left out until what remains is quiet enough, and what results is run. Where it is not
-    quiet enough or decides otherwise on more than `max_disagreement` of the rows, the next loudest follows, while there is
+    quiet enough or loses more than `max_drop` of the accuracy (see `candidates.lost`), the next loudest follows, while there is
     time. A search that was killed goes on from its journal.
     """
-    return worker.run(find, work, seconds, max_disagreement).value
+    return worker.run(find, work, seconds, max_drop).value
 
 
-def find(work: Work, seconds: float, max_disagreement: float | None) -> Found:
+def find(work: Work, seconds: float, max_drop: float | None) -> Found:
     """`search`, in a worker child."""
     started = time.perf_counter()
     trial = _Trial(work)
     # The first run of all pays for what is made once.
     base = trial.run("none integer", (), ROWS)
     noise = _rank(trial, _ALONE * seconds)
-    return _settle(trial, _power(base.sqnr_db), noise, seconds - (time.perf_counter() - started), max_disagreement)
+    return _settle(trial, _power(base.sqnr_db), noise, seconds - (time.perf_counter() - started), max_drop)
 
 
 def _rank(trial: "_Trial", seconds: float) -> dict[tuple[str, ...], float]:
@@ -117,9 +118,7 @@ def _rank(trial: "_Trial", seconds: float) -> dict[tuple[str, ...], float]:
     return noise
 
 
-def _settle(
-    trial: "_Trial", base: float, noise: Mapping[tuple[str, ...], float], seconds: float, max_disagreement: float | None
-) -> Found:
+def _settle(trial: "_Trial", base: float, noise: Mapping[tuple[str, ...], float], seconds: float, max_drop: float | None) -> Found:
     """The fewest of the loudest that have to stay in float, found by running plans; `base` is the noise with none integer."""
     started = time.perf_counter()
     allowed = max(_ADDED * base, _power(ENOUGH_DB))
@@ -134,7 +133,7 @@ def _settle(
 
     def good(step: Step) -> bool:
         near = step.failure is None and _power(step.sqnr_db) <= allowed
-        return near and (max_disagreement is None or 1 - step.agreement <= max_disagreement)
+        return near and (max_drop is None or step.lost <= max_drop)
 
     left = 0
     while left < len(loudest) and base + sum(noise[group] for group in loudest[left:]) > allowed:
@@ -198,7 +197,8 @@ class _Trial:
             expected = (model.outputs((), rows) if what == "alone" else model.expected)[: len(found)]
             if not np.isfinite(found).all():
                 raise ModelFormatError(f"{self.work.model.name}: gives values that are not finite")
-            step = Step(what, kept, len(found), sqnr_db(found, expected), compare(found, expected).same_argmax)
+            alike = compare(found, expected).same_argmax
+            step = Step(what, kept, len(found), sqnr_db(found, expected), alike, lost(found, expected, model.labels))
         except EdgekitError as error:
             step = Step(what, kept, failure=error.message)
         step = replace(step, seconds=time.perf_counter() - started)
@@ -233,7 +233,9 @@ class _Switched:
         finally:
             target.unlink(missing_ok=True)
         self.expected = np.load(work.reference.outputs)
-        self._rows = [*itertools.islice(Samples.load(work.reference.rows), len(self.expected))]
+        samples = Samples.load(work.reference.rows)
+        self.labels = samples.labels
+        self._rows = [*itertools.islice(samples, len(self.expected))]
         self._run((), LANES)
         started = time.perf_counter()
         self._run((), LANES)

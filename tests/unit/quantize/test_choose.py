@@ -1,9 +1,10 @@
 """Which candidate wins, and what is said of it."""
 
+import numpy as np
 import pytest
 
 from edgekit.errors import RefusedError
-from edgekit.quantize.candidates import Candidate, choose
+from edgekit.quantize.candidates import Candidate, choose, lost
 
 
 def candidate(name: str, agreement: float, sqnr: float, p50: float, **more) -> Candidate:
@@ -52,3 +53,13 @@ def test_with_none_that_runs_each_cause_is_named():
     tried = [Candidate("every op", failure="stops at DIV"), Candidate("matrix products", failure="no op has an int8 form")]
     with pytest.raises(RefusedError, match=r"\(stops at DIV; no op has an int8 form\); choose dynamic or float16"):
         choose(tried)
+
+
+def test_labels_tell_what_other_decisions_lose():
+    expected = np.eye(4)[[0, 1, 2, 3]][:, np.newaxis]
+    outputs = np.eye(4)[[0, 1, 3, 0]][:, np.newaxis]
+    assert lost(outputs, expected, None) == 0.5
+    assert lost(outputs, expected, np.array([0, 1, 2, 0])) == 0
+    assert lost(outputs, expected, np.array([0, 1, 2, 2, 9])) == 0.25, "there may be more labels than rows that were run"
+    several = np.concatenate([expected, expected], axis=1)
+    assert lost(several, several, np.array([0, 1, 2, 3])) == 0

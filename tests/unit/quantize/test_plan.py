@@ -2,9 +2,11 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from edgekit import artifacts
+from edgekit.data.samples import Samples
 from edgekit.errors import ConfigError, RefusedError, WorkerCrashed
 from edgekit.publish import read_plan
 from edgekit.quantize import plan as planning
@@ -14,12 +16,7 @@ from edgekit.quantize.plan import IntegerSettings, QuantizationPlan, quantize
 from edgekit.quantize.schemes import SCHEMES
 from edgekit.tflite import flatbuffer
 from tests.integration import sources
-from tests.unit.quantize.models import (
-    Inline,
-    calibrated,
-    in_turn,
-    stubborn_net,
-)
+from tests.unit.quantize.models import CLASSES, Inline, calibrated, in_turn, outputs, stubborn_net
 from tests.unit.quantize.test_integer import noise
 
 
@@ -68,6 +65,19 @@ def test_what_is_quiet_is_not_searched(encoder, tmp_path, inline, monkeypatch):
     monkeypatch.setattr(planning, "_QUIET_DB", 0.0)
     monkeypatch.setattr(planning, "search", sources.crash)
     assert planned(encoder, tmp_path / "int8.tflite", inline, max_drop=1.0).steps == ()
+
+
+def test_what_decides_otherwise_but_loses_no_accuracy_is_not_searched(loud, tmp_path, inline, monkeypatch):
+    monkeypatch.setattr(planning, "_QUIET_DB", -np.inf)
+    rows = Samples.load(loud / "rows")
+    right = outputs(loud / "float32.tflite", rows).argmax(axis=-1).reshape(-1)
+    for name, labels in (("right", right), ("wrong", right + CLASSES)):
+        Samples(rows.inputs, labels.astype(np.int64)).save(tmp_path / name)
+    tried = {
+        name: planned(loud, tmp_path / f"{name}.tflite", inline, max_drop=0.0, trial=tmp_path / name) for name in ("right", "wrong")
+    }
+    assert all(candidate.agreement < 1 for candidate in tried["wrong"].candidates)
+    assert (bool(tried["right"].steps), bool(tried["wrong"].steps)) == (True, False)
 
 
 @pytest.mark.parametrize("way", ["as it is", "through its manifest"])

@@ -24,9 +24,9 @@ def work_in(room, journal) -> Work:
     )
 
 
-def searched(work: Work, seconds: float = 5.0, max_disagreement: float | None = 0.0) -> Found:
+def searched(work: Work, seconds: float = 5.0, max_drop: float | None = 0.0) -> Found:
     worker = Inline()
-    return search.search(work, seconds=seconds, max_disagreement=max_disagreement, worker=worker)  # type: ignore[arg-type]
+    return search.search(work, seconds=seconds, max_drop=max_drop, worker=worker)  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -179,7 +179,7 @@ def test_what_integers_add_is_counted_from_what_none_adds(loud, tmp_path, made, 
         return found + noise[0][: len(found)]
 
     monkeypatch.setattr(search._Switched, "outputs", rough)
-    found = searched(work_in(loud, tmp_path / "journal"), max_disagreement=None)
+    found = searched(work_in(loud, tmp_path / "journal"), max_drop=None)
     assert next(step.sqnr_db for step in found.steps if step.what == "none integer") < 25
     assert set(found.left) == {"loud"}
     assert found.finished
@@ -189,6 +189,6 @@ def test_a_child_searches(loud, tmp_path):
     from edgekit.worker import Worker
 
     work = work_in(loud, tmp_path / "journal")
-    found = search.search(work, seconds=5.0, max_disagreement=None, worker=Worker(timeout_s=120))
+    found = search.search(work, seconds=5.0, max_drop=None, worker=Worker(timeout_s=120))
     assert set(found.left) == {"loud"}
     assert found.finished
