@@ -157,7 +157,10 @@ def attempt(file: Path, reference: Reference) -> Candidate:
 
 
 def lost(outputs: np.ndarray, expected: np.ndarray, labels: np.ndarray | None) -> float:
-    """Accuracy that `outputs` (N, ..., classes) lose against `expected`; the share of other decisions where labels are not one each."""
+    """Accuracy that `outputs` (N, ..., classes) lose against `expected`.
+
+    Without a label for each decision it is the share of other decisions.
+    """
     found, wanted = (values.argmax(axis=-1).reshape(len(values), -1) for values in (outputs, expected))
     if labels is None or found.shape[1] != 1:
         return float((found != wanted).mean())
