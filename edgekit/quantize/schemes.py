@@ -18,7 +18,7 @@ class Scheme:
     """What a scheme stores and computes in, what it asks for, and what the guide promises of it.
 
     `activations` is None where the file leaves them in float32. The last three fields are the guide's own columns
-    (https://ai.google.dev/edge/litert/models/model_optimization), stated, not measured.
+    (https://ai.google.dev/edge/litert/models/model_optimization), stated, not measured; what runs integers alone takes no fallback.
     """
 
     name: str
@@ -37,7 +37,15 @@ SCHEMES: Mapping[str, Scheme] = MappingProxyType(
             Scheme("float32", "float32", None, False, "none (float32)", "1x", "CPU, GPU"),
             Scheme("float16", "float16", None, False, "post-training float16", "2x smaller", "CPU, GPU"),
             Scheme("dynamic", "int8", None, False, "post-training dynamic range", "4x smaller", "CPU"),
-            Scheme("int8", "int8", "int8", True, "post-training integer, float fallback", "4x smaller", "CPU, Edge TPU, MCU"),
+            Scheme(
+                "int8",
+                "int8",
+                "int8",
+                True,
+                "post-training integer, float fallback",
+                "4x smaller",
+                "CPU; Edge TPU, MCU if integer-only",
+            ),
             Scheme(
                 "int16x8",
                 "int8",

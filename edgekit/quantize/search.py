@@ -27,10 +27,10 @@ from edgekit.worker import Worker, progress
 # Rows an op is tried on alone: twice as many made no better plans. A whole plan is tried on all that float32 ran on.
 _ROWS = 8
 _SECONDS_FOR_A_RUN = 6.0
-# Integer activations may add a quarter to the noise of a file that has none; and noise this far below the logits, which changes
-# one decision in two or three hundred, is worth no op in float.
+# Integer activations may add a quarter to the noise of a file that has none; and noise of an eightieth of the logits is worth
+# no op in float.
 _ADDED = 1.25
-ENOUGH_DB = 36.0
+ENOUGH_DB = 38.0
 # The share of the time that goes into trying ops alone; the rest is for plans.
 _ALONE = 0.7
 # One op more than need be of so many stays in float.
