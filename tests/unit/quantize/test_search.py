@@ -12,7 +12,7 @@ from edgekit.errors import ModelFormatError
 from edgekit.quantize import search
 from edgekit.quantize.candidates import Reference, expect
 from edgekit.quantize.forms import Form
-from edgekit.quantize.search import Found, Work
+from edgekit.quantize.search import ENOUGH_DB, Found, Work
 from tests.unit.quantize.models import Inline
 
 
@@ -22,12 +22,6 @@ def work_in(room, journal) -> Work:
     return Work(
         room / "float32.tflite", room / "calibration", reference, Form("every op"), journal, journal.with_name("found.tflite")
     )
-
-
-@pytest.fixture(autouse=True)
-def enough(monkeypatch):
-    """What the tiny net reaches with all of its ops but the loud one."""
-    monkeypatch.setattr(search, "ENOUGH_DB", 36.0)
 
 
 def searched(work: Work, seconds: float = 5.0, max_drop: float | None = 0.0) -> Found:
@@ -60,7 +54,7 @@ def test_the_loud_op_is_left_in_float_and_every_step_is_written_down(loud, tmp_p
     assert found.considered == 4
     assert found.finished
     (plan,) = [step for step in found.steps if step.what == "plan" and step.ops == ("quiet", "mean", "logits")]
-    assert plan.sqnr_db >= search.ENOUGH_DB
+    assert plan.sqnr_db >= ENOUGH_DB
     assert plan.agreement == 1
     assert {step.ops for step in found.steps if step.what == "alone"} == {("loud",), ("quiet",), ("mean",), ("logits",)}
     written = {(entry["what"], *entry["ops"]) for entry in entries(tmp_path / "journal")}
