@@ -96,15 +96,20 @@ class Reference:
 
 def expect(model: Path, reference: Reference) -> None:
     """Write what `first_outputs` gives for `model` on the first rows, fewer where it is slow. In a worker child."""
-    models = [Model(model, threads=1) for _ in range(LANES)]
-    rows = [*itertools.islice(Samples.load(reference.rows), ROWS)]
+    np.save(reference.outputs, _outputs(model, Samples.load(reference.rows), ROWS, _SECONDS))
+
+
+def _outputs(file: Path, samples: Samples, count: int, seconds: float) -> np.ndarray:
+    """`first_outputs` of the first `count` rows, of fewer once `seconds` have passed."""
+    models = [Model(file, threads=1) for _ in range(LANES)]
+    rows = [*itertools.islice(samples, count)]
     started = time.perf_counter()
     found: list[np.ndarray] = []
     for start in range(0, len(rows), LANES):
         found.append(first_outputs(models, rows[start : start + LANES]))
-        if start + LANES >= LEAST_ROWS and time.perf_counter() - started > _SECONDS:
+        if start + LANES >= LEAST_ROWS and time.perf_counter() - started > seconds:
             break
-    np.save(reference.outputs, np.concatenate(found))
+    return np.concatenate(found)
 
 
 def first_outputs(models: Sequence[Model], rows: Sequence[Mapping[str, np.ndarray]]) -> np.ndarray:
@@ -171,16 +176,9 @@ def lost(outputs: np.ndarray, expected: np.ndarray, labels: np.ndarray | None) -
 def loss(model: Path, file: Path, rows: Path) -> float:
     """What `file` loses against float32 `model` on the saved rows, see `lost`; on fewer where they are slow. In a worker child."""
     samples = Samples.load(rows)
-    pair = [Model(path, threads=1) for path in (model, file)]
-    outputs: list[list[np.ndarray]] = [[], []]
-    started = time.perf_counter()
-    with ThreadPoolExecutor(len(pair)) as pool:
-        for row in itertools.islice(samples, LABELLED_ROWS):
-            for found, output in zip(outputs, pool.map(lambda one, row=row: _first(one.run(row)), pair), strict=True):
-                found.append(output)
-            if time.perf_counter() - started > _SECONDS:
-                break
-    return lost(np.stack(outputs[1]), np.stack(outputs[0]), samples.labels)
+    expected = _outputs(model, samples, LABELLED_ROWS, _SECONDS / 2)
+    found = _outputs(file, samples, len(expected), _SECONDS / 2)
+    return lost(found, expected[: len(found)], samples.labels)
 
 
 def time_in_turns(files: Sequence[Path], samples_folder: Path) -> dict[Path, float]:
