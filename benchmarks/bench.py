@@ -10,9 +10,9 @@ from checks import Checks, ask
 from cnns import Cnn, with_input_of
 from turns import Entry, Figures, measure, table
 
-from edgekit.assess import Data, encode_for
-from edgekit.measure.benchmark import BenchmarkConfig
+from edgekit.measure.judge import BenchmarkConfig
 from edgekit.measure.machine import machine
+from edgekit.workflows.assess import Data, encode_for
 
 # int16x8 runs on reference kernels: all rows take it minutes.
 CONFIG = BenchmarkConfig(threads=2, runs=200, rounds=5, max_seconds=10.0, timeout_s=1800)

@@ -10,8 +10,8 @@ from pathlib import Path
 from checks import Checks, edgekit
 from children import write_checkpoint
 
-from edgekit import checkpoint
-from edgekit.worker import Worker
+from edgekit.models import checkpoint
+from edgekit.system.worker import Worker
 
 LIMITS = {"onnx": (110, 6.5), "litert": (45, 4.0)}
 

@@ -23,7 +23,7 @@ def chromium() -> str | None:
 @contextmanager
 def demo(file: Path, *arguments: str | Path) -> Iterator[str]:
     """`edgekit demo` in a process of its own; gives the page's address."""
-    command = [sys.executable, "-m", "edgekit.cli", "demo", str(file), *(str(argument) for argument in arguments)]
+    command = [sys.executable, "-m", "edgekit", "demo", str(file), *(str(argument) for argument in arguments)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"})
     try:
         assert process.stdout is not None  # noqa: S101

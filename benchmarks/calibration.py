@@ -10,17 +10,17 @@ from pathlib import Path
 import numpy as np
 from checks import Checks, edgekit
 
-from edgekit.assess import Data, encode_for
 from edgekit.data.representative import COUNT
 from edgekit.data.samples import Samples
-from edgekit.measure.benchmark import outputs
+from edgekit.measure.judge import outputs
 from edgekit.measure.machine import machine
-from edgekit.parity import compare, sqnr_db
-from edgekit.quantize.calibrate import calibrate
-from edgekit.quantize.forms import PRODUCTS, Form
-from edgekit.quantize.quantizer import write_integer
-from edgekit.quantize.schemes import CALIBRATIONS
-from edgekit.worker import Worker
+from edgekit.stages.quantize.calibrate import calibrate
+from edgekit.stages.quantize.forms import PRODUCTS, Form
+from edgekit.stages.quantize.quantizer import write_integer
+from edgekit.stages.quantize.schemes import CALIBRATIONS
+from edgekit.system.worker import Worker
+from edgekit.tasks.parity import compare, sqnr_db
+from edgekit.workflows.assess import Data, encode_for
 
 FEW, MANY, HELD_OUT = 16, 1600, 500
 GROWTH = 1.1

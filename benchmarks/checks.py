@@ -64,7 +64,7 @@ def ask(arguments: Sequence[str | Path], *, offline: bool = True) -> Answer:
 def _run(arguments: Sequence[str | Path], stdout: int | IO[bytes], offline: bool) -> tuple[int, Cost]:
     # A network namespace of its own has no interface: whatever tries to reach out fails.
     fence = ["unshare", "--net", "--map-root-user"] if offline and _can_unshare() else []
-    command = [*fence, sys.executable, "-m", "edgekit.cli", *(str(argument) for argument in arguments)]
+    command = [*fence, sys.executable, "-m", "edgekit", *(str(argument) for argument in arguments)]
     started = time.perf_counter()
     process = subprocess.Popen(command, stdout=stdout)
     # This process and the descendants that it waited for, not those of commands before it.

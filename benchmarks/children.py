@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from edgekit.bridge import TOKEN_INPUTS
 from edgekit.data.samples import Samples
-from edgekit.export import classifier
+from edgekit.stages.export import module as classifier
 from edgekit.tflite import lengths
 from edgekit.tflite.lengths import LengthsModel
+from edgekit.workflows.convert.bridge import TOKEN_INPUTS
 
 
 def torch_logits(checkpoint: Path, samples: Path, target: Path) -> None:
@@ -124,7 +124,7 @@ def probabilities(folder: Path, texts: Sequence[str], length: int) -> np.ndarray
     import torch
     from transformers import AutoTokenizer
 
-    from edgekit.checkpoint import load_classifier
+    from edgekit.models.checkpoint import load_classifier
 
     tokenizer, model = AutoTokenizer.from_pretrained(folder), load_classifier(folder)
     found = []

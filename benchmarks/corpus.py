@@ -13,9 +13,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgekit.convert import ConvertConfig, convert
 from edgekit.errors import EdgekitError, WorkerError
 from edgekit.tflite.inspect import inspect
+from edgekit.workflows.convert.config import ConvertConfig
+from edgekit.workflows.convert.conversion import convert
 
 RESULTS = Path(__file__).resolve().parent / "results" / "corpus.md"
 

@@ -35,7 +35,7 @@ def main() -> None:
     rows = []
     for file in given.files:
         said = subprocess.run(
-            [sys.executable, "-m", "edgekit.cli", "predict", str(file), "-", "--json"],
+            [sys.executable, "-m", "edgekit", "predict", str(file), "-", "--json"],
             input="".join(f"{text}\n" for text in texts),
             capture_output=True,
             text=True,

@@ -16,11 +16,11 @@ from bench import CONFIG, LENGTH, Bench, renamed, run_parts
 from checks import Answer, ask
 from turns import Entry, measure, ratio
 
-from edgekit.assess import Data, encode_for, manifest_of
-from edgekit.guide.results import GuideRun
-from edgekit.guide.table import markdown
-from edgekit.measure.benchmark import gzip_size
-from edgekit.quantize.schemes import SCHEMES
+from edgekit.measure.judge import gzip_size
+from edgekit.stages.quantize.schemes import SCHEMES
+from edgekit.workflows.assess import Data, encode_for, manifest_of
+from edgekit.workflows.guide.results import GuideRun
+from edgekit.workflows.guide.table import markdown
 
 TRAINING_ROWS, SHORTEST = 10_000, 9
 

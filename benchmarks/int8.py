@@ -19,13 +19,13 @@ from bench import CONFIG, LENGTH, Bench, renamed, run_parts
 from checks import Answer, ask
 from turns import Entry, measure, ratio
 
-from edgekit.artifacts import to_json
-from edgekit.assess import Data, encode_for, manifest_of
 from edgekit.data.representative import COUNT, draw
 from edgekit.errors import EdgekitError
-from edgekit.export.saved_model import export_saved_model
-from edgekit.quantize.converter import convert_float
-from edgekit.worker import Worker
+from edgekit.stages.export.saved_model import export_saved_model
+from edgekit.stages.quantize.converter import convert_float
+from edgekit.system.artifacts import to_json
+from edgekit.system.worker import Worker
+from edgekit.workflows.assess import Data, encode_for, manifest_of
 
 TRAINING_ROWS = 12_000
 

@@ -12,10 +12,10 @@ import numpy as np
 from checks import Checks, ask, edgekit
 from children import time_lengths
 
-from edgekit.assess import Data, encode_for
 from edgekit.data.samples import Samples
-from edgekit.measure.benchmark import BenchmarkConfig, benchmark
-from edgekit.worker import Worker
+from edgekit.measure.judge import BenchmarkConfig, benchmark
+from edgekit.system.worker import Worker
+from edgekit.workflows.assess import Data, encode_for
 
 GROWTH, RATIO, SAME = 0.05, 0.40, 0.995
 STARTS = 5

@@ -17,12 +17,12 @@ from checks import Checks, edgekit
 from children import probabilities
 from PIL import Image
 
-from edgekit.assess import Data, encode_for
 from edgekit.data.images import read_image
-from edgekit.measure.benchmark import outputs
-from edgekit.predict import Predictor
+from edgekit.measure.judge import outputs
+from edgekit.system.worker import Worker
 from edgekit.tflite import flatbuffer
-from edgekit.worker import Worker
+from edgekit.workflows.assess import Data, encode_for
+from edgekit.workflows.predict import Predictor
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

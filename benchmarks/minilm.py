@@ -11,11 +11,11 @@ import numpy as np
 from checks import Checks, edgekit
 from children import torch_logits
 
-from edgekit.assess import Data, assess, encode_for
-from edgekit.measure.benchmark import BenchmarkConfig, outputs
-from edgekit.quantize.schemes import SCHEMES
+from edgekit.measure.judge import BenchmarkConfig, outputs
 from edgekit.report import table
-from edgekit.worker import Worker
+from edgekit.stages.quantize.schemes import SCHEMES
+from edgekit.system.worker import Worker
+from edgekit.workflows.assess import Data, assess, encode_for
 
 LIMITS = {"onnx": (90, 4.0), "litert": (40, 4.0)}
 DROP = {"dynamic": 0.5, "int16x8": 0.5, "int8": 1.5}

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from checks import Checks, edgekit
 
-from edgekit.assess import Data, encode_for
-from edgekit.measure.benchmark import BenchmarkConfig, benchmark, machine
+from edgekit.measure.judge import BenchmarkConfig, benchmark, machine
 from edgekit.measure.measurement import Measurement
-from edgekit.quantize.schemes import SCHEMES
+from edgekit.stages.quantize.schemes import SCHEMES
 from edgekit.tflite import flatbuffer
+from edgekit.workflows.assess import Data, encode_for
 
 DROP = 1.0
 P50 = 0.6

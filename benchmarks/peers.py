@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
-from edgekit.bridge import TOKEN_INPUTS
 from edgekit.data.samples import Samples
 from edgekit.errors import UnsupportedOpError
-from edgekit.export import classifier
-from edgekit.export.onnx import OPSET
+from edgekit.stages.export import module
+from edgekit.stages.export.onnx import OPSET
+from edgekit.workflows.convert.bridge import TOKEN_INPUTS
 
 
 def export_as_trained(checkpoint: Path, samples: Path, target: Path) -> None:
@@ -19,8 +19,8 @@ def export_as_trained(checkpoint: Path, samples: Path, target: Path) -> None:
     stored = Samples.load(samples)
     rows = Samples({name: stored.inputs[name] for name in TOKEN_INPUTS})
     program = torch.onnx.export(
-        classifier.load(checkpoint, TOKEN_INPUTS),
-        classifier.example(rows),
+        module.load(checkpoint, TOKEN_INPUTS),
+        module.example(rows),
         dynamo=True,
         opset_version=OPSET,
         optimize=True,

@@ -19,14 +19,15 @@ import numpy as np
 import pruned
 from checks import RESULTS, Answer, Checks, ask
 
-from edgekit import checkpoint, pipeline
-from edgekit.assess import Data, assess
 from edgekit.data.sources import Columns
 from edgekit.data.text import encode_text
-from edgekit.measure.benchmark import BenchmarkConfig
+from edgekit.measure.judge import BenchmarkConfig
+from edgekit.models import checkpoint
 from edgekit.report import table
 from edgekit.report.content import Report
-from edgekit.worker import Worker
+from edgekit.system.worker import Worker
+from edgekit.workflows import run
+from edgekit.workflows.assess import Data, assess
 
 HALF = ["--heads", "0.5", "--ffn", "0.5", "--vocab", "used"]
 RECOVERY = ["--recover-epochs", "3", "--batch-size", "32", "--learning-rate", "1e-4", "--bfloat16"]
@@ -114,7 +115,7 @@ def curve(bench: Bench) -> None:
     checks, labels = bench.checks, checkpoint.label_ids(bench.model)
     train, dev = bench.work / "train_rows", bench.work / "dev_rows"
     for source, target in ((bench.train, train), (bench.dev, dev)):
-        rows = pipeline.read_texts(str(source), Columns())
+        rows = run.read_texts(str(source), Columns())
         encode_text(rows, bench.model, int(LENGTH), ("input_ids", "attention_mask"), labels).save(target)
     found: dict[str, list[list[float]]] = {}
     for method, seeds in CURVES.items():
@@ -183,7 +184,7 @@ def peer(bench: Bench) -> None:
     ours, _ = bench.prune("half_raw", "--heads", "0.5", "--ffn", "0.5")
     theirs, rows = bench.work / "torch_pruning", bench.work / "peer_rows"
     if not theirs.is_dir():
-        texts = pipeline.read_texts(str(bench.train), Columns())
+        texts = run.read_texts(str(bench.train), Columns())
         encode_text(texts, bench.model, int(LENGTH), ("input_ids", "attention_mask"), checkpoint.label_ids(bench.model)).save(rows)
         Worker().run(pruned.torch_pruning, bench.model, rows, theirs, 0.5, 2048)
         for name in ("tokenizer.json", "tokenizer_config.json"):

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from edgekit import architectures
-from edgekit.checkpoint import load_classifier
 from edgekit.data.samples import Samples
-from edgekit.prune import importance, plan
-from edgekit.prune.config import Importance, PruneConfig
+from edgekit.models import architectures
+from edgekit.models.checkpoint import load_classifier
+from edgekit.stages.prune import importance, pruning_plan
+from edgekit.stages.prune.config import Importance, PruneConfig
 
 
 def head_curve(
@@ -31,7 +31,7 @@ def head_curve(
             scores = importance.score(model, drawn, Importance(method), seed)
             line = []
             for share in shares:
-                kept = plan.choose(scores, PruneConfig(heads=share), layers[0].heads.size)
+                kept = pruning_plan.choose(scores, PruneConfig(heads=share), layers[0].heads.size)
                 for gate, part in zip(gates, kept, strict=True):
                     gate.keep(part.heads)
                 line.append(accuracy(model, judged))

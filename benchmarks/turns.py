@@ -8,11 +8,10 @@ import numpy as np
 
 from edgekit.data.samples import Samples
 from edgekit.errors import EdgekitError
-from edgekit.measure.accuracy import accuracy, drop
-from edgekit.measure.benchmark import BenchmarkConfig, order
 from edgekit.measure.execution import Budget, Timing, time_file, write_outputs
-from edgekit.measure.measurement import Difference, Proportion
-from edgekit.worker import Worker
+from edgekit.measure.judge import BenchmarkConfig, order
+from edgekit.system.worker import Worker
+from edgekit.tasks.metrics import Difference, Proportion, accuracy, drop
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PROGRAM = (sys.executable, "-m", "edgekit.cli")
+PROGRAM = (sys.executable, "-m", "edgekit")
 
 
 @dataclass(frozen=True)

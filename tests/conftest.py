@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from edgekit.worker import Worker
+from edgekit.system.worker import Worker
 from tests import tiny
 
 # A shell that starts the tests in the background has them ignore Ctrl-C, and their children with them.

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from edgekit import artifacts
 from edgekit.errors import OutputError
+from edgekit.system import artifacts
 
 _SCRIPT = """
 import pickle, sys

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.errors import DatasetError
-from edgekit.network import hub_in_reach
+from edgekit.system.network import hub_in_reach
 
 PREFIX = "hub:"
 _FORM = re.compile(r"hub:(.*?)(?::([^:/\[]*(?:\[[^\]/]*\])?))?")

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from edgekit import artifacts
 from edgekit.data.samples import Array
 from edgekit.data.sources import ArrayRows, ImageRows, Rows, take
+from edgekit.system import artifacts
 
 
 def apart(rows: Rows, judged: Rows) -> Rows:

@@ -11,7 +11,7 @@ import numpy as np
 from edgekit.data.samples import Array, Samples
 from edgekit.data.sources import TextRows, are_numbers
 from edgekit.errors import CheckpointError, ConfigError, DatasetError, EdgekitError
-from edgekit.worker import Worker
+from edgekit.system.worker import Worker
 
 # Input name -> attribute of a tokenizers Encoding.
 _FIELDS = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}

@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgekit.errors import ConfigError, InputError
-from edgekit.measure.benchmark import gzip_size
+from edgekit.measure.judge import gzip_size
 from edgekit.measure.measurement import Latency, Measurement
-from edgekit.worker import Progress
+from edgekit.system.worker import Progress
 
 _PLACE = "/data/local/tmp"
 _SHORT_SECONDS, _PUSH_SECONDS, _RUN_SECONDS = 30.0, 600.0, 600.0

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgekit.masks import THRESHOLD
 from edgekit.measure.layer_errors import Layer, representable
 from edgekit.measure.layers import MOVES, names, reaches_softmax, roles
 from edgekit.measure.op_times import Outside
-from edgekit.quantize import forms
+from edgekit.models.attention_masks import THRESHOLD
+from edgekit.stages.quantize import forms
 from edgekit.tflite.flatbuffer import Subgraph
 
 # A mask this many times wider than the scores it is added to leaves them two or three of int8's 256 levels.

@@ -13,7 +13,7 @@ from edgekit.data.samples import Samples, random_samples
 from edgekit.errors import ModelFormatError
 from edgekit.measure import runtimes
 from edgekit.measure.runtimes import Runnable
-from edgekit.worker import peak_memory, progress
+from edgekit.system.worker import peak_memory, progress
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 
 from edgekit.data.samples import Samples
-from edgekit.masks import THRESHOLD
 from edgekit.measure.layers import match, names
+from edgekit.models.attention_masks import THRESHOLD
+from edgekit.system.worker import progress
 from edgekit.tflite import flatbuffer
 from edgekit.tflite.flatbuffer import Tensor
 from edgekit.tflite.interpreter import Model
-from edgekit.worker import progress
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

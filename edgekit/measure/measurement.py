@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from edgekit.tasks.metrics import Difference, Proportion
+
 
 @dataclass(frozen=True)
 class Latency:
@@ -17,32 +19,6 @@ class Latency:
     p90_ms: float | None
     p99_ms: float | None
     min_ms: float
-
-
-@dataclass(frozen=True)
-class Proportion:
-    """`count` of `total` with the 95 % Wilson score interval [low, high]."""
-
-    count: int
-    total: int
-    value: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
-class Difference:
-    """Accuracy lost against the reference on the same `total` rows, with its 95 % interval [low, high].
-
-    `lost` rows only the reference gets right, `gained` rows only the file does; `value` is (lost - gained) / total.
-    """
-
-    lost: int
-    gained: int
-    total: int
-    value: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from edgekit.system.worker import progress
 from edgekit.tflite import flatbuffer, tree
 from edgekit.tflite.interpreter import Model
-from edgekit.worker import progress
 
 _RUNS = 15
 _SECONDS = 0.1

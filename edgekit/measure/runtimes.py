@@ -17,12 +17,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from edgekit import checkpoint
 from edgekit.data.samples import as_fed
 from edgekit.errors import CheckpointError, ModelFormatError, one_line
+from edgekit.models import checkpoint
 from edgekit.spec import Signature, TensorSpec
+from edgekit.system.worker import Worker
 from edgekit.tflite import flatbuffer
-from edgekit.worker import Worker
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

@@ -8,10 +8,11 @@ from pathlib import Path, PurePath
 from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
-from edgekit.artifacts import to_json
 from edgekit.errors import InputError
-from edgekit.measure.measurement import Difference, Latency, Measurement, Proportion
+from edgekit.measure.measurement import Latency, Measurement
 from edgekit.report.pruned import Pruned, from_record
+from edgekit.system.artifacts import to_json
+from edgekit.tasks.metrics import Difference, Proportion
 
 FILE_NAME = "report.json"
 _LONGEST_LABEL = 40

@@ -6,7 +6,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from edgekit import __version__
-from edgekit.measure.diagnose import Diagnosis
+from edgekit.measure.examine import Diagnosis
 from edgekit.measure.layer_errors import MOST_DB, Layer
 from edgekit.measure.layers import MOVES
 from edgekit.measure.op_times import OpTime

@@ -1,8 +1,8 @@
 """Sentences computed from the figures: which file to take, and why one is slower or less accurate than expected."""
 
 from edgekit.measure.measurement import Measurement
-from edgekit.quantize.schemes import SCHEMES
 from edgekit.report.content import Report, labels, megabytes, milliseconds
+from edgekit.stages.quantize.schemes import SCHEMES
 
 CLOSE = 0.005  # the share of accuracy (or of agreement) that a file may lose and still count as close to the reference
 # Below this ratio two p50 are the same for all that a benchmark on a shared machine can tell, and a count is no cause.

@@ -3,10 +3,11 @@
 import math
 from typing import TYPE_CHECKING
 
-from edgekit.measure.measurement import Measurement, Proportion
+from edgekit.measure.measurement import Measurement
 from edgekit.report.content import LearningCurve, Report, labels, megabytes, milliseconds, shortened
 from edgekit.report.drawing import ACCENT, INK, MUTED, PALE, label_points, latency_axis, one_row_each, rows_height, svg
 from edgekit.report.pruned import Pruned
+from edgekit.tasks.metrics import Proportion
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

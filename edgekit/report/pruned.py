@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.errors import CheckpointError, ConfigError
-from edgekit.prune.plan import FILE_NAME, read
+from edgekit.stages.prune.pruning_plan import FILE_NAME, read
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from edgekit.measure.measurement import Measurement
-from edgekit.quantize.schemes import SCHEMES, Scheme
 from edgekit.report.content import Report, labels, load, megabytes, milliseconds, names, shortened
 from edgekit.report.findings import findings
+from edgekit.stages.quantize.schemes import SCHEMES, Scheme
 
 if TYPE_CHECKING:
     from rich.console import Group

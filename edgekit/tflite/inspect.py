@@ -5,14 +5,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgekit.artifacts import sha256
 from edgekit.errors import EdgekitError, ModelFormatError, WorkerCrashed
 from edgekit.spec import Signature, TensorSpec
+from edgekit.system.artifacts import sha256
+from edgekit.system.worker import Worker
 from edgekit.tflite import flatbuffer, metadata
 from edgekit.tflite.flatbuffer import ModelFile, Operator, Subgraph
 from edgekit.tflite.metadata import ModelMetadata
 from edgekit.tflite.op_versions import needed_runtime
-from edgekit.worker import Worker
 
 _LARGEST = 10
 _PROBE_SECONDS = 60.0

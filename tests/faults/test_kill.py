@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from edgekit import artifacts
+from edgekit.system import artifacts
 
 Contents = Callable[[Path], dict[str, bytes]]
 
 _PUBLISH = """
 import sys, time
 from pathlib import Path
-from edgekit import artifacts
+from edgekit.system import artifacts
 final = Path(sys.argv[1])
 with artifacts.claimed(final.parent), artifacts.staged(final, overwrite=True) as partial:
     if sys.argv[2] == "folder":
@@ -32,7 +32,7 @@ with artifacts.claimed(final.parent), artifacts.staged(final, overwrite=True) as
 _SWAP = """
 import os, sys
 from pathlib import Path
-from edgekit import artifacts
+from edgekit.system import artifacts
 final = Path(sys.argv[1])
 artifacts._remove = lambda path: os.kill(os.getpid(), 9)
 with artifacts.staged(final, overwrite=True) as partial:
@@ -42,7 +42,7 @@ with artifacts.staged(final, overwrite=True) as partial:
 
 _WORK = """
 import sys
-from edgekit.worker import Worker
+from edgekit.system.worker import Worker
 from tests.faults.test_kill import hold
 Worker().run(hold, sys.argv[1])
 """

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from edgekit import cli
-from edgekit.commands import advise as command
-from edgekit.quantize.plan import TRAINED
-from edgekit.worker import Worker
+from edgekit.cli import main
+from edgekit.cli.commands import advise as command
+from edgekit.stages.quantize.plan import TRAINED
+from edgekit.system.worker import Worker
 from tests.commands import Said, edgekit
 
 
@@ -114,7 +114,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def run(*arguments: str | Path, answers: str = "") -> Result:
-    return CliRunner().invoke(cli.cli, ["advise", *map(str, arguments), "--quiet"], input=answers)
+    return CliRunner().invoke(main.cli, ["advise", *map(str, arguments), "--quiet"], input=answers)
 
 
 def test_a_model_is_converted_measured_and_advised(made: tuple[Said, Path]) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgekit import cli
+from edgekit.cli import main
 from edgekit.tflite import package
 from tests.commands import PROGRAM, edgekit, environment
 from tests.unit.classifiers import image_classifier
@@ -183,7 +183,7 @@ def test_export_to_onnx(tiny_bert: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("command", [(), ("guide",)])
 def test_without_a_command_the_help_is_shown_as_it_is(command: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        cli.main([*command])
+        main.main([*command])
     said = capsys.readouterr()
     assert (ended.value.code, said.out) == (2, "")
     assert said.err.startswith(" ".join(("Usage: edgekit", *command)))
@@ -193,7 +193,7 @@ def test_without_a_command_the_help_is_shown_as_it_is(command: tuple[str, ...], 
 @pytest.mark.parametrize("command", [(), *((name,) for name in COMMANDS)], ids=" ".join)
 def test_help_names_the_exit_codes(command: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        cli.main([*command, "--help"])
+        main.main([*command, "--help"])
     assert ended.value.code == 0
     shown = capsys.readouterr().out
     assert "130 interrupted" in shown
@@ -201,7 +201,7 @@ def test_help_names_the_exit_codes(command: tuple[str, ...], capsys: pytest.Capt
 
 
 def test_the_test_knows_every_command() -> None:
-    assert tuple(sorted(cli.cli.commands)) == COMMANDS
+    assert tuple(sorted(main.cli.commands)) == COMMANDS
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
@@ -324,7 +324,10 @@ def test_predict_numbers_the_line_that_it_cannot_read(alone: Path) -> None:
 
 
 def test_predict_survives_what_crashes_the_interpreter(alone: Path) -> None:
-    crash = "import os, edgekit.predict as p; p.Predictor = lambda *a, **k: os.abort(); from edgekit.cli import main; main()"
+    crash = (
+        "import os, edgekit.workflows.predict as p; p.Predictor = lambda *a, **k: os.abort(); "
+        "from edgekit.cli.main import main; main()"
+    )
     done = subprocess.run(
         [sys.executable, "-c", crash, "predict", str(alone), "a"], capture_output=True, text=True, env=environment(), check=False
     )
@@ -342,9 +345,10 @@ def test_evaluate_takes_tokenizer_and_labels_from_the_file(alone: Path, dynamic:
 
 def test_predict_loads_no_framework(alone: Path) -> None:
     script = (
-        "import json, os, sys; os.fork = lambda: 0; import edgekit.child; edgekit.child.die_with_parent = lambda parent: None\n"
+        "import json, os, sys; os.fork = lambda: 0; import edgekit.system.child as child; "
+        "child.die_with_parent = lambda parent: None\n"
         "import atexit; atexit.register(lambda: print(json.dumps(sorted(sys.modules)), file=sys.stderr))\n"
-        "from edgekit.cli import main; main()"
+        "from edgekit.cli.main import main; main()"
     )
     done = subprocess.run(
         [sys.executable, "-c", script, "predict", str(alone), "a"], capture_output=True, text=True, env=environment(), check=False

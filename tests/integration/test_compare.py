@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgekit.assess import Data
-from edgekit.comparing import _exported, compare
 from edgekit.errors import ConfigError
-from edgekit.measure.benchmark import BenchmarkConfig
+from edgekit.measure.judge import BenchmarkConfig
 from edgekit.report.content import Report
 from edgekit.report.html import page
-from edgekit.worker import Worker
+from edgekit.system.worker import Worker
+from edgekit.workflows.assess import Data
+from edgekit.workflows.compare import _exported, compare
 from tests import tiny
 from tests.commands import edgekit
 from tests.unit.measure.files import bag_onnx, ort_of
@@ -117,7 +117,7 @@ def test_each_format_under_one_stem_has_a_manifest_of_its_own(tiny_bert: Path, t
 def traced(checkpoint: Path, target: Path) -> None:
     import torch
 
-    from edgekit.export import classifier
+    from edgekit.stages.export import module as classifier
 
     module = classifier.load(checkpoint, ("input_ids", "attention_mask"))
     example = tuple(torch.ones((1, 24), dtype=torch.int32) for _ in range(2))

@@ -13,17 +13,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgekit.convert import Conversion, ConvertConfig, Converted, convert
 from edgekit.data.samples import Samples
 from edgekit.errors import CalibrationError, ConfigError, DatasetError, EdgekitError, ModelFormatError, OutputError
-from edgekit.quantize import quantizer
-from edgekit.quantize.schemes import SCHEMES
+from edgekit.stages.quantize import quantizer
+from edgekit.stages.quantize.schemes import SCHEMES
+from edgekit.system.worker import Worker
 from edgekit.tflite.inspect import inspect
 from edgekit.tflite.interpreter import Model
-from edgekit.worker import Worker
+from edgekit.workflows.convert.config import ConvertConfig
+from edgekit.workflows.convert.conversion import Conversion, Converted, convert
 from tests import tiny
 from tests.integration import sources
-from tests.unit.quantize.models import conv_net, conv_samples, save
+from tests.unit.stages.quantize.models import conv_net, conv_samples, save
 from tests.unit.tflite.conftest import Builder
 
 LENGTH = 16
@@ -312,7 +313,8 @@ def test_integer_schemes_without_data_are_a_wrong_option():
 RUN = """
 import sys, time
 from pathlib import Path
-from edgekit.convert import ConvertConfig, convert
+from edgekit.workflows.convert.conversion import convert
+from edgekit.workflows.convert.config import ConvertConfig
 def tell(step):
     print(step.note, flush=True)
     if step.note == sys.argv[4]:
@@ -347,7 +349,7 @@ def test_a_killed_run_leaves_the_previous_output_and_the_next_one_works(network,
 
 
 def test_two_runs_on_one_output_do_not_mix(network, tmp_path):
-    from edgekit import artifacts
+    from edgekit.system import artifacts
 
     with artifacts.claimed(tmp_path / "out"), pytest.raises(EdgekitError, match="another edgekit run is writing here"):
         convert(str(network), tmp_path / "out", ConvertConfig(schemes=("float32",)))

@@ -3,9 +3,9 @@
 import pytest
 
 from benchmarks.browser import ask_page, chromium, demo
-from edgekit.demo.serve import find_runtime
+from edgekit.deploy.browser.demo import find_runtime
 from edgekit.errors import InputError
-from tests.unit.test_predict import packed
+from tests.unit.workflows.test_predict import packed
 
 
 def test_the_browser_says_what_predict_says(tiny_bert, tmp_path):

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgekit.assess import Data, encode_for
 from edgekit.data.samples import Samples
-from edgekit.worker import Worker
+from edgekit.system.worker import Worker
+from edgekit.workflows.assess import Data, encode_for
 from tests.commands import edgekit
 
 

@@ -10,18 +10,19 @@ import onnx
 import pytest
 from onnx import helper
 
-from edgekit.bridge import check_source, classify, from_file, token_specs
-from edgekit.convert import ConvertConfig, convert
 from edgekit.data.samples import random_samples
 from edgekit.errors import CheckpointError, EdgekitError, ModelFormatError, OutputError, RefusedError, UnsupportedOpError
-from edgekit.export.compact import CompactExport
-from edgekit.export.onnx import run_onnx
-from edgekit.export.ort import export_ort
-from edgekit.exporting import Format, _judge, _Settings, export_checkpoint
-from edgekit.linear8 import KEY
-from edgekit.parity import Parity, compare
-from edgekit.worker import Worker
-from tests.unit.export import graphs
+from edgekit.models.linear8 import KEY
+from edgekit.stages.export.compact import CompactExport
+from edgekit.stages.export.onnx import run_onnx
+from edgekit.stages.export.ort import export_ort
+from edgekit.system.worker import Worker
+from edgekit.tasks.parity import Parity, compare
+from edgekit.workflows.convert.bridge import check_source, classify, from_file, token_specs
+from edgekit.workflows.convert.config import ConvertConfig
+from edgekit.workflows.convert.conversion import convert
+from edgekit.workflows.export import Format, _judge, _Settings, export_checkpoint
+from tests.unit.stages.export import graphs
 
 FLOAT = ConvertConfig(schemes=("float32",))
 
@@ -55,8 +56,8 @@ def prune(source: Path, folder: Path) -> None:
     """In a child: three heads and one, two FFN widths."""
     import torch
 
-    from edgekit import architectures
-    from edgekit.checkpoint import copy_tokenizer, load_classifier
+    from edgekit.models import architectures
+    from edgekit.models.checkpoint import copy_tokenizer, load_classifier
 
     torch.manual_seed(0)
     model = load_classifier(source)

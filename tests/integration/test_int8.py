@@ -8,14 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgekit.convert import Conversion, ConvertConfig, convert
 from edgekit.data.samples import Samples
 from edgekit.errors import ConfigError
+from edgekit.system.worker import Worker
 from edgekit.tflite.interpreter import Model
-from edgekit.worker import Worker
+from edgekit.workflows.convert.config import ConvertConfig
+from edgekit.workflows.convert.conversion import Conversion, convert
 from tests.commands import edgekit
 from tests.integration import sources
-from tests.unit.quantize.models import encoder_net, encoder_samples, loud_net, loud_samples, outputs, save, stubborn_net
+from tests.unit.stages.quantize.models import encoder_net, encoder_samples, loud_net, loud_samples, outputs, save, stubborn_net
 
 REFUSED = 4
 

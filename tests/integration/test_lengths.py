@@ -9,14 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgekit.assess import Data, encode_for
-from edgekit.bridge import Bridge
-from edgekit.convert import Conversion, ConvertConfig, Converted, convert
-from edgekit.predict import Predictor
-from edgekit.recipe import Recipe, dump, load
 from edgekit.tflite import flatbuffer, lengths
 from edgekit.tflite.inspect import inspect
 from edgekit.tflite.lengths import LengthsModel
+from edgekit.workflows.assess import Data, encode_for
+from edgekit.workflows.convert.bridge import Bridge
+from edgekit.workflows.convert.config import ConvertConfig
+from edgekit.workflows.convert.conversion import Conversion, Converted, convert
+from edgekit.workflows.predict import Predictor
+from edgekit.workflows.recipe import Recipe, dump, load
 from tests import tiny
 
 LENGTHS = (8, 16)

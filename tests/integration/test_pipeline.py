@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from edgekit import pipeline, recipe
 from edgekit.errors import ConfigError, DatasetError, OutputError
-from edgekit.recipe import Recipe
-from edgekit.worker import Worker
+from edgekit.system.worker import Worker
+from edgekit.workflows import recipe, run
+from edgekit.workflows.recipe import Recipe
 from tests.commands import edgekit
 
 SCHEMES = ("float32", "dynamic", "int8")
@@ -92,23 +92,23 @@ def test_pruning_and_a_distillation_follow_the_fine_tuning(tiny_bert: Path, tiny
     plan = recipe.load(file)
     assert plan.finetune is not None and plan.prune is not None and plan.distil is not None
     assert recipe.from_mapping(recipe.Recipe, recipe.to_mapping(plan), "again", tmp_path) == plan
-    pipeline.check(plan, overwrite=False)
-    places = pipeline.folders(plan)
+    run.check(plan, overwrite=False)
+    places = run.folders(plan)
     assert [place.name for place in places.values()] == ["tiny_finetuned", "tiny_pruned", "tiny"]
-    tuned = pipeline.train(str(tiny_bert), places["finetune"], plan, plan.finetune, overwrite=False, worker=Worker())
-    cut = pipeline.cut(str(places["finetune"]), places["prune"], plan, plan.prune, overwrite=False, worker=Worker())
+    tuned = run.train(str(tiny_bert), places["finetune"], plan, plan.finetune, overwrite=False, worker=Worker())
+    cut = run.cut(str(places["finetune"]), places["prune"], plan, plan.prune, overwrite=False, worker=Worker())
     assert (sum(cut.steps[0].heads), cut.steps[0].tokens < cut.steps[0].tokens_before, cut.recovery) == (4, True, None)
-    taught = pipeline.teach(str(places["prune"]), places["distil"], plan, plan.distil, overwrite=False, worker=Worker())
+    taught = run.teach(str(places["prune"]), places["distil"], plan, plan.distil, overwrite=False, worker=Worker())
     parents = json.loads((plan.out / "tiny" / "edgekit.json").read_text())["parents"]
     assert {"tiny_pruned", "bert"} <= parents.keys()
-    told = pipeline.training({"Fine-tuning": tuned, "Distillation": taught})
+    told = run.training({"Fine-tuning": tuned, "Distillation": taught})
     assert told["Distillation"]["Learned from"] == "soft targets, labels, hidden states"
     assert told["Distillation"]["Against the teacher"].endswith(" points")
-    curve = pipeline.curve("Fine-tuning", tuned)
+    curve = run.curve("Fine-tuning", tuned)
     assert [step for step, _, _ in curve.epochs] == [tuned.steps // 2, tuned.steps]
     assert curve.training[-1][0] == tuned.steps
     with pytest.raises(OutputError, match="tiny_finetuned: exists already"):
-        pipeline.check(plan, overwrite=False)
+        run.check(plan, overwrite=False)
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_what_a_later_stage_lacks_is_found_before_the_first(
 ) -> None:
     plan = recipe.load(_recipe(tmp_path, tiny_bert, tiny_tsv, **changed))
     with pytest.raises(error, match=cause):
-        pipeline.run(plan)
+        run.run(plan)
     assert not plan.out.exists()
 
 
@@ -132,5 +132,5 @@ def test_an_old_report_is_not_replaced_unasked(tiny_bert: Path, tiny_tsv: Path, 
     plan.out.mkdir()
     (plan.out / "report.md").write_text("mine")
     with pytest.raises(OutputError, match=r"report\.md: exists already"):
-        pipeline.run(plan)
+        run.run(plan)
     assert (plan.out / "report.md").read_text() == "mine"

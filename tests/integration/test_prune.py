@@ -14,23 +14,23 @@ import numpy as np
 import psutil
 import pytest
 
-from edgekit import artifacts
-from edgekit.architectures import ADAPTERS
 from edgekit.data.sources import TextRows
-from edgekit.export.onnx import OnnxExport
-from edgekit.export.saved_model import SavedModelExport
-from edgekit.measure.benchmark import outputs
-from edgekit.parity import compare
-from edgekit.prune import plan
-from edgekit.prune.config import PruneConfig
-from edgekit.prune.plan import PruningPlan, Scores
-from edgekit.prune.prune import PruneResult, Vocabulary, prune
+from edgekit.measure.judge import outputs
+from edgekit.models.architectures import ADAPTERS
+from edgekit.stages.export.onnx import OnnxExport
+from edgekit.stages.export.saved_model import SavedModelExport
+from edgekit.stages.prune import pruning_plan
+from edgekit.stages.prune.config import PruneConfig
+from edgekit.stages.prune.pruning_plan import PruningPlan, Scores
+from edgekit.stages.prune.surgery import PruneResult, Vocabulary, prune
+from edgekit.system import artifacts
+from edgekit.system.worker import Worker
+from edgekit.tasks.parity import compare
 from edgekit.tflite import flatbuffer
-from edgekit.worker import Worker
 from tests import tiny
 from tests.commands import PROGRAM, edgekit, environment
-from tests.unit.export.architectures import LENGTH, to_onnx, to_tflite
-from tests.unit.prune import models
+from tests.unit.stages.export.architectures import LENGTH, to_onnx, to_tflite
+from tests.unit.stages.prune import models
 
 CONFIG = PruneConfig(heads=0.5, ffn=0.5, layers=1, round_to=4, samples=64, max_length=LENGTH)
 
@@ -74,9 +74,9 @@ def prune_each(tokenizer: Path, folder: Path) -> tuple[dict[str, Stage | str], d
 def _prune(name: str, tokenizer: Path, room: Path) -> Stage:
     import torch
 
-    from edgekit import architectures
-    from edgekit.checkpoint import load_classifier
     from edgekit.data.text import encode_text
+    from edgekit.models import architectures
+    from edgekit.models.checkpoint import load_classifier
 
     source = room / "whole"
     shutil.copytree(tokenizer, source, ignore=shutil.ignore_patterns("model.safetensors", "config.json"))
@@ -90,7 +90,7 @@ def _prune(name: str, tokenizer: Path, room: Path) -> Stage:
     inline = models.Inline()
     result = prune(source, rows(), room / "pruned", CONFIG, vocabulary_of=Vocabulary(), worker=inline)
     prune(source, rows(), room / "tokens", PruneConfig(samples=32, max_length=LENGTH), vocabulary_of=Vocabulary(), worker=inline)
-    made = plan.read(room / "pruned")
+    made = pruning_plan.read(room / "pruned")
     in_memory = load_classifier(source)
     architectures.keep(in_memory, made.layers)
     assert made.tokens is not None
@@ -160,7 +160,7 @@ def test_the_folder_says_what_is_left(road: Road, tiny_bert: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     assert config["num_hidden_layers"] == 2
     assert config["vocab_size"] == stage.result.tokens
-    made = plan.read(folder)
+    made = pruning_plan.read(folder)
     assert config["edgekit_pruning"] == {
         "layers": [part.layer for part in made.layers],
         "heads": [list(part.heads) for part in made.layers],
@@ -190,7 +190,7 @@ def place(tiny_bert: Path, tiny_tsv: Path, tmp_path_factory: pytest.TempPathFact
     (folder / "blocker").write_text("a file where a folder should be")
     scores = Scores("gradient", ((1.0,) * 4,) * 2, (((1.0,) * 128,),) * 2)
     (folder / "other").mkdir()
-    plan.write(PruningPlan("0" * 64, scores, ()), folder / "other")
+    pruning_plan.write(PruningPlan("0" * 64, scores, ()), folder / "other")
     return folder
 
 

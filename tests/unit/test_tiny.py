@@ -4,7 +4,7 @@ import json
 import sys
 from pathlib import Path
 
-from edgekit.worker import Worker
+from edgekit.system.worker import Worker
 from tests import tiny
 
 

@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgekit.assess import Data, rows_of
 from edgekit.data.encode import Encoding, encode, refuse_statistics
 from edgekit.data.sources import ArrayRows, Rows, TextRows
 from edgekit.errors import ConfigError, DatasetError
 from edgekit.spec import TensorSpec
+from edgekit.workflows.assess import Data, rows_of
 
 IDS = (TensorSpec("input_ids", (1, 6), "int32"),)
 SINGLE = TextRows(("a film", "good"), None, ("0.5", "4.25"), "single.tsv")

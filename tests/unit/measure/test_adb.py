@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from edgekit.assess import on_device
 from edgekit.errors import ConfigError, InputError
 from edgekit.measure import adb
 from edgekit.measure.adb import DeviceConfig
@@ -15,6 +14,7 @@ from edgekit.measure.measurement import Measurement
 from edgekit.report.content import Report
 from edgekit.report.html import page
 from edgekit.report.table import markdown
+from edgekit.workflows.assess import on_device
 from tests.commands import edgekit
 from tests.unit.classifiers import text_classifier
 

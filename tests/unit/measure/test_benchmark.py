@@ -9,9 +9,9 @@ import pytest
 
 from edgekit.data.samples import Samples
 from edgekit.errors import ConfigError, DatasetError, ModelFormatError
-from edgekit.measure.benchmark import BenchmarkConfig, benchmark, gzip_size, machine, order, outputs
 from edgekit.measure.execution import Budget, time_file, visited, write_outputs
-from edgekit.worker import Progress, Worker
+from edgekit.measure.judge import BenchmarkConfig, benchmark, gzip_size, machine, order, outputs
+from edgekit.system.worker import Progress, Worker
 from tests.unit.measure.files import fully_connected
 
 QUICK = BenchmarkConfig(threads=1, runs=8, warmup=2, rounds=2, timeout_s=60)

@@ -8,20 +8,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgekit.artifacts import to_json
 from edgekit.data.samples import Samples
 from edgekit.errors import DatasetError, InputError, ModelFormatError
 from edgekit.measure.causes import of_layers, of_scales, of_speed
-from edgekit.measure.diagnose import diagnose
+from edgekit.measure.examine import diagnose
 from edgekit.measure.layer_errors import MOST_DB, Layer, decibels, representable
 from edgekit.measure.layers import match, names, plain, roles
 from edgekit.measure.op_times import Outside, one_op
-from edgekit.quantize import calibrate, quantizer
-from edgekit.quantize.forms import Form
 from edgekit.report.diagnosis import heat, markdown, page, terminal
+from edgekit.stages.quantize import calibrate, quantizer
+from edgekit.stages.quantize.forms import Form
+from edgekit.system.artifacts import to_json
 from edgekit.tflite import flatbuffer, tree
 from edgekit.tflite.interpreter import Model
-from tests.unit.quantize.models import conv_net, conv_samples, pointwise_net, save, token_net, token_samples
+from tests.unit.stages.quantize.models import conv_net, conv_samples, pointwise_net, save, token_net, token_samples
 from tests.unit.tflite.conftest import Builder
 
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from edgekit.errors import CheckpointError, EdgekitError, ModelFormatError
-from edgekit.measure.accuracy import cross_entropy
 from edgekit.measure.runtimes import Runtime, describe, load, runtime_of
+from edgekit.tasks.metrics import cross_entropy
 from tests.unit.measure.files import fully_connected, linear_onnx, ort_of
 
 ROW = np.array([[2.0, -1.0, 0.5]], np.float32)

@@ -9,26 +9,14 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from edgekit.artifacts import to_jsonable
 from edgekit.errors import InputError
-from edgekit.measure.accuracy import difference, proportion
 from edgekit.measure.measurement import Latency, Measurement
 from edgekit.report.content import FILE_NAME, LearningCurve, labels, measurement, names
 from edgekit.report.findings import findings
 from edgekit.report.html import page
-from edgekit.report.table import (
-    Report,
-    columns,
-    entries,
-    failures,
-    json,
-    load,
-    markdown,
-    remarks,
-    settings,
-    terminal,
-    timings,
-)
+from edgekit.report.table import Report, columns, entries, failures, json, load, markdown, remarks, settings, terminal, timings
+from edgekit.system.artifacts import to_jsonable
+from edgekit.tasks.metrics import difference, proportion
 
 EVIL = "<script>alert('x')</script> & \"co\""
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgekit.artifacts import to_json
 from edgekit.errors import EdgekitError, ModelFormatError
+from edgekit.system.artifacts import to_json
 from edgekit.tflite.inspect import Delegation, Summary, describe, inspect
 
 

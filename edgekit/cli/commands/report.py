@@ -1,0 +1,28 @@
+"""`edgekit report`."""
+
+from pathlib import Path
+
+import click
+
+from edgekit.cli import options
+from edgekit.cli.console import print_json
+
+
+@options.command()
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="report.html, report.md or report.json.")
+@options.overwrite_option
+@options.common
+def report(folder: Path, out: Path, overwrite: bool, as_json: bool, quiet: bool, seed: int) -> None:
+    """Write the report of a run, or of the files converted into DIR, as HTML, Markdown or JSON."""
+    from edgekit.report.content import FILE_NAME, load
+    from edgekit.workflows import assess
+    from edgekit.workflows.run import write_report
+
+    kind = options.report_format(out, overwrite=overwrite)
+    found = load(folder) if folder.is_file() or (folder / FILE_NAME).is_file() else assess.from_manifests(folder)
+    write_report(found, {kind: out})
+    if as_json:
+        print_json(found)
+    else:
+        click.echo(str(out))

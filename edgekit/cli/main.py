@@ -1,0 +1,110 @@
+"""The command line: find the command, call it, end with its exit code. Nothing heavy is imported before a command runs."""
+
+import importlib
+import json
+import signal
+import sys
+import traceback
+from typing import Any
+
+import click
+
+from edgekit import __version__
+from edgekit.cli import options
+from edgekit.cli.options import EXIT_CODES, fail
+from edgekit.errors import DISK_FULL, ConfigError, EdgekitError, InputError, OutputError
+
+COMMANDS = (
+    "advise",
+    "benchmark",
+    "bundle",
+    "compare",
+    "completion",
+    "convert",
+    "demo",
+    "diagnose",
+    "distill",
+    "evaluate",
+    "export",
+    "finetune",
+    "guide",
+    "inspect",
+    "optimize",
+    "predict",
+    "prune",
+    "report",
+    "run",
+)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit: 0, or the error's own code with one line on stderr."""
+    _prepare()
+    given = sys.argv[1:] if arguments is None else arguments
+    try:
+        sys.exit(_run(given) or 0)
+    except click.exceptions.Exit as error:
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        sys.exit(options.INTERRUPTED)
+
+
+def _run(arguments: list[str]) -> Any:
+    detail, code = "", 1
+    try:
+        return cli.main(arguments, prog_name="edgekit", standalone_mode=False)
+    except click.exceptions.Exit:
+        raise
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        return ConfigError.exit_code
+    except EdgekitError as error:
+        message, code, detail = error.message, error.exit_code, error.detail or traceback.format_exc()
+    except click.UsageError as error:
+        command = error.ctx.command_path if error.ctx else "edgekit"
+        message, code = f"{error.format_message()} See {command} --help", ConfigError.exit_code
+    except Exception as error:
+        message = f"unforeseen {type(error).__name__}: {' '.join(str(error).split())[:300]}; run with --debug and report it"
+        detail = traceback.format_exc()
+        if isinstance(error, OSError) and error.errno in DISK_FULL:
+            message, code = f"no room for what is to be written ({error.strerror}); free some space", OutputError.exit_code
+        elif isinstance(error, OSError) and error.filename:
+            message = f"{str(error.filename)[:200]}: {error.strerror}; check the path and its permissions"
+            code = InputError.exit_code
+    if detail and "--debug" in arguments:
+        click.echo(detail, err=True)
+    if "--json" in arguments:
+        # On one line, for those who read results line by line.
+        click.echo(json.dumps({"error": message, "exit_code": code}, ensure_ascii=False))
+    return fail(message, code)
+
+
+def _prepare() -> None:
+    """Characters that the terminal lacks are replaced, and the signals that end a process let it clean up first."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, lambda received, _: sys.exit(128 + received))
+
+
+class _Lazy(click.Group):
+    """Knows its commands by name; a command's module is imported when the command is called or its help is shown."""
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self.commands:
+            return None
+        command: click.Command = getattr(importlib.import_module(f"edgekit.cli.commands.{cmd_name}"), cmd_name)
+        return command
+
+
+@click.group(
+    cls=_Lazy,
+    commands=[click.Command(name) for name in COMMANDS],
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
+    epilog=EXIT_CODES,
+)
+@click.version_option(__version__, "--version", prog_name="edgekit")
+def cli() -> None:
+    """From a PyTorch checkpoint to .tflite files that were run and measured before they got their names."""

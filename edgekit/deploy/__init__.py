@@ -1,0 +1,1 @@
+"""What takes a published file to where it runs."""

@@ -1,0 +1,38 @@
+"""Attention masks that integers can represent.
+
+Frameworks add `finfo(float32).min` (-3.4e38) or minus infinity to masked attention scores. Calibration takes that for
+the tensor's range, and every real score rounds to zero. A small finite value gives the same softmax; which one is
+small enough and still the same is found by running the model.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from edgekit.tasks.parity import compare
+
+# No trained weight or real score is this negative; what is, is a mask.
+THRESHOLD = -1e9
+CANDIDATES = (-20.0, -40.0, -80.0, -160.0, -1000.0, -10000.0)
+_TOLERANCE = 1e-5
+
+
+def is_mask(values: np.ndarray) -> bool:
+    """Whether a constant float array holds mask values."""
+    return values.dtype.kind == "f" and values.size > 0 and bool((values <= THRESHOLD).any())
+
+
+def soften(values: np.ndarray, value: float) -> np.ndarray:
+    """`values` with every mask value replaced by `value`, dtype kept."""
+    return np.where(values <= THRESHOLD, np.asarray(value, values.dtype), values)
+
+
+def choose(run: Callable[[float], np.ndarray], reference: np.ndarray) -> float | None:
+    """The first of `CANDIDATES` with which `run` gives `reference` within 1e-5 relative, or None.
+
+    `run` takes a mask value and returns the model's outputs (N, ...) for the rows that gave `reference`.
+    """
+    for value in CANDIDATES:
+        if compare(run(value), reference).max_rel <= _TOLERANCE:
+            return value
+    return None

@@ -1,0 +1,1 @@
+"""The stages of the straight line; they never import each other."""

@@ -1,0 +1,185 @@
+"""Checkpoint to ONNX through torch's dynamo exporter."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgekit.data.samples import Samples, as_fed
+from edgekit.errors import ModelFormatError, UnsupportedOpError, one_line
+from edgekit.models import attention_masks
+from edgekit.stages.export import module as classifier
+from edgekit.tasks.parity import Parity, compare, require
+
+# The first opset with a Gelu node: decomposed into Erf it would become a Flex op on the way to TFLite.
+OPSET = 20
+_NUMPY = {"float": "float32", "double": "float64"}
+# A protobuf message ends at 2 GiB; beyond this the weights go to a file beside the graph.
+_EXTERNAL_BYTES = 1_800_000_000
+
+
+@dataclass(frozen=True)
+class OnnxExport:
+    """`mask` is the finite value that stands for minus infinity in the graph, None where the model has no mask."""
+
+    parity: Parity
+    mask: float | None
+
+
+def export_onnx(checkpoint: Path, samples_folder: Path, target: Path, reference: Path) -> OnnxExport:
+    """Write `checkpoint` as ONNX: opset 20, inputs named as in the saved samples, batch 1, length fixed.
+
+    Writes the logits of the first saved rows, computed by PyTorch, to `reference` (.npy, float32 (N, C)). Raises
+    `CheckpointError`, `UnsupportedOpError` if the model cannot be traced, `ParityError` if ONNX disagrees. Needs torch.
+    """
+    import torch
+
+    samples = Samples.load(samples_folder)
+    module = classifier.load(checkpoint, tuple(samples.inputs))
+    logits = classifier.logits(module, classifier.first(samples, classifier.PARITY_ROWS))
+    np.save(reference, logits)
+    size = sum(parameter.numel() * parameter.element_size() for parameter in module.parameters())
+    try:
+        program = torch.onnx.export(
+            module,
+            classifier.example(samples),
+            dynamo=True,
+            opset_version=OPSET,
+            optimize=True,
+            input_names=list(samples.inputs),
+            output_names=["logits"],
+            verbose=False,
+        )
+    except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
+        raise UnsupportedOpError(
+            f"{checkpoint}: torch cannot export it to ONNX ({one_line(error)}); try --bridge litert"
+        ) from error
+    if program is None:
+        raise UnsupportedOpError(f"{checkpoint}: torch exported nothing to ONNX; try --bridge litert")
+    program.save(target, external_data=size > _EXTERNAL_BYTES)
+    few = classifier.first(samples, classifier.PARITY_ROWS)
+    mask, outputs = soften_masks(target, few)
+    parity = compare(outputs, logits[: len(few)])
+    require(parity, "PyTorch to ONNX")
+    return OnnxExport(parity, mask)
+
+
+def soften_masks(path: Path, samples: Samples) -> tuple[float | None, np.ndarray]:
+    """Replace minus infinity in the attention masks of an ONNX file by the smallest value that gives the same outputs.
+
+    Returns the value, or None where there is no mask or no value does, and the first output of what is there now, (N, ...).
+    """
+    import onnx
+    from onnx import numpy_helper
+
+    # Weights beside the file stay there: masks are small, and lie in the graph itself.
+    model = onnx.load(path, load_external_data=False)
+    constants = [
+        (tensor, array)
+        for tensor in _constants(model)
+        if tensor.data_type in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
+        and tensor.data_location != onnx.TensorProto.EXTERNAL
+        and attention_masks.is_mask(array := numpy_helper.to_array(tensor))
+    ]
+    reference = run_onnx(path, samples)[0]
+    if not constants:
+        return None, reference
+    trial = path.with_name(f"{path.stem}.mask.onnx")
+
+    outputs = reference
+
+    def run(value: float) -> np.ndarray:
+        nonlocal outputs
+        for tensor, array in constants:
+            tensor.CopyFrom(numpy_helper.from_array(attention_masks.soften(array, value), tensor.name))
+        onnx.save(model, trial)
+        outputs = run_onnx(trial, samples)[0]
+        return outputs
+
+    chosen = attention_masks.choose(run, reference)
+    if chosen is not None:
+        trial.replace(path)
+    trial.unlink(missing_ok=True)
+    return chosen, reference if chosen is None else outputs
+
+
+def _constants(model: Any) -> list[Any]:
+    nodes = [
+        attribute.t
+        for node in model.graph.node
+        if node.op_type == "Constant"
+        for attribute in node.attribute
+        if attribute.HasField("t")
+    ]
+    return [*model.graph.initializer, *nodes]
+
+
+def run_onnx(path: Path, samples: Samples, *, channels_last: Sequence[str] = (), origin: Path | None = None) -> list[np.ndarray]:
+    """Every output of every row, each (N, ...), by ONNX Runtime.
+
+    The samples of inputs named in `channels_last` have their channels on the last axis, the graph has them on axis 1;
+    `origin` is what errors call the file. Raises `UnsupportedOpError` if ONNX Runtime cannot load the file and
+    `ModelFormatError` if it cannot run it.
+    """
+    import onnxruntime
+
+    onnxruntime.set_default_logger_severity(4)
+    called = origin or path
+    try:
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its exceptions share no public base class
+        raise UnsupportedOpError(
+            f"{called}: ONNX Runtime cannot load it ({one_line(error)}); export it again with standard ops"
+        ) from error
+    wanted = {item.name: (len(item.shape), item.type) for item in session.get_inputs()}
+    if missing := sorted(set(wanted) - set(samples.inputs)):
+        raise ModelFormatError(f"{called}: input {missing[0]} is not in the data, which has {', '.join(samples.inputs)}")
+    rows: list[list[np.ndarray]] = []
+    for row in samples:
+        feed = {}
+        for name, (rank, kind) in wanted.items():
+            value = as_fed(row[name], rank)
+            value = np.ascontiguousarray(np.moveaxis(value, -1, 1)) if name in channels_last else value
+            inner = kind.removeprefix("tensor(").removesuffix(")")
+            feed[name] = value.astype(_NUMPY.get(inner, inner), copy=False)
+        try:
+            rows.append([np.asarray(value) for value in session.run(None, feed)])
+        except Exception as error:
+            raise ModelFormatError(f"{called}: ONNX Runtime stops during inference ({one_line(error)})") from error
+    names = [item.name for item in session.get_outputs()]
+    return [stacked(values, f"{called}: output {name}") for values, name in zip(zip(*rows, strict=True), names, strict=True)]
+
+
+def stacked(rows: Sequence[np.ndarray], what: str) -> np.ndarray:
+    """The outputs of rows as one array (N, ...); a batch axis of 1 gives way to the rows.
+
+    Raises `ModelFormatError`, which calls them `what`, if they differ in shape.
+    """
+    if len({row.shape for row in rows}) > 1:
+        shapes = ", ".join(sorted({str(row.shape) for row in rows}))
+        raise ModelFormatError(f"{what} changes its shape from row to row ({shapes}); give a model with outputs of one shape")
+    return np.stack([row[0] if row.ndim and row.shape[0] == 1 else row for row in rows])
+
+
+def comparable(outputs: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Both as they can be compared: the reference with channels where `outputs` has them, and the same infinities as zeros.
+
+    TensorFlow puts channels last. Where both layouts fit, the closer one is meant.
+    """
+    layouts = [reference]
+    for axis in (1, 2):  # behind the rows, or behind rows and batch
+        if reference.ndim > axis + 1:
+            layouts.append(np.moveaxis(reference, axis, -1))
+    fitting = [array for array in layouts if array.shape == outputs.shape]
+    if not fitting:
+        return outputs, reference
+    closest = min(fitting, key=lambda array: _distance(outputs, array))
+    same = ~np.isfinite(outputs) & ((outputs == closest) | (np.isnan(outputs) & np.isnan(closest)))
+    return np.where(same, 0, outputs), np.where(same, 0, closest)
+
+
+def _distance(outputs: np.ndarray, reference: np.ndarray) -> float:
+    finite = np.isfinite(outputs) & np.isfinite(reference)
+    return float(np.abs(outputs[finite].astype(np.float64) - reference[finite].astype(np.float64)).sum())

@@ -1,0 +1,142 @@
+"""One file of several that are the same model at several sequence lengths: what they have in common is stored once."""
+
+import hashlib
+import pickle
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from edgekit.errors import ConversionError, UnsupportedOpError
+from edgekit.stages.quantize.forms import Form, output
+from edgekit.stages.quantize.prepare import prepare
+from edgekit.tflite import flatbuffer
+from edgekit.tflite.lengths import key
+from edgekit.tflite.tree import listed, load, write
+
+
+def merge(files: Mapping[int, Path], target: Path, *, origin: str) -> None:
+    """Write the single-signature files, by length, as one with a signature `classify_<length>` for each; in a worker child.
+
+    The longest comes first, so that a runtime which knows no signatures runs it. Constants, and the tables that describe tensors
+    and ops, are stored once where they are equal. Raises `UnsupportedOpError` for files above 2 GB and graphs that call others.
+    """
+    merger = _Merger(origin)
+    for length in sorted(files, reverse=True):
+        # Mapped: the tree's arrays are views of it, and all lengths are held until they are written.
+        merger.add(length, flatbuffer.mapped(files[length]))
+    write(merger.tree, target)
+
+
+class _Merger:
+    def __init__(self, origin: str) -> None:
+        from ai_edge_litert import schema_py_generated as schema
+
+        self.schema, self.origin = schema, origin
+        self.tree: Any = None
+        self.codes: dict[bytes, int] = {}
+        self.buffers: dict[bytes, int] = {}
+        self.tables: dict[bytes, _Once] = {}
+
+    def add(self, length: int, model: memoryview) -> None:
+        found = load(model)
+        if found is None:
+            raise UnsupportedOpError(f"{self.origin}: is above 2 GB; leave --sequence-lengths out")
+        if len(found.subgraphs) != 1:
+            raise UnsupportedOpError(f"{self.origin}: its graph calls others (control flow); leave --sequence-lengths out")
+        entry = flatbuffer.parse(model, self.origin).entry()
+        graph, codes, buffers = found.subgraphs[0], found.operatorCodes, found.buffers
+        if self.tree is None:
+            self.tree, found.operatorCodes, found.buffers = found, [], [self.schema.BufferT()]
+            found.subgraphs, found.signatureDefs, found.metadataBuffer = [], [], None
+            for item in listed(found.metadata):
+                item.buffer = self._buffer(buffers[item.buffer])
+        for tensor in listed(graph.tensors):
+            tensor.buffer = self._buffer(buffers[tensor.buffer])
+        for operator in listed(graph.operators):
+            operator.opcodeIndex = self._place(self.codes, self.tree.operatorCodes, codes[operator.opcodeIndex])
+        graph.tensors = [self._once(tensor) for tensor in listed(graph.tensors)]
+        graph.operators = [self._once(operator) for operator in listed(graph.operators)]
+        graph.name = key(length).encode()
+        self.tree.subgraphs.append(graph)
+        self.tree.signatureDefs.append(
+            self.schema.SignatureDefT(
+                inputs=self._named(entry.inputs),
+                outputs=self._named(entry.outputs),
+                signatureKey=key(length),
+                subgraphIndex=len(self.tree.subgraphs) - 1,
+            )
+        )
+
+    def _buffer(self, buffer: Any) -> int:
+        """The place of the same constant; buffer 0 is that of tensors that are computed."""
+        if buffer.data is None:
+            return 0
+        digest = hashlib.sha256(memoryview(buffer.data)).digest()
+        if digest not in self.buffers:
+            self.tree.buffers.append(buffer)
+            self.buffers[digest] = len(self.tree.buffers) - 1
+        return self.buffers[digest]
+
+    def _place(self, known: dict[bytes, int], tables: list[Any], table: Any) -> int:
+        content = pickle.dumps(table)
+        if content not in known:
+            tables.append(table)
+            known[content] = len(tables) - 1
+        return known[content]
+
+    def _once(self, table: Any) -> "_Once":
+        # What is equal pickles alike; where it does not, a table is stored twice and nothing is wrong.
+        return self.tables.setdefault(pickle.dumps(table), _Once(table))
+
+    def _named(self, tensors: Mapping[str, int]) -> list[Any]:
+        return [self.schema.TensorMapT(name, index) for name, index in tensors.items()]
+
+
+class _Once:
+    """A table that is written once, however many vectors refer to it; a weight's scales by channel are many."""
+
+    def __init__(self, table: Any) -> None:
+        self._table, self._place = table, 0
+
+    def Pack(self, builder: Any) -> int:
+        self._place = self._place or int(self._table.Pack(builder))
+        return self._place
+
+
+def same_names(longest: Path, other: Path) -> dict[str, str]:
+    """Names of tensors, and of ops as `forms.output` has them, in `longest` and in `other`: one model at two lengths.
+
+    Raises `ConversionError` where the graphs do not have the same ops.
+    """
+    graphs = [flatbuffer.parse(prepare(path.read_bytes()), str(path)).subgraphs[0] for path in (longest, other)]
+    ours, theirs = (graph.operators for graph in graphs)
+    if [(op.name, len(op.inputs), len(op.outputs)) for op in ours] != [(op.name, len(op.inputs), len(op.outputs)) for op in theirs]:
+        raise ConversionError(
+            f"{longest.name}: the graph has other ops at another length ({len(ours)} and {len(theirs)}); "
+            "leave --sequence-lengths out, or try the other --bridge"
+        )
+    names = {}
+    for one, two in zip(ours, theirs, strict=True):
+        names[output(graphs[0], one)] = output(graphs[1], two)
+        for a, b in zip((*one.inputs, *one.outputs), (*two.inputs, *two.outputs), strict=True):
+            if a >= 0 and b >= 0:
+                names[graphs[0].tensors[a].name] = graphs[1].tensors[b].name
+    return names
+
+
+def carry_calibration(calibration: Path, names: Mapping[str, str], target: Path) -> None:
+    """Write what was calibrated at the longest length under the names at another one: the same ranges give the same integers."""
+    found = [
+        {names[name]: value for name, value in values.items() if name in names} for values in pickle.loads(calibration.read_bytes())
+    ]
+    target.write_bytes(pickle.dumps(tuple(found)))
+
+
+def carry_form(form: Form, names: Mapping[str, str]) -> Form:
+    """The form with its ops named as at another length."""
+
+    def renamed(ops: Iterable[str]) -> frozenset[str]:
+        return frozenset(names.get(op, op) for op in ops)
+
+    return replace(form, wide=renamed(form.wide), floating=renamed(form.floating))

@@ -1,0 +1,1 @@
+"""Child processes, published artifacts and the network."""

