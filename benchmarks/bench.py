@@ -12,11 +12,14 @@ from turns import Entry, Figures, measure, table
 
 from edgekit.measure.judge import BenchmarkConfig
 from edgekit.measure.machine import machine
-from edgekit.workflows.assess import Data, encode_for
+from edgekit.spec import DataSpec
+from edgekit.workflows.inputs import encode_for
 
 # int16x8 runs on reference kernels: all rows take it minutes.
 CONFIG = BenchmarkConfig(threads=2, runs=200, rounds=5, max_seconds=10.0, timeout_s=1800)
 LENGTH = 64
+# What a file that says nothing of its task is judged as.
+CLASSIFICATION = "image-classification"
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ class Bench:
         room, base = self.room(part, model.name), ours["float32"].file
         samples = room / "samples"
         if not samples.is_dir():
-            encode_for(base, Data(str(model.judged)), 0, room).save(samples)
+            encode_for(base, DataSpec(model.judged), room, CLASSIFICATION).save(samples)
         official = [Entry(file.name, with_input_of(base, file, room / file.name), "float32") for file in model.official]
         return measure([*ours.values(), *official], samples, CONFIG, self.room(part, model.name, "outputs"))
 

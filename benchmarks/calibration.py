@@ -14,13 +14,14 @@ from edgekit.data.representative import COUNT
 from edgekit.data.samples import Samples
 from edgekit.measure.judge import outputs
 from edgekit.measure.machine import machine
+from edgekit.spec import DataSpec
 from edgekit.stages.quantize.calibrate import calibrate
 from edgekit.stages.quantize.forms import PRODUCTS, Form
 from edgekit.stages.quantize.quantizer import write_integer
 from edgekit.stages.quantize.schemes import CALIBRATIONS
 from edgekit.system.worker import Worker
-from edgekit.tasks.parity import compare, sqnr_db
-from edgekit.workflows.assess import Data, encode_for
+from edgekit.tasks.judgement import judge
+from edgekit.workflows.inputs import encode_for
 
 FEW, MANY, HELD_OUT = 16, 1600, 500
 GROWTH = 1.1
@@ -41,13 +42,14 @@ def main() -> None:
             ["convert", model, "--scheme", "float32", "--max-length", "64", "--bridge", arguments.bridge, "--out", room / "out"]
         )
         file = room / "out" / f"{model.name}_float32.tflite"
-        rows = encode_for(file, Data(str(data), limit=HELD_OUT + MANY), 0, room)
+        rows = encode_for(file, DataSpec(data, samples=HELD_OUT + MANY), room)
         order = np.random.default_rng(0).permutation(len(rows))
         rows.take(order[:HELD_OUT]).save(room / "held_out")
         for count in (FEW, COUNT, MANY):
             rows.take(order[HELD_OUT : HELD_OUT + count]).save(room / str(count))
-        labels = Samples.load(room / "held_out").labels
+        held_out = Samples.load(room / "held_out")
         expected = outputs(file, room / "held_out")
+        (float32, *_) = judge(expected, held_out).scores
         memory, truth = [], []
         for method in CALIBRATIONS:
             found = {
@@ -62,10 +64,10 @@ def main() -> None:
             for form in FORMS:
                 made = room / "int8.tflite"
                 worker.run(write_integer, file, room / f"{method}_{COUNT}", made, form)
-                got = outputs(made, room / "held_out")
-                same = compare(got, expected).same_argmax
-                right = float((got.argmax(axis=-1) == labels).mean())
-                truth.append(f"| {method} | {form.name} | {sqnr_db(got, expected):.2f} | {same:.1%} | {right:.1%} |")
+                judged = judge(outputs(made, room / "held_out"), held_out, expected)
+                same, right = judged.agreement, judged.scores[0]
+                shares = f"{same.value:.1%} | {right.value:.1%}" if same else "– | –"
+                truth.append(f"| {method} | {form.name} | {judged.error_db:.2f} | {shares} |")
         checks.say()
         checks.say(f"{machine()}")
         checks.say()
@@ -76,10 +78,10 @@ def main() -> None:
         checks.say()
         checks.say(
             f"int8 files calibrated on {COUNT} samples, judged on {HELD_OUT} other rows of train.tsv; "
-            f"float32 decides {float((expected.argmax(axis=-1) == labels).mean()):.1%} of them right."
+            f"float32 decides {float32.value:.1%} of them right."
         )
         checks.say()
-        checks.say("| method | integers in | SQNR of the logits, dB | agreement with float32 | accuracy |")
+        checks.say("| method | integers in | error of the logits, dB | agreement with float32 | accuracy |")
         checks.say("| --- | --- | --- | --- | --- |")
         for line in truth:
             checks.say(line)

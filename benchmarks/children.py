@@ -9,20 +9,21 @@ from typing import Any
 import numpy as np
 
 from edgekit.data.samples import Samples
-from edgekit.stages.export import module as classifier
+from edgekit.models.checkpoint import Checkpoint
+from edgekit.models.weights import load_model
+from edgekit.stages.export import module
 from edgekit.tflite import lengths
 from edgekit.tflite.lengths import LengthsModel
-from edgekit.workflows.convert.bridge import TOKEN_INPUTS
+
+TOKEN_INPUTS = ("input_ids", "attention_mask")
 
 
-def torch_logits(checkpoint: Path, samples: Path, target: Path) -> None:
-    """In a worker: PyTorch's own answer for every row."""
-    stored = Samples.load(samples)
+def torch_outputs(checkpoint: Path, samples: Path, target: Path) -> None:
+    """In a worker: PyTorch's own outputs by name for every row, as a folder of saved samples."""
+    stored, model = Samples.load(samples), Checkpoint.read(checkpoint)
     # The module takes them by position; the .tflite lists them in its own order.
     rows = Samples({name: stored.inputs[name] for name in TOKEN_INPUTS})
-    module = classifier.load(checkpoint, TOKEN_INPUTS)
-    blocks = (rows.take(range(start, min(start + 32, len(rows)))) for start in range(0, len(rows), 32))
-    np.save(target, np.concatenate([classifier.logits(module, block) for block in blocks]))
+    Samples(module.run(module.load(model, TOKEN_INPUTS), rows, model.task.outputs)).save(target)
 
 
 def write_checkpoint(folder: Path, tokenizer: Path) -> int:
@@ -124,9 +125,7 @@ def probabilities(folder: Path, texts: Sequence[str], length: int) -> np.ndarray
     import torch
     from transformers import AutoTokenizer
 
-    from edgekit.models.checkpoint import load_classifier
-
-    tokenizer, model = AutoTokenizer.from_pretrained(folder), load_classifier(folder)
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), load_model(Checkpoint.read(folder))
     found = []
     with torch.inference_mode():
         for start in range(0, len(texts), 32):

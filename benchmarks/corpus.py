@@ -58,7 +58,7 @@ def converted(file: Path) -> str:
         result = convert(str(file), Path(folder), ConvertConfig(schemes=("float32",)))
     if result.results[0].path is None:
         raise EdgekitError(result.refusals[0])
-    return f"parity {max(parity.max_rel for parity in result.float_model.parity.values()):.1e}"
+    return f"parity {max((parity.max_rel for parity in result.float_model.parity.values()), default=0.0):.1e}"
 
 
 def main() -> None:

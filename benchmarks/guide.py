@@ -17,10 +17,11 @@ from checks import Answer, ask
 from turns import Entry, measure, ratio
 
 from edgekit.measure.judge import gzip_size
+from edgekit.spec import DataSpec
 from edgekit.stages.quantize.schemes import SCHEMES
-from edgekit.workflows.assess import Data, encode_for, manifest_of
 from edgekit.workflows.guide.results import GuideRun
 from edgekit.workflows.guide.table import markdown
+from edgekit.workflows.inputs import encode_for, manifest_of
 
 TRAINING_ROWS, SHORTEST = 10_000, 9
 
@@ -91,7 +92,7 @@ def optimize(bench: Bench) -> None:
             entries[name] = Entry(name, file, "float32", None if file.is_file() else told)
     samples = room / "samples"
     if not samples.is_dir():
-        encode_for(ours["float32"].file, Data(str(test)), 0, room).save(samples)
+        encode_for(ours["float32"].file, DataSpec(test), room).save(samples)
     found = measure(list(entries.values()), samples, CONFIG, bench.room("optimize", "outputs"))
     plain, aware = found["int8"], found["qat int8"]
     checks.holds(
@@ -143,7 +144,7 @@ def qat(bench: Bench) -> None:
     ]
     samples = room / "dev"
     if not samples.is_dir():
-        encode_for(before["float32"].file, Data(str(bench.dev)), 0, room).save(samples)
+        encode_for(before["float32"].file, DataSpec(bench.dev), room).save(samples)
     found = measure(entries, samples, CONFIG, bench.room("qat", "outputs"))
     bench.limit("MiniLM, ", found, "QAT int8", 0.3)
     original, aware = found["float32"].accuracy, found["QAT int8"].accuracy

@@ -21,11 +21,12 @@ from turns import Entry, measure, ratio
 
 from edgekit.data.representative import COUNT, draw
 from edgekit.errors import EdgekitError
+from edgekit.spec import DataSpec
 from edgekit.stages.export.saved_model import export_saved_model
 from edgekit.stages.quantize.converter import convert_float
-from edgekit.system.artifacts import to_json
+from edgekit.system.serial import to_json
 from edgekit.system.worker import Worker
-from edgekit.workflows.assess import Data, encode_for, manifest_of
+from edgekit.workflows.inputs import encode_for, manifest_of
 
 TRAINING_ROWS = 12_000
 
@@ -55,7 +56,7 @@ def as_trained(bench: Bench, float32: Path) -> tuple[Path, Path, Path]:
     worker = Worker()
     if not rows.is_dir():
         # The same draw as `edgekit convert` makes.
-        encode_for(float32, Data(str(bench.train), limit=COUNT), 0, room).save(rows)
+        encode_for(float32, DataSpec(bench.train, samples=COUNT), room).save(rows)
     if not onnx_file.is_file():
         worker.run(peers.export_as_trained, bench.minilm, rows, onnx_file)
     if not model.is_file():
@@ -93,7 +94,7 @@ def minilm(bench: Bench) -> None:
     theirs = documented_files(bench, ours["float32"].file)
     samples = bench.work / "minilm" / "dev"
     if not samples.is_dir():
-        encode_for(ours["float32"].file, Data(str(bench.dev)), 0, bench.work).save(samples)
+        encode_for(ours["float32"].file, DataSpec(bench.dev), bench.work).save(samples)
     found = measure([*ours.values(), *theirs.values()], samples, CONFIG, bench.room("minilm", "outputs"))
     bench.limit("MiniLM, ", found, "int8", 0.5)
     checks.at_most("MiniLM, int8, p50 against float32", ratio(found, "int8"), 0.33, "×")
@@ -172,7 +173,7 @@ def encoders(bench: Bench) -> None:
             continue
         samples = room / "dev"
         if not samples.is_dir():
-            encode_for(ours["float32"].file, Data(str(bench.dev)), 0, room).save(samples)
+            encode_for(ours["float32"].file, DataSpec(bench.dev), room).save(samples)
         found = measure(list(ours.values()), samples, CONFIG, bench.room("encoders", kind, "outputs"))
         bench.limit(f"{kind}, ", found, "int8", 1.0)
         bench.show(found, f"{kind}, small, from scratch, SST-2 dev (872 rows), two threads")

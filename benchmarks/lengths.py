@@ -14,8 +14,9 @@ from children import time_lengths
 
 from edgekit.data.samples import Samples
 from edgekit.measure.judge import BenchmarkConfig, benchmark
+from edgekit.spec import DataSpec
 from edgekit.system.worker import Worker
-from edgekit.workflows.assess import Data, encode_for
+from edgekit.workflows.inputs import encode_for
 
 GROWTH, RATIO, SAME = 0.05, 0.40, 0.995
 STARTS = 5
@@ -47,7 +48,7 @@ def main() -> None:
         checks.at_most("bytes added to the file of one length", 100 * (after / before - 1), 100 * GROWTH, "%")
 
         samples = Path(room) / "samples"
-        encode_for(several, Data(str(data / "dev.tsv")), 0, Path(room)).save(samples)
+        encode_for(several, DataSpec(data / "dev.tsv"), Path(room)).save(samples)
         found = Worker().run(time_lengths, several, samples, 2).value
         mean, longest = found["ms"].mean(), found["ms_longest"].mean()
         checks.at_most(f"mean latency against signature {known[-1]} alone, same file", mean / longest, RATIO, "×")

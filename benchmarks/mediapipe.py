@@ -19,9 +19,10 @@ from PIL import Image
 
 from edgekit.data.images import read_image
 from edgekit.measure.judge import outputs
+from edgekit.spec import DataSpec
 from edgekit.system.worker import Worker
 from edgekit.tflite import flatbuffer
-from edgekit.workflows.assess import Data, encode_for
+from edgekit.workflows.inputs import encode_for
 from edgekit.workflows.predict import Predictor
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -90,7 +91,7 @@ def texts(checks: Checks, shared: Path, python: Path, room: Path) -> list[str]:
     for scheme, file in files.items():
         tasks = in_mediapipe(python, "text", file, sentences, room)
         predictor = Predictor(file)
-        ours = np.array([list(predictor.text(text).scores.values()) for text in sentences])
+        ours = np.array([list(predictor(text).fields["scores"].values()) for text in sentences])
         table.append(
             compared(checks, f"{scheme}: MediaPipe against edgekit predict", tasks, ours, SCORES if scheme == "dynamic" else None)
         )
@@ -116,7 +117,7 @@ def images(checks: Checks, shared: Path, python: Path, room: Path) -> list[str]:
     tasks = in_mediapipe(python, "image", file, cropped, room)
     # Encoded and run as `edgekit evaluate` does it.
     (room / "labels.tsv").write_text("file\n" + "".join(f"{path}\n" for path in files))
-    ours = outputs(file, encode_for(file, Data(str(room)), 0, room / "encoded"))
+    ours = next(iter(outputs(file, encode_for(file, DataSpec(room), room / "encoded")).values()))
     return [compared(checks, "MobileNet V2 int8: MediaPipe against edgekit evaluate", tasks, ours)]
 
 

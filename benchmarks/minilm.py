@@ -9,13 +9,17 @@ from pathlib import Path
 
 import numpy as np
 from checks import Checks, edgekit
-from children import torch_logits
+from children import torch_outputs
 
+from edgekit.data.samples import Samples
 from edgekit.measure.judge import BenchmarkConfig, outputs
 from edgekit.report import table
+from edgekit.spec import DataSpec
 from edgekit.stages.quantize.schemes import SCHEMES
 from edgekit.system.worker import Worker
-from edgekit.workflows.assess import Data, assess, encode_for
+from edgekit.tasks.judgement import judge
+from edgekit.workflows.benchmark import benchmark
+from edgekit.workflows.inputs import encode_for
 
 LIMITS = {"onnx": (90, 4.0), "litert": (40, 4.0)}
 DROP = {"dynamic": 0.5, "int16x8": 0.5, "int8": 1.5}
@@ -41,8 +45,8 @@ def main() -> None:
         checks.holds("no network: the command ran without an interface" if cost.offline else "no network (not enforced here)", True)
 
         config = BenchmarkConfig(threads=2, runs=200, rounds=5, max_accuracy_seconds=None)
-        judged = Data(str(data / "dev.tsv"))
-        report = assess(list(files.values()), judged, config, title="MiniLM-L6 on SST-2 dev")
+        judged = DataSpec(data / "dev.tsv")
+        report = benchmark(list(files.values()), judged, config, title="MiniLM-L6 on SST-2 dev")
         rows = {row.scheme: row for row in report.rows}
         for scheme, limit in DROP.items():
             drop = rows[scheme].drop
@@ -53,12 +57,14 @@ def main() -> None:
             checks.at_most(f"{scheme}, p50 against float32", found.p50_ms / base.p50_ms if found and base else np.inf, limit, "×")
 
         samples = Path(room) / "samples"
-        encode_for(files["float32"], judged, 0, Path(room)).save(samples)
-        Worker().run(torch_logits, model, samples, Path(room) / "torch.npy")
-        reference = np.load(Path(room) / "torch.npy").argmax(axis=-1)
+        rows_of_dev = encode_for(files["float32"], judged, Path(room))
+        rows_of_dev.save(samples)
+        Worker().run(torch_outputs, model, samples, Path(room) / "torch")
+        reference = Samples.load(Path(room) / "torch").inputs
         for scheme in ("float32", "float16"):
-            same = int((outputs(files[scheme], samples).argmax(axis=-1) == reference).sum())
-            checks.holds(f"{scheme}: same argmax as PyTorch on {same} of {len(reference)} rows", same == len(reference))
+            same = judge(outputs(files[scheme], samples), rows_of_dev, reference).agreement
+            told = f"{same.count} of {same.total}" if same else "none"
+            checks.holds(f"{scheme}: same decisions as PyTorch on {told} rows", same is not None and same.count == same.total)
         checks.say()
         checks.say(table.markdown(report))
     checks.finish(f"minilm_{arguments.bridge}")

@@ -11,9 +11,10 @@ from checks import Checks, edgekit
 
 from edgekit.measure.judge import BenchmarkConfig, benchmark, machine
 from edgekit.measure.measurement import Measurement
+from edgekit.spec import DataSpec
 from edgekit.stages.quantize.schemes import SCHEMES
 from edgekit.tflite import flatbuffer
-from edgekit.workflows.assess import Data, encode_for
+from edgekit.workflows.inputs import encode_for
 
 DROP = 1.0
 P50 = 0.6
@@ -24,7 +25,7 @@ def row(name: str, item: Measurement, base: Measurement) -> str:
     """One line of the table; a figure that is not there is a dash."""
     latency = f"{item.latency.p50_ms:.2f} ms" if item.latency else "–"
     ratio = f"{item.latency.p50_ms / base.latency.p50_ms:.2f}" if item.latency and base.latency else "–"
-    top1 = f"{item.accuracy.value:.4f}" if item.accuracy else "–"
+    top1 = f"{item.metric.value:.4f}" if item.metric else "–"
     same = f"{item.agreement.value:.1%}" if item.agreement else "–"
     return f"| {name} | {item.size_bytes / 1e6:.1f} | {top1} | {same} | {latency} | {ratio} | {item.partitions} |"
 
@@ -49,7 +50,7 @@ def main() -> None:
         dtypes = {spec.dtype for spec in (*signature.inputs, *signature.outputs)}
         checks.holds(f"{INTEGER_ENDS}: its ends are {', '.join(sorted(dtypes))}", dtypes == {"int8"})
 
-        samples = encode_for(files["float32"], Data(str(images)), 0, Path(room))
+        samples = encode_for(files["float32"], DataSpec(images), Path(room))
         # int16x8 runs on reference kernels: all images take it minutes.
         config = BenchmarkConfig(threads=2, runs=200, rounds=5, max_accuracy_seconds=None, timeout_s=1800)
         found = dict(zip(files, benchmark(list(files.values()), samples, config, reference=files["float32"]), strict=True))

@@ -4,12 +4,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from children import TOKEN_INPUTS
 
 from edgekit.data.samples import Samples
 from edgekit.errors import UnsupportedOpError
+from edgekit.models.checkpoint import Checkpoint
 from edgekit.stages.export import module
 from edgekit.stages.export.onnx import OPSET
-from edgekit.workflows.convert.bridge import TOKEN_INPUTS
 
 
 def export_as_trained(checkpoint: Path, samples: Path, target: Path) -> None:
@@ -19,7 +20,7 @@ def export_as_trained(checkpoint: Path, samples: Path, target: Path) -> None:
     stored = Samples.load(samples)
     rows = Samples({name: stored.inputs[name] for name in TOKEN_INPUTS})
     program = torch.onnx.export(
-        module.load(checkpoint, TOKEN_INPUTS),
+        module.load(Checkpoint.read(checkpoint), TOKEN_INPUTS),
         module.example(rows),
         dynamo=True,
         opset_version=OPSET,

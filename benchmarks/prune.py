@@ -19,15 +19,16 @@ import numpy as np
 import pruned
 from checks import RESULTS, Answer, Checks, ask
 
-from edgekit.data.sources import Columns
-from edgekit.data.text import encode_text
+from edgekit.data import sources
+from edgekit.data.encode import Encoding
+from edgekit.data.text import token_specs
 from edgekit.measure.judge import BenchmarkConfig
-from edgekit.models import checkpoint
+from edgekit.models.checkpoint import Checkpoint
 from edgekit.report import table
 from edgekit.report.content import Report
+from edgekit.spec import DataSpec
 from edgekit.system.worker import Worker
-from edgekit.workflows import run
-from edgekit.workflows.assess import Data, assess
+from edgekit.workflows.benchmark import benchmark
 
 HALF = ["--heads", "0.5", "--ffn", "0.5", "--vocab", "used"]
 RECOVERY = ["--recover-epochs", "3", "--batch-size", "32", "--learning-rate", "1e-4", "--bfloat16"]
@@ -74,7 +75,15 @@ class Bench:
         return files
 
     def measure(self, files: Sequence[Path], title: str) -> Report:
-        return assess(list(files), Data(str(self.dev)), TIMING, reference=files[0], title=title)
+        return benchmark(list(files), DataSpec(self.dev), TIMING, reference=files[0], title=title)
+
+    def save_rows(self, source: Path, target: Path) -> None:
+        """The rows of a data set as the model takes them."""
+        model = Checkpoint.read(self.model)
+        rows = sources.read(DataSpec(source), model.task.columns, labelled=True)
+        inputs = token_specs(int(LENGTH), segments=False)
+        encoding = Encoding(model.tokenizer, vocabulary=model.vocabulary)
+        model.task.encode(rows, inputs, encoding, model.settings, self.work).save(target)
 
 
 def recover(bench: Bench) -> None:
@@ -112,11 +121,10 @@ def recover(bench: Bench) -> None:
 
 def curve(bench: Bench) -> None:
     """Accuracy over heads removed, without recovery."""
-    checks, labels = bench.checks, checkpoint.label_ids(bench.model)
+    checks = bench.checks
     train, dev = bench.work / "train_rows", bench.work / "dev_rows"
     for source, target in ((bench.train, train), (bench.dev, dev)):
-        rows = run.read_texts(str(source), Columns())
-        encode_text(rows, bench.model, int(LENGTH), ("input_ids", "attention_mask"), labels).save(target)
+        bench.save_rows(source, target)
     found: dict[str, list[list[float]]] = {}
     for method, seeds in CURVES.items():
         found |= Worker().run(pruned.head_curve, bench.model, train, dev, [method], seeds, CURVE_ROWS, SHARES).value
@@ -184,8 +192,7 @@ def peer(bench: Bench) -> None:
     ours, _ = bench.prune("half_raw", "--heads", "0.5", "--ffn", "0.5")
     theirs, rows = bench.work / "torch_pruning", bench.work / "peer_rows"
     if not theirs.is_dir():
-        texts = run.read_texts(str(bench.train), Columns())
-        encode_text(texts, bench.model, int(LENGTH), ("input_ids", "attention_mask"), checkpoint.label_ids(bench.model)).save(rows)
+        bench.save_rows(bench.train, rows)
         Worker().run(pruned.torch_pruning, bench.model, rows, theirs, 0.5, 2048)
         for name in ("tokenizer.json", "tokenizer_config.json"):
             shutil.copyfile(bench.model / name, theirs / name)

@@ -1,6 +1,6 @@
 """What prune.py runs in workers: accuracy over heads removed, and torch-pruning on the same model."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +8,10 @@ import numpy as np
 
 from edgekit.data.samples import Samples
 from edgekit.models import architectures
-from edgekit.models.checkpoint import load_classifier
+from edgekit.models.checkpoint import Checkpoint
+from edgekit.models.weights import load_model
 from edgekit.stages.prune import importance, pruning_plan
-from edgekit.stages.prune.config import Importance, PruneConfig
+from edgekit.stages.prune.config import Importance, StructureConfig
 
 
 def head_curve(
@@ -18,7 +19,7 @@ def head_curve(
 ) -> dict[str, list[list[float]]]:
     """Accuracy on `judge` by method, seed and share of heads removed, without recovery. Heads are gated, which gives the same
     logits as cutting them. Each seed draws its own `rows` training rows."""
-    model = load_classifier(checkpoint)
+    model = load_model(Checkpoint.read(checkpoint))
     layers = architectures.layers(model)
     stored, judged = Samples.load(train), Samples.load(judge)
     gates = [_Gate(layer.heads) for layer in layers]
@@ -31,7 +32,7 @@ def head_curve(
             scores = importance.score(model, drawn, Importance(method), seed)
             line = []
             for share in shares:
-                kept = pruning_plan.choose(scores, PruneConfig(heads=share), layers[0].heads.size)
+                kept = pruning_plan.choose(scores, StructureConfig(heads=share), layers[0].heads.size)
                 for gate, part in zip(gates, kept, strict=True):
                     gate.keep(part.heads)
                 line.append(accuracy(model, judged))
@@ -57,13 +58,24 @@ def _open(gates: Sequence[_Gate]) -> None:
         gate.mask.fill_(1)
 
 
+def _batches(samples: Samples) -> Iterator[tuple[dict[str, Any], Any]]:
+    import torch
+
+    for start in range(0, len(samples), 32):
+        rows = samples.take(range(start, min(start + 32, len(samples))))
+        yield (
+            {name: torch.from_numpy(np.array(array)) for name, array in rows.inputs.items()},
+            torch.from_numpy(np.array(rows.labels)),
+        )
+
+
 def accuracy(model: Any, samples: Samples) -> float:
     """Share of rows with the label's class."""
     import torch
 
     correct = 0
     with torch.inference_mode():
-        for inputs, labels in importance.batches(samples):
+        for inputs, labels in _batches(samples):
             correct += int((model(**inputs).logits.argmax(-1) == labels).sum())
     return correct / len(samples)
 
@@ -77,7 +89,7 @@ def torch_pruning(checkpoint: Path, train: Path, folder: Path, share: float, row
     import torch
     import torch_pruning
 
-    model = load_classifier(checkpoint)
+    model = load_model(Checkpoint.read(checkpoint))
     model.set_attn_implementation("eager")
     drawn = Samples.load(train)
     drawn = drawn.take(np.random.default_rng(0).choice(len(drawn), rows, replace=False))
@@ -101,7 +113,7 @@ def torch_pruning(checkpoint: Path, train: Path, folder: Path, share: float, row
         output_transform=lambda output: output.logits.sum(),
         round_to=8,
     )
-    for inputs, labels in importance.batches(drawn):
+    for inputs, labels in _batches(drawn):
         torch.nn.functional.cross_entropy(model(**inputs).logits, labels).backward()
     for group in pruner.step(interactive=True):
         group.prune()

@@ -8,10 +8,11 @@ import numpy as np
 
 from edgekit.data.samples import Samples
 from edgekit.errors import EdgekitError
-from edgekit.measure.execution import Budget, Timing, time_file, write_outputs
-from edgekit.measure.judge import BenchmarkConfig, order
+from edgekit.measure.execution import Budget, Timing, time_file
+from edgekit.measure.judge import BenchmarkConfig, order, outputs
 from edgekit.system.worker import Worker
-from edgekit.tasks.metrics import Difference, Proportion, accuracy, drop
+from edgekit.tasks.judgement import judge
+from edgekit.tasks.metrics import Difference, Score
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Figures:
     size_bytes: int = 0
     p50_ms: float | None = None
     partitions: int | None = None
-    accuracy: Proportion | None = None
+    accuracy: Score | None = None
     drop: Difference | None = None
     failure: str | None = None
 
@@ -46,8 +47,8 @@ def measure(entries: Sequence[Entry], samples_folder: Path, config: BenchmarkCon
     """Figures by name. Outputs are kept in `room` and used again while they are newer than their file."""
     failures = {entry.name: entry.failure for entry in entries if entry.failure}
     timings = _time_in_turns(entries, samples_folder, config, failures)
-    labels = Samples.load(samples_folder).labels
-    outputs = {}
+    samples = Samples.load(samples_folder)
+    scores: dict[str, dict[str, np.ndarray]] = {}
     for entry in entries:
         target = room / f"{entry.file.parent.name}_{entry.file.stem}.npy"
         try:
@@ -55,7 +56,8 @@ def measure(entries: Sequence[Entry], samples_folder: Path, config: BenchmarkCon
                 continue
             if not target.is_file() or target.stat().st_mtime < entry.file.stat().st_mtime:
                 _write_outputs(entry.file, samples_folder, target, config)
-            outputs[entry.name] = np.load(target)
+            # Files of other tools call their output otherwise.
+            scores[entry.name] = {"scores": np.load(target)}
         except EdgekitError as error:
             failures[entry.name] = error.message
     found = {}
@@ -64,14 +66,15 @@ def measure(entries: Sequence[Entry], samples_folder: Path, config: BenchmarkCon
             found[entry.name] = Figures(entry, failure=failures[entry.name])
             continue
         rounds = timings[entry.name]
-        base = outputs.get(entry.base) if entry.base != entry.name else None
+        base = scores.get(entry.base) if entry.base != entry.name else None
+        judged = judge(scores[entry.name], samples, base)
         found[entry.name] = Figures(
             entry,
             size_bytes=entry.file.stat().st_size,
             p50_ms=float(np.median(np.concatenate([item.times_ms for item in rounds]))),
             partitions=rounds[0].partitions,
-            accuracy=accuracy(outputs[entry.name], labels) if labels is not None else None,
-            drop=drop(outputs[entry.name], base, labels) if base is not None and labels is not None else None,
+            accuracy=next(iter(judged.scores), None),
+            drop=judged.drop,
         )
     return found
 
@@ -101,7 +104,7 @@ def table(found: dict[str, Figures]) -> list[str]:
     return lines
 
 
-def _interval(item: Proportion | Difference) -> str:
+def _interval(item: Score | Difference) -> str:
     return f"{100 * item.low:.1f} to {100 * item.high:.1f}"
 
 
@@ -125,5 +128,6 @@ def _time_in_turns(
 def _write_outputs(file: Path, samples: Path, target: Path, config: BenchmarkConfig) -> None:
     # A killed run must not leave a part of them under the name that the next run looks for.
     partial = target.with_suffix(".part.npy")
-    Worker(timeout_s=config.timeout_s).run(write_outputs, file, samples, partial, config.threads, None, None)
+    first = next(iter(outputs(file, samples, config.threads, timeout_s=config.timeout_s).values()))
+    np.save(partial, first)
     partial.replace(target)

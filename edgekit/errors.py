@@ -17,8 +17,7 @@ EdgekitError
 │   └── WorkerOutOfMemory
 └── OutputError          6  the result cannot be written
 
-The message is one line: the file, the cause, what to try next. `detail` holds what `--debug` shows besides.
-"""
+The message is one line: the file, the cause, what to try next. `detail` holds what `--debug` shows besides."""
 
 import errno
 

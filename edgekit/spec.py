@@ -3,7 +3,7 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 # A data set is a path or `hub:NAME[/CONFIG][:SPLIT]`; a model is a path, a hub id, or `package:NAME` for an installed
 # package that carries a checkpoint. The marks tell a recipe which strings may be paths.
@@ -36,8 +36,7 @@ class TensorSpec:
     """One input or output.
 
     `shape` counts elements per axis, -1 where the axis is free; `dtype` is numpy's name (`int8`, `float32`).
-    `scale` and `zero_point` are set for quantized tensors: real = (stored - zero_point) * scale.
-    """
+    `scale` and `zero_point` are set for quantized tensors: real = (stored - zero_point) * scale."""
 
     name: str
     shape: tuple[int, ...]
@@ -56,3 +55,27 @@ class Signature:
     @property
     def input_names(self) -> tuple[str, ...]:
         return tuple(spec.name for spec in self.inputs)
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """Rows and how they are read: one value for every data set that a command or a function is given.
+
+    `source` is a path, `hub:NAME[/CONFIG][:SPLIT]`, or rows in memory: a list of dicts, columns by name, a pandas DataFrame, a
+    `datasets.Dataset`, or arrays by input name. Columns are found by the task's usual names unless they are named. `samples`
+    rows are drawn with `seed`; None takes all. `tokenizer` (a folder), `mean` and `std` (of each channel) say how rows are
+    encoded where the model does not."""
+
+    source: Annotated[Any, "dataset"]
+    text_columns: tuple[str, ...] = ()
+    label_columns: tuple[str, ...] = ()
+    samples: int | None = None
+    seed: int = 0
+    tokenizer: Path | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+    @property
+    def origin(self) -> str:
+        """What errors and reports call it."""
+        return str(self.source) if isinstance(self.source, str | Path) else str(getattr(self.source, "origin", "rows in memory"))

@@ -39,7 +39,7 @@ def shared() -> Path:
 def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Checkpoint folder of a 2-layer, 64-wide BERT classifier, built in a child; copy it before you change it."""
     folder = tmp_path_factory.mktemp("tiny") / "bert"
-    return Worker(timeout_s=300).run(tiny.save_bert, folder).value
+    return Worker(timeout_s=300).run(tiny.model, folder).value
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,8 @@ import random
 from pathlib import Path
 from typing import Any
 
+from edgekit.spec import DataSpec
+
 POSITIVE = ("good", "great", "lovely", "warm", "clever", "bright", "funny", "fresh")
 NEGATIVE = ("bad", "dull", "awful", "cold", "stupid", "grim", "boring", "stale")
 NEUTRAL = ("the", "a", "film", "story", "actor", "scene", "was", "is", "and", "very", "this", "plot", "not", "quite", ".", ",")
@@ -21,6 +23,12 @@ def sentences(count: int, seed: int = 0) -> list[tuple[str, int]]:
     return rows
 
 
+def data(count: int, seed: int = 0, names: tuple[Any, Any] = (0, 1), **options: Any) -> DataSpec:
+    """Rows in memory of `sentences`, whose labels are `names`."""
+    rows = sentences(count, seed)
+    return DataSpec({"sentence": [text for text, _ in rows], "label": [names[label] for _, label in rows]}, **options)
+
+
 def write_tsv(path: Path, count: int, seed: int = 0) -> Path:
     """A `sentence<TAB>label` file with one header line."""
     lines = ["sentence\tlabel", *(f"{text}\t{label}" for text, label in sentences(count, seed))]
@@ -28,14 +36,18 @@ def write_tsv(path: Path, count: int, seed: int = 0) -> Path:
     return path
 
 
-def save_bert(folder: Path) -> Path:
-    """A 2-layer, 64-wide BERT classifier with 4 heads, 2 labels and seeded random weights, saved as safetensors."""
+def model(
+    folder: Path, task: str = "text-classification", labels: tuple[str, ...] = ("negative", "positive"), **config: Any
+) -> Path:
+    """A 2-layer, 64-wide BERT with 4 heads, seeded random weights and the head of a task, saved as safetensors."""
     import torch
-    from transformers import BertConfig, BertForSequenceClassification
+    import transformers
+
+    from edgekit.tasks.table import TASKS
 
     tokenizer = _tokenizer()
     torch.manual_seed(0)
-    config = BertConfig(
+    settings = transformers.BertConfig(
         vocab_size=len(tokenizer),
         hidden_size=64,
         num_hidden_layers=2,
@@ -45,10 +57,11 @@ def save_bert(folder: Path) -> Path:
         # Wider than usual, so that the logits differ from one sentence to the next as a trained model's do.
         initializer_range=0.2,
         pad_token_id=tokenizer.pad_token_id,
-        id2label={0: "negative", 1: "positive"},
-        label2id={"negative": 0, "positive": 1},
+        id2label=dict(enumerate(labels)),
+        label2id={label: number for number, label in enumerate(labels)},
+        **config,
     )
-    BertForSequenceClassification(config).save_pretrained(folder)
+    getattr(transformers, f"Bert{TASKS[task].heads[0]}")(settings).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 

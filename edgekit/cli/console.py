@@ -6,23 +6,28 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgekit.cli.options import refuse
+
 if TYPE_CHECKING:
     from edgekit.stages.train.config import FinetuneResult
 
 
 def print_json(value: Any) -> None:
-    from edgekit.system.artifacts import to_json
+    from edgekit.system.serial import to_json
 
     click.echo(to_json(value))
 
 
-def show_report(report: Any, as_json: bool) -> None:
+def show_report(report: Any, as_json: bool, *, unless_all_failed: bool = False) -> None:
+    """A report as JSON or as a table; with `unless_all_failed` the command ends in an error where no row could be measured."""
     if as_json:
         print_json(report)
-        return
-    from edgekit.report.table import terminal
+    else:
+        from edgekit.report.table import terminal
 
-    show(terminal(report))
+        show(terminal(report))
+    if unless_all_failed and all(row.failure for row in report.rows):
+        refuse([row.failure for row in report.rows])
 
 
 def show_training(out: Path, result: "FinetuneResult", as_json: bool) -> None:
@@ -30,17 +35,17 @@ def show_training(out: Path, result: "FinetuneResult", as_json: bool) -> None:
     if as_json:
         print_json(result)
         return
-    click.echo(f"{out}: accuracy {result.accuracy:.4f} ({result.correct} of {result.total}), loss {result.loss:.4f}")
+    others = "".join(f", {score}" for score in result.scores[1:] if score.metric != "loss")
+    click.echo(f"{out}: {result.metric}{others}, loss {result.loss:.4f}")
     if (aware := result.quantization) is not None:
-        click.echo(
-            f"rounded in {aware.layers} linear layers; without rounding {aware.accuracy:.4f} ({aware.correct} of {aware.total})"
-        )
-    if (told := result.distillation) is not None:
-        points = 100 * (result.accuracy - told.accuracy)
-        click.echo(f"teacher {told.teacher}: accuracy {told.accuracy:.4f} ({told.correct} of {told.total})")
-        click.echo(f"student against teacher: {points:+.2f} points")
-        click.echo(f"learned from {', '.join(told.losses)}")
-        for name, reason in told.left_out.items():
+        click.echo(f"rounded in {aware.layers} linear layers; without rounding {aware.metric}")
+    if (lessons := result.distillation) is not None:
+        click.echo(f"teacher {lessons.teacher}: {lessons.metric}")
+        apart = result.metric.value - lessons.metric.value
+        distance = f"{100 * apart:+.2f} points" if result.metric.percent else f"{apart:+.4f}"
+        click.echo(f"student against teacher: {distance}")
+        click.echo(f"learned from {', '.join(lessons.losses)}")
+        for name, reason in lessons.left_out.items():
             click.echo(f"left out {name}: {reason}")
     click.echo(f"judged on {result.evaluated_on}")
     click.echo(

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import pkgutil
 import signal
 import sys
 import traceback
@@ -10,39 +11,16 @@ from typing import Any
 import click
 
 from edgekit import __version__
-from edgekit.cli import options
+from edgekit.cli import commands, options
 from edgekit.cli.options import EXIT_CODES, fail
 from edgekit.errors import DISK_FULL, ConfigError, EdgekitError, InputError, OutputError
-
-COMMANDS = (
-    "advise",
-    "benchmark",
-    "bundle",
-    "compare",
-    "completion",
-    "convert",
-    "demo",
-    "diagnose",
-    "distill",
-    "evaluate",
-    "export",
-    "finetune",
-    "guide",
-    "inspect",
-    "optimize",
-    "predict",
-    "prune",
-    "report",
-    "run",
-)
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit: 0, or the error's own code with one line on stderr."""
     _prepare()
-    given = sys.argv[1:] if arguments is None else arguments
     try:
-        sys.exit(_run(given) or 0)
+        sys.exit(_run(sys.argv[1:] if arguments is None else arguments) or 0)
     except click.exceptions.Exit as error:
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
@@ -101,7 +79,7 @@ class _Lazy(click.Group):
 
 @click.group(
     cls=_Lazy,
-    commands=[click.Command(name) for name in COMMANDS],
+    commands=[click.Command(module.name) for module in pkgutil.iter_modules(commands.__path__)],
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
     epilog=EXIT_CODES,
 )

@@ -2,13 +2,13 @@
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
-from edgekit.system.worker import Progress
+from edgekit.system.worker import OnProgress, Progress
 
 
 @contextlib.contextmanager
-def progress(quiet: bool) -> Iterator[Callable[[Progress], None] | None]:
+def progress(quiet: bool) -> Iterator[OnProgress]:
     """Yield what a stage tells its progress to, or None where nothing is to be shown."""
     if quiet or sys.stderr is None:  # None where the caller closed it
         yield None

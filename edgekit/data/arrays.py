@@ -13,12 +13,10 @@ from edgekit.spec import TensorSpec
 def fit_arrays(rows: ArrayRows, inputs: Sequence[TensorSpec]) -> Samples:
     """Match arrays to `inputs` by name, or a single array to a single input, and bring them to the inputs' shape and dtype.
 
-    A trailing axis of 1 may be missing. A dtype may change where every value keeps its meaning: floats among
-    themselves, integers to wider ones or to narrower ones that hold all their values, integers to floats that hold them
-    exactly. For a quantized input the result is real float32: an array in the input's own integer dtype holds stored values
-    and becomes (stored - zero_point) * scale, floats are taken as real. Raises `DatasetError` naming the input, what
-    it expects and what was found.
-    """
+    A trailing axis of 1 may be missing. A dtype may change where every value keeps its meaning: floats among themselves, integers
+    to wider ones or to narrower ones that hold all their values, integers to floats that hold them exactly. For a quantized input
+    the result is real float32: an array in the input's own integer dtype holds stored values and becomes (stored - zero_point) *
+    scale, floats are taken as real. Raises `DatasetError` naming the input, what it expects and what was found."""
     arrays = dict(rows.arrays)
     if len(arrays) == 1 and len(inputs) == 1:
         arrays = {inputs[0].name: next(iter(rows.arrays.values()))}
@@ -30,18 +28,14 @@ def fit_arrays(rows: ArrayRows, inputs: Sequence[TensorSpec]) -> Samples:
     return Samples({spec.name: _fit(arrays[spec.name], spec, rows.origin) for spec in inputs}, rows.labels)
 
 
-def normalize(samples: Samples, mean: Sequence[float], std: Sequence[float], names: Sequence[str] = ()) -> Samples:
-    """(value - mean) / std in float32, along the last axis, for the named inputs; without names, for every float input.
+def normalize(samples: Samples, mean: Sequence[float], std: Sequence[float]) -> Samples:
+    """(value - mean) / std in float32, along the last axis, for every float input.
 
-    Raises `ConfigError` for an unknown name, or statistics that are neither one value nor one per channel.
-    """
-    chosen = list(names) or [name for name, array in samples.inputs.items() if array.dtype.kind == "f"]
-    if unknown := [name for name in chosen if name not in samples.inputs]:
-        raise ConfigError(f"no input {unknown[0]!r} to normalize; choose from {', '.join(samples.inputs)}")
+    Raises `ConfigError` for statistics that are neither one value nor one per channel."""
     if not all(value > 0 for value in std):
         raise ConfigError("std must be above 0 in every channel; the usual values are 127.5 or 255")
     inputs = dict(samples.inputs)
-    for name in chosen:
+    for name in [name for name, array in inputs.items() if array.dtype.kind == "f"]:
         last = inputs[name].shape[-1]
         if {len(mean), len(std)} - {1, last}:
             raise ConfigError(

@@ -23,8 +23,7 @@ class Preprocessing:
     """real = (pixel - mean) / std per channel, pixels 0 to 255; one value serves all channels.
 
     `crop` keeps the aspect ratio (shortest side to size, then the centre); otherwise the image is stretched. The defaults are
-    MobileNet's, which map pixels to [-1, 1] (TF-Slim's inception preprocessing).
-    """
+    MobileNet's, which map pixels to [-1, 1] (TF-Slim's inception preprocessing)."""
 
     mean: tuple[float, ...] = (127.5,)
     std: tuple[float, ...] = (127.5,)
@@ -34,8 +33,7 @@ class Preprocessing:
 def for_input(spec: TensorSpec, preprocessing: Preprocessing) -> Preprocessing:
     """`preprocessing`, or for a uint8 input that means the same to within one level, pixels as they are.
 
-    That is what apps feed such an input; between mean 127.5 and a whole zero point lies half a level, which rounds either way.
-    """
+    That is what apps feed such an input; between mean 127.5 and a whole zero point lies half a level, which rounds either way."""
     if spec.dtype != "uint8" or not spec.scale:
         return preprocessing
     pixels = np.array([[0.0], [_BRIGHTEST]])
@@ -45,24 +43,14 @@ def for_input(spec: TensorSpec, preprocessing: Preprocessing) -> Preprocessing:
     return Preprocessing((float(spec.zero_point or 0),), (1 / spec.scale,), preprocessing.crop)
 
 
-def encode_images(
-    rows: ImageRows,
-    height: int,
-    width: int,
-    preprocessing: Preprocessing,
-    folder: Path,
-    input_name: str,
-    classes: int | None,
-    channels: int = 3,
-) -> Samples:
-    """Decode to RGB (3 channels) or grey (1), resize bilinearly, and write float32 (N, height, width, channels) under `folder`.
+def encode_images(rows: ImageRows, spec: TensorSpec, preprocessing: Preprocessing, folder: Path) -> Samples:
+    """Decode to RGB or grey, resize bilinearly to the input (1, height, width, channels), and write float32 under `folder`.
 
-    `classes` is the head's size; see `head_labels`. Images that cannot be read are left out, and `Samples.skipped` names
-    them, where they are 1 % of all at most. Raises `DatasetError` naming an unreadable image beyond that or a label outside
-    the head, `ConfigError` for statistics that do not fit, `OutputError` if `folder` cannot hold the array.
-    """
+    Images that cannot be read are left out, and `Samples.skipped` names them, where they are 1 % of all at most. Raises
+    `DatasetError` naming an unreadable image beyond that, `ConfigError` for statistics that do not fit, `OutputError` if
+    `folder` cannot hold the array."""
+    _, height, width, channels = spec.shape
     mean, std = _statistics(preprocessing, channels)
-    labels = head_labels(rows, classes)
     shape = (len(rows), height, width, channels)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -90,8 +78,7 @@ def encode_images(
                 raise DatasetError(f"{failed[0].message}{others}") from None
     array.flush()
     skipped = tuple(sorted({path.name for path in rows.files} - {rows.files[index].name for index in read})) if failed else ()
-    kept = None if labels is None else labels[read]
-    return Samples({input_name: np.load(file, mmap_mode="r")[: len(read)]}, kept, skipped)
+    return Samples({spec.name: np.load(file, mmap_mode="r")[: len(read)]}, skipped=skipped, kept=np.array(read) if failed else None)
 
 
 def head_labels(rows: ImageRows, classes: int | None) -> Array | None:
@@ -99,30 +86,24 @@ def head_labels(rows: ImageRows, classes: int | None) -> Array | None:
 
     A head with exactly one class more than `class_names` has background at 0 (1001 classes for ImageNet's 1000): labels
     move up by one. Only the names decide that; from the labels alone a class that happens to be absent would look the same.
-    Raises `DatasetError` for a label outside the head, and where names and head differ in their number of classes.
-    """
+    Raises `DatasetError` for a label outside the head, and where names and head differ in their number of classes."""
     if rows.labels is None:
         return None
-    shift = int(classes is not None and rows.class_names is not None and classes == _heads(rows.class_names)[1])
-    labels = np.asarray(rows.labels, dtype=np.int64) + shift
-    outside = np.flatnonzero((labels < 0) | (labels >= (classes if classes is not None else np.iinfo(np.int64).max)))
+    more = classes - len(rows.class_names) if classes is not None and rows.class_names is not None else 0
+    labels = np.asarray(rows.labels, dtype=np.int64) + (more == 1)
+    outside = np.flatnonzero((labels < 0) | (labels >= (np.inf if classes is None else classes)))
     if outside.size:
         index = int(outside[0])
         raise DatasetError(
             f"{rows.origin}: labels outside the head: {rows.files[index].name} has {rows.labels[index]}, "
             f"the head has {classes} classes; mend labels.tsv or give the model that it is for"
         )
-    if classes is not None and classes > 1 and rows.class_names is not None and classes not in _heads(rows.class_names):
+    if rows.class_names is not None and classes not in (None, 0, 1) and more not in (0, 1):
         raise DatasetError(
             f"{rows.origin}: class_names.txt names {len(rows.class_names)} classes, the model's head has {classes}; "
             "give the data that the model was trained for, or its class_names.txt"
         )
     return labels
-
-
-def _heads(class_names: tuple[str, ...]) -> tuple[int, int]:
-    """Sizes of a head for these classes: without a background class and with one."""
-    return len(class_names), len(class_names) + 1
 
 
 def _statistics(preprocessing: Preprocessing, channels: int) -> tuple[Array, Array]:

@@ -15,17 +15,13 @@ from edgekit.errors import DatasetError
 def read_npz(path: Path, limit: int | None) -> dict[str, Array]:
     """The first `limit` rows of every array, by name (format: numpy.lib.format, a zip of .npy members).
 
-    Raises `DatasetError` if the file is empty, truncated, not an .npz, or holds Python objects.
-    """
+    Raises `DatasetError` if the file is empty, truncated, not an .npz, or holds Python objects."""
     try:
         with zipfile.ZipFile(path) as archive:
-            members = [member for member in archive.namelist() if member.endswith(".npy")]
             arrays = {}
-            for member in members:
-                with archive.open(member) as stream:
-                    arrays[member.removesuffix(".npy")] = _read_member(
-                        stream, limit, f"{path}: array {member.removesuffix('.npy')}"
-                    )
+            for name in (member.removesuffix(".npy") for member in archive.namelist() if member.endswith(".npy")):
+                with archive.open(f"{name}.npy") as stream:
+                    arrays[name] = _read_member(stream, limit, f"{path}: array {name}")
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         cause = "is empty" if path.stat().st_size == 0 else f"not a whole .npz file ({error})"
         raise DatasetError(f"{path}: {cause}; write it again with numpy.savez") from None
@@ -53,6 +49,4 @@ def _read_member(stream: IO[bytes], limit: int | None, name: str) -> Array:
     data = stream.read(count * dtype.itemsize)
     if len(data) != count * dtype.itemsize:
         raise DatasetError(f"{name}: truncated, {len(data)} of {count * dtype.itemsize} bytes; write it again with numpy.savez")
-    flat = np.frombuffer(data, dtype, count)
-    array = flat.reshape(shape, order="F") if column_major else flat.reshape((rows, *shape[1:]))
-    return array[:limit]
+    return np.frombuffer(data, dtype, count).reshape((rows, *shape[1:]), order="F" if column_major else "C")[:limit]

@@ -1,7 +1,7 @@
 """The data that calibration sees: drawn with a seed, and validated before anything costly starts."""
 
 from collections.abc import Sequence, Sized
-from dataclasses import dataclass
+from dataclasses import replace
 
 import numpy as np
 
@@ -14,40 +14,33 @@ COUNT = 200
 MINIMUM = 10
 
 
-@dataclass(frozen=True)
-class RepresentativeDataset:
-    """Samples that fit a model's inputs in name, shape and dtype, finite and not constant; iterate `samples` as often as needed."""
+def representative(samples: Samples, inputs: Sequence[TensorSpec], *, minimum: int = MINIMUM) -> Samples:
+    """`samples`, if they fit `inputs` in name, shape and dtype and are finite and not constant; integers in the input's width.
 
-    samples: Samples
-
-    @staticmethod
-    def build(samples: Samples, inputs: Sequence[TensorSpec], *, minimum: int = MINIMUM) -> "RepresentativeDataset":
-        """Validate `samples` against `inputs`; integers are brought to the input's own width.
-
-        Constant is judged by dtype. A float input must change from sample to sample and, unless it is one number, not be of one
-        value within every sample: its range would say nothing. An integer or bool input may be the same throughout, as masks
-        and segments are, as long as some input of the set changes. Raises `CalibrationError` naming the input and, where
-        there is one, the sample's index.
-        """
-        if len(samples) == 0:
-            raise CalibrationError("representative data is empty; give some hundred samples of what the model will see")
-        if len(samples) < minimum:
-            raise CalibrationError(
-                f"representative data has {len(samples)} samples, too few to calibrate with; give at least {minimum}"
-            )
-        wanted = {spec.name for spec in inputs}
-        if missing := [spec.name for spec in inputs if spec.name not in samples.inputs]:
-            raise CalibrationError(f"representative data lacks the input {missing[0]!r}; it has {', '.join(samples.inputs)}")
-        if surplus := [name for name in samples.inputs if name not in wanted]:
-            raise CalibrationError(
-                f"representative data has {surplus[0]!r}, which is none of the model's inputs: {', '.join(sorted(wanted))}"
-            )
-        arrays = {spec.name: _checked(samples.inputs[spec.name], spec) for spec in inputs}
-        if len(samples) > 1 and not any(_varies_between(array) for array in arrays.values()):
-            raise CalibrationError(f"representative data is constant: all {len(samples)} samples are the same; give different ones")
-        for name, array in arrays.items():
-            _refuse_constant_float(name, array)
-        return RepresentativeDataset(Samples(arrays, samples.labels))
+    Constant is judged by dtype. A float input must change from sample to sample and, unless it is one number, not be of one
+    value within every sample: its range would say nothing. An integer or bool input may be the same throughout, as masks
+    and segments are, as long as some input of the set changes. Raises `CalibrationError` naming the input and, where
+    there is one, the sample's index."""
+    if len(samples) == 0:
+        raise CalibrationError("representative data is empty; give some hundred samples of what the model will see")
+    if len(samples) < minimum:
+        raise CalibrationError(
+            f"representative data has {len(samples)} samples, too few to calibrate with; give at least {minimum}"
+        )
+    names = {spec.name for spec in inputs}
+    if missing := [spec.name for spec in inputs if spec.name not in samples.inputs]:
+        raise CalibrationError(f"representative data lacks the input {missing[0]!r}; it has {', '.join(samples.inputs)}")
+    if surplus := [name for name in samples.inputs if name not in names]:
+        raise CalibrationError(
+            f"representative data has {surplus[0]!r}, which is none of the model's inputs: {', '.join(sorted(names))}"
+        )
+    arrays = {spec.name: _checked(samples.inputs[spec.name], spec) for spec in inputs}
+    if len(samples) > 1 and not any(map(_varies_between, arrays.values())):
+        raise CalibrationError(f"representative data is constant: all {len(samples)} samples are the same; give different ones")
+    for name, array in arrays.items():
+        if array.dtype.kind == "f":
+            _refuse_constant(name, array)
+    return replace(samples, inputs=arrays)
 
 
 def draw(rows: Sized | int, count: int = COUNT, seed: int = 0) -> Array:
@@ -83,8 +76,7 @@ def _checked(array: Array, spec: TensorSpec) -> Array:
     if array.dtype == target:
         return array
     converted = array.astype(target)
-    differs = (converted.astype(array.dtype) != array).reshape(len(array), -1).any(axis=1)
-    if differs.any():
+    if (differs := (converted.astype(array.dtype) != array).reshape(len(array), -1).any(axis=1)).any():
         index = int(np.argmax(differs))
         raise CalibrationError(
             f"representative data: sample {index} (from 0) has a value "
@@ -94,24 +86,17 @@ def _checked(array: Array, spec: TensorSpec) -> Array:
 
 
 def _varies_between(array: Array) -> bool:
-    first = array[:1]
-    return any(bool((rows != first).any()) for _, rows in chunk_rows(array))
+    return any(bool((rows != array[:1]).any()) for _, rows in chunk_rows(array))
 
 
-def _refuse_constant_float(name: str, array: Array) -> None:
-    if array.dtype.kind != "f":
-        return
+def _refuse_constant(name: str, array: Array) -> None:
     if len(array) > 1 and not _varies_between(array):
         raise CalibrationError(
             f"representative data: input {name!r} is constant, the same in all {len(array)} samples; give different ones"
         )
-    flat_size = int(np.prod(array.shape[1:]))
-    if flat_size < 2:
-        return
-    for _, rows in chunk_rows(array):
-        flat = rows.reshape(len(rows), -1)
-        if (flat != flat[:, :1]).any():
-            return
-    raise CalibrationError(
-        f"representative data: input {name!r} is constant, one value throughout each of its {len(array)} samples; give real ones"
-    )
+    flat = (rows.reshape(len(rows), -1) for _, rows in chunk_rows(array))
+    if array[0].size > 1 and not any((rows != rows[:, :1]).any() for rows in flat):
+        raise CalibrationError(
+            f"representative data: input {name!r} is constant, one value throughout each of its {len(array)} samples; "
+            "give real ones"
+        )

@@ -4,10 +4,10 @@ import difflib
 import itertools
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar, overload
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -15,67 +15,91 @@ from edgekit.data import hub, tables
 from edgekit.data.npz import read_npz
 from edgekit.data.samples import Array
 from edgekit.errors import DatasetError
+from edgekit.spec import DataSpec
 
-TEXT_COLUMNS = ("sentence", "text", "review", "content", "comment", "tweet", "utterance", "document", "body", "message")
-PAIR_COLUMNS = (
-    ("sentence1", "sentence2"),
-    ("premise", "hypothesis"),
-    ("question1", "question2"),
-    ("question", "sentence"),
-    ("question", "passage"),
-    ("text_a", "text_b"),
-    ("text1", "text2"),
+
+@dataclass(frozen=True)
+class ColumnNames:
+    """Names that a task's columns are found by, regardless of case: groups of text columns and label columns, best first.
+
+    `verbatim` labels are texts or objects, in which a number is a word like any other."""
+
+    texts: tuple[tuple[str, ...], ...]
+    labels: tuple[str, ...]
+    verbatim: bool = False
+
+    @property
+    def pairs(self) -> bool:
+        """Whether every row has two texts."""
+        return all(len(group) == 2 for group in self.texts)
+
+
+COLUMNS = ColumnNames(
+    texts=(
+        ("sentence1", "sentence2"),
+        ("premise", "hypothesis"),
+        ("question1", "question2"),
+        ("question", "sentence"),
+        ("question", "passage"),
+        ("text_a", "text_b"),
+        ("text1", "text2"),
+        *((name,) for name in ("sentence", "text", "review", "content", "comment", "tweet", "utterance", "document", "body")),
+        ("message",),
+    ),
+    labels=("label", "labels", "class", "y", "target", "category", "score"),
 )
-LABEL_COLUMNS = ("label", "labels", "class", "y", "target", "category")
 _ARRAY_LABELS = ("labels", "label", "y")
 _INTEGER = re.compile(r"[+-]?[0-9]+(\.0+)?")
 _FRACTION = re.compile(r"[+-]?[0-9]*\.[0-9]*[1-9][0-9]*([eE][+-]?[0-9]+)?|[+-]?[0-9]+[eE]-[0-9]+")
 _NUMBER = re.compile(r"0|-?[1-9][0-9]*")
 
 
+class _Numbered:
+    """Rows that know which row of their source each one is, counted from 0."""
+
+    numbers: Sequence[int]
+
+    def number(self, index: int) -> int:
+        """The number in the source of the row at `index`."""
+        return int(self.numbers[index]) if self.numbers else index
+
+
 @dataclass(frozen=True)
-class Columns:
-    """Which columns hold the text (two for pairs) and the label; found by name where nothing is said."""
+class TextRows(_Numbered):
+    """Texts (or lists of words), their second halves if there are any, and labels as the task reads them.
 
-    text_columns: tuple[str, ...] = ()
-    label_column: str | None = None
+    A label is a class's number or its name, or what its column holds: a list, an object; a tuple of values where there are
+    several `label_columns`. `class_names` are the source's own names of the numbers, where it has any."""
 
-
-@dataclass(frozen=True)
-class TextRows:
-    """Texts, their second halves if they are pairs, and labels: a class's number, or its name.
-
-    `class_names` are the source's own names of the numbers, where it has any. `numbers` says which row of the source,
-    counted from 0, each one is.
-    """
-
-    texts: tuple[str, ...]
-    pairs: tuple[str, ...] | None
-    labels: tuple[int | str, ...] | None
+    texts: tuple[Any, ...]
+    pairs: tuple[Any, ...] | None
+    labels: tuple[Any, ...] | None
     origin: str
     class_names: tuple[str, ...] | None = None
     numbers: Sequence[int] = ()
+    label_columns: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.texts)
 
 
 @dataclass(frozen=True)
-class ImageRows:
+class ImageRows(_Numbered):
     """Image files and their class numbers; `class_names` has one name per number, if the folder says."""
 
     files: tuple[Path, ...]
     labels: tuple[int, ...] | None
     class_names: tuple[str, ...] | None
     origin: str
+    numbers: Sequence[int] = ()
 
     def __len__(self) -> int:
         return len(self.files)
 
 
 @dataclass(frozen=True, eq=False)
-class ArrayRows:
-    """Arrays (N, ...) by name, as stored, and labels (N,): int64, or floats if some are fractions; `numbers` as in `TextRows`."""
+class ArrayRows(_Numbered):
+    """Arrays (N, ...) by name, as stored, and labels (N,): int64, or floats if some are fractions."""
 
     arrays: Mapping[str, Array]
     labels: Array | None
@@ -86,29 +110,24 @@ class ArrayRows:
         return next((len(array) for array in self.arrays.values()), 0)
 
 
-T = TypeVar("T")
 Rows = TextRows | ImageRows | ArrayRows
+R = TypeVar("R", bound=Rows)
 
 
-def read(
-    reference: str,
-    *,
-    text_columns: Sequence[str] = (),
-    label_column: str | None = None,
-    limit: int | None = None,
-    labelled: bool = False,
-) -> Rows:
-    """Read a .tsv, .csv, .jsonl, .parquet or .npz file, an image folder with labels.tsv, or hub:NAME[/CONFIG][:SPLIT].
+def read(spec: DataSpec, names: ColumnNames = COLUMNS, *, limit: int | None = None, labelled: bool = False) -> Rows:
+    """Read a table (.tsv, .csv, .jsonl, .parquet), an .npz file, an image folder with labels.tsv, hub:NAME or rows in memory.
 
-    Columns are found by the names in `PAIR_COLUMNS`, `TEXT_COLUMNS` and `LABEL_COLUMNS`, unless named: one text column, or two
-    for pairs. A label that is written as a whole number is one. Rows without a label column are returned without
-    labels, unless `labelled`. At most `limit` rows are read. Raises `DatasetError`.
-    """
+    Columns are found by `names` unless `spec` names them. A label that is written as a whole number is one. Rows without a
+    label column are returned without labels, unless `labelled`. At most `limit` rows are read; `spec.samples` is not drawn
+    here. Raises `DatasetError`."""
+    if isinstance(spec.source, TextRows | ImageRows | ArrayRows):
+        return spec.source
+    if not isinstance(spec.source, str | Path):
+        return _in_memory(spec, names, limit, labelled)
+    reference = str(spec.source)
     if reference.startswith(hub.PREFIX):
         table = hub.open_hub(reference)
-        columns = _choose(reference, table.names, text_columns, label_column, tuple(table.class_names), labelled)
-        values = table.columns([name for name in (*columns.texts, columns.label) if name], limit)
-        return _text_rows(reference, columns, values, table.class_names.get(columns.label or ""))
+        return _table(spec, names, table.names, lambda columns: table.columns(columns, limit), table.class_names, labelled)
     path = Path(reference)
     if path.is_dir():
         return _image_folder(path, limit, labelled)
@@ -120,126 +139,181 @@ def read(
     if not path.exists():
         raise DatasetError(f"{path}: does not exist; check the path")
     if suffix == ".npz":
-        return _array_rows(path, label_column, limit, labelled)
-    columns = _choose(str(path), tables.column_names(path), text_columns, label_column, (), labelled)
-    values = tables.read_columns(path, [name for name in (*columns.texts, columns.label) if name], limit)
-    return _text_rows(str(path), columns, values, None)
+        return _array_rows(read_npz(path, limit), str(path), spec.label_columns, labelled)
+    return _table(spec, names, tables.column_names(path), lambda columns: tables.read_columns(path, columns, limit), {}, labelled)
 
 
-@overload
-def take(rows: TextRows, indices: Sequence[int] | Array) -> TextRows: ...
+def _in_memory(spec: DataSpec, names: ColumnNames, limit: int | None, labelled: bool) -> Rows:
+    """Lists of dicts, columns by name, a DataFrame, a Dataset, or arrays by name."""
+    source, origin = spec.source, spec.origin
+    class_names: Mapping[str, tuple[str, ...]] = {}
+    if hasattr(source, "to_dict") and hasattr(source, "columns"):
+        source = source.to_dict("list")
+    elif isinstance(getattr(source, "column_names", None), list) and hasattr(source, "__len__"):
+        class_names, source = hub.class_names(source), source[:]
+    elif _is_sequence(source) and all(isinstance(row, Mapping) for row in source):
+        source = {name: [row.get(name) for row in source] for name in dict.fromkeys(name for row in source for name in row)}
+    columns = {str(name): values for name, values in source.items()} if isinstance(source, Mapping) else {}
+    lists = (values.ndim > 0 if isinstance(values, np.ndarray) else _is_sequence(values) for values in columns.values())
+    if not columns or not all(lists):
+        raise DatasetError(
+            f"{origin}: a {type(spec.source).__name__} of this form is no rows; "
+            "give a list of dicts, lists or arrays by column name, a DataFrame or a Dataset"
+        )
+    _check_counts(columns, origin, "columns")
+    columns = {name: values[:limit] for name, values in columns.items()}
+    arrays = {name: array for name, values in columns.items() if (array := _as_numbers(values)) is not None}
+    if len(arrays) == len(columns):
+        return _array_rows(arrays, origin, spec.label_columns, labelled)
+    return _table(spec, names, tuple(columns), lambda chosen: {name: list(columns[name]) for name in chosen}, class_names, labelled)
 
 
-@overload
-def take(rows: Rows, indices: Sequence[int] | Array) -> Rows: ...
+def _check_counts(columns: Mapping[str, Sized], origin: str, what: str) -> None:
+    counts = {name: len(values) for name, values in columns.items()}
+    if len(set(counts.values())) > 1:
+        listed = ", ".join(f"{name} {count}" for name, count in itertools.islice(counts.items(), 8))
+        raise DatasetError(f"{origin}: its {what} differ in their number of rows ({listed}); give one row of each per sample")
+    if 0 in counts.values():
+        raise DatasetError(f"{origin}: holds no rows; give at least one")
 
 
-def take(rows: Rows, indices: Sequence[int] | Array) -> Rows:
+def _is_sequence(values: Any) -> bool:
+    return isinstance(values, Sequence) and not isinstance(values, str)
+
+
+def _as_numbers(values: Any) -> Array | None:
+    """A column as an array, if it holds numbers, or lists of them that are equally long."""
+    if isinstance(values[0], str | Mapping):
+        return None
+    try:
+        array = np.asarray(values)
+    except ValueError:
+        return None
+    return array if array.dtype.kind in "biuf" else None
+
+
+def take(rows: R, indices: Sequence[int] | Array) -> R:
     """The rows at `indices`, in that order, before the costly encoding."""
     chosen = [int(index) for index in indices]
+
+    def pick(values: Any) -> Any:
+        if values is None or isinstance(values, np.ndarray):
+            return None if values is None else values[chosen]
+        return tuple(values[index] for index in chosen)
+
+    picked = {"labels": pick(rows.labels), "numbers": pick(rows.numbers) if rows.numbers else tuple(chosen)}
     if isinstance(rows, ArrayRows):
-        arrays = {name: array[chosen] for name, array in rows.arrays.items()}
-        numbers = _pick(rows.numbers, chosen) if rows.numbers else tuple(chosen)
-        return replace(rows, arrays=arrays, labels=None if rows.labels is None else rows.labels[chosen], numbers=numbers)
-    if isinstance(rows, ImageRows):
-        return replace(rows, files=_pick(rows.files, chosen), labels=None if rows.labels is None else _pick(rows.labels, chosen))
-    return replace(
-        rows,
-        texts=_pick(rows.texts, chosen),
-        pairs=None if rows.pairs is None else _pick(rows.pairs, chosen),
-        labels=None if rows.labels is None else _pick(rows.labels, chosen),
-        numbers=_pick(rows.numbers, chosen) if rows.numbers else tuple(chosen),
-    )
+        picked["arrays"] = {name: array[chosen] for name, array in rows.arrays.items()}
+    elif isinstance(rows, ImageRows):
+        picked["files"] = pick(rows.files)
+    else:
+        picked |= {"texts": pick(rows.texts), "pairs": pick(rows.pairs)}
+    return replace(rows, **picked)
 
 
-def _pick(values: Sequence[T], indices: Sequence[int]) -> tuple[T, ...]:
-    return tuple(values[index] for index in indices)
-
-
-@dataclass(frozen=True)
-class _Columns:
-    texts: tuple[str, ...]
-    label: str | None
+def _table(
+    spec: DataSpec,
+    names: ColumnNames,
+    present: Sequence[str],
+    read_columns: Callable[[list[str]], Mapping[str, list[Any]]],
+    class_names: Mapping[str, tuple[str, ...]],
+    labelled: bool,
+) -> TextRows:
+    """Rows of the text and label columns among those `present`; `class_names` are those of the columns that have some."""
+    origin = spec.origin
+    text_columns, label_columns = _choose(spec, names, present, tuple(class_names), labelled)
+    values = read_columns([*text_columns, *label_columns])
+    texts = [_texts(origin, name, values[name]) for name in text_columns]
+    classes = class_names.get(label_columns[0]) if len(label_columns) == 1 else None
+    held = [
+        tuple(
+            value if names.verbatim and isinstance(value, str) else _label(origin, name, row, value)
+            for row, value in enumerate(values[name])
+        )
+        for name in label_columns
+    ]
+    labels: tuple[Any, ...] | None = (held[0] if len(held) == 1 else tuple(zip(*held, strict=True))) or None
+    # Test splits on the hub carry -1 in every row: their labels were withheld.
+    if labels and classes and all(label == -1 for label in labels):
+        labels = None
+    second = texts[1] if len(texts) > 1 else None
+    return TextRows(texts[0], second, labels, origin, classes, range(len(texts[0])), label_columns)
 
 
 def _choose(
-    origin: str, names: Sequence[str], texts: Sequence[str], label: str | None, class_labels: Sequence[str], labelled: bool
-) -> _Columns:
-    listed = ", ".join(repr(name) for name in names)
-    for option, wanted in [*(("--text-column", text) for text in texts), *([("--label-column", label)] if label else [])]:
-        if wanted not in names:
-            near = difflib.get_close_matches(wanted, names, 1)
+    spec: DataSpec, names: ColumnNames, present: Sequence[str], class_labels: tuple[str, ...], labelled: bool
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    origin, listed = spec.origin, ", ".join(repr(name) for name in present)
+    texts, labels = spec.text_columns, spec.label_columns
+    for option, column in [*(("--text-column", text) for text in texts), *(("--label-column", label) for label in labels)]:
+        if column not in present:
+            near = difflib.get_close_matches(column, present, 1)
             hint = f"did you mean {near[0]}?" if near else f"set {option} to one of them"
-            raise DatasetError(f"{origin}: no column {wanted!r} among {listed}; {hint}")
+            raise DatasetError(f"{origin}: no column {column!r} among {listed}; {hint}")
     if len(texts) > 2:
         raise DatasetError(f"{origin}: {len(texts)} text columns given; give --text-column once, or twice for pairs")
-    folded = {name.casefold(): name for name in reversed(names)}
-    if label is None:
-        label = next((folded[name] for name in LABEL_COLUMNS if name in folded), None)
-        if label is None and len(class_labels) == 1:
-            label = class_labels[0]
-    if label is None and labelled:
+    folded = {name.casefold(): name for name in reversed(present)}
+    labels = labels or tuple(folded[name] for name in names.labels if name in folded)[:1]
+    labels = labels or (class_labels if len(class_labels) == 1 else ())
+    if not labels and labelled:
         raise DatasetError(f"{origin}: no label column among {listed}; name it with --label-column")
-    found = tuple(texts)
-    if not found:
-        choices = [*PAIR_COLUMNS, *((name,) for name in TEXT_COLUMNS)]
-        found = next((tuple(folded[name] for name in group) for group in choices if all(name in folded for name in group)), ())
-    if not found:
+    if not texts:
+        groups = (tuple(folded.get(name) for name in group) for group in names.texts)
+        texts = next((tuple(filter(None, group)) for group in groups if all(group) and not {*group} & {*labels}), ())
+    if not texts:
         raise DatasetError(
             f"{origin}: no text column among {listed}; name it with --text-column (the first line must hold column names)"
         )
-    return _Columns(found, label)
+    return tuple(texts), tuple(labels)
 
 
-def _text_rows(origin: str, columns: _Columns, values: Mapping[str, list[Any]], class_names: tuple[str, ...] | None) -> TextRows:
-    texts = [_texts(origin, name, values[name]) for name in columns.texts]
-    labels: tuple[int | str, ...] | None = None
-    if columns.label:
-        labels = tuple(_label(origin, columns.label, row, value) for row, value in enumerate(values[columns.label]))
-        # Test splits on the hub carry -1 in every row: their labels were withheld.
-        if class_names and all(label == -1 for label in labels):
-            labels = None
-    return TextRows(texts[0], texts[1] if len(texts) > 1 else None, labels, origin, class_names, range(len(texts[0])))
-
-
-def _texts(origin: str, column: str, values: list[Any]) -> tuple[str, ...]:
+def _texts(origin: str, column: str, values: list[Any]) -> tuple[Any, ...]:
+    """Texts, or tuples of words where a column holds lists of them."""
+    texts = []
     for row, value in enumerate(values):
-        if not isinstance(value, str):
-            found = "nothing" if value is None else type(value).__name__
-            raise DatasetError(
-                f"{origin}: row {row} (from 0) holds {found} in column {column!r}, not text; mend it or set --text-column"
-            )
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            raise DatasetError(
-                f"{origin}: row {row} (from 0) holds half of a surrogate pair in column {column!r}; mend that row"
-            ) from None
-    return tuple(values)
+        words = list(value) if isinstance(value, list | tuple | np.ndarray) else [value]
+        for word in words:
+            if not isinstance(word, str):
+                held = "nothing" if word is None else type(word).__name__
+                raise DatasetError(
+                    f"{origin}: row {row} (from 0) holds {held} in column {column!r}, not text; mend it or set --text-column"
+                )
+            try:
+                word.encode()
+            except UnicodeEncodeError:
+                raise DatasetError(
+                    f"{origin}: row {row} (from 0) holds half of a surrogate pair in column {column!r}; mend that row"
+                ) from None
+        texts.append(value if isinstance(value, str) else tuple(words))
+    return tuple(texts)
 
 
-def _label(origin: str, column: str, row: int, value: Any) -> int | str:
-    """The class's number where the value is a whole number in any form, else its name.
+def _label(origin: str, column: str, row: int, value: Any) -> Any:
+    """The class's number where the value is a whole number in any form, else its name; a list or an object as it is.
 
-    A fraction, which a regression's data has, is a name in every format: only a head that chooses a class has to refuse it.
-    """
+    A fraction, which a regression's data has, is a name in every format: only a head that chooses a class has to refuse it."""
+    if isinstance(value, np.generic | np.ndarray):
+        value = value.tolist()
+    if isinstance(value, list | tuple):
+        return tuple(value)
+    if isinstance(value, Mapping):
+        return dict(value)
     if isinstance(value, float) and math.isfinite(value) and not value.is_integer():
         return str(value)
     if isinstance(value, str) and (name := value.strip()):
         return int(name.partition(".")[0]) if _INTEGER.fullmatch(name) and len(name) < 19 else name
     if isinstance(value, int) or (isinstance(value, float) and value.is_integer()):
         return int(value)
-    found = "nothing" if value is None or value == "" else repr(value)[:40]
+    held = "nothing" if value is None or value == "" else repr(value)[:40]
     raise DatasetError(
-        f"{origin}: row {row} (from 0) holds {found} in column {column!r}, not a class; mend it or set --label-column"
+        f"{origin}: row {row} (from 0) holds {held} in column {column!r}, not a class; mend it or set --label-column"
     )
 
 
 def _image_folder(folder: Path, limit: int | None, labelled: bool) -> ImageRows:
     """`labels.tsv` has the columns file and label, which may be missing: a name of `class_names.txt`, or a number.
 
-    Where the names are numbers themselves, a number is a name.
-    """
+    Where the names are numbers themselves, a number is a name."""
     table = folder / "labels.tsv"
     if not table.is_file():
         raise DatasetError(
@@ -253,10 +327,8 @@ def _image_folder(folder: Path, limit: int | None, labelled: bool) -> ImageRows:
     files = tuple(_image_file(folder, name, row) for row, name in enumerate(values["file"]))
     listing = folder / "class_names.txt"
     class_names = _class_names(listing) if listing.is_file() else None
-    labels: tuple[int, ...] | None = None
-    if "label" in values:
-        labels = tuple(_image_label(table, row, value, class_names) for row, value in enumerate(values["label"]))
-    return ImageRows(files, labels, class_names, str(folder))
+    labels = tuple(_image_label(table, row, value, class_names) for row, value in enumerate(values.get("label", ())))
+    return ImageRows(files, labels or None, class_names, str(folder))
 
 
 def is_fraction(label: int | str) -> bool:
@@ -266,8 +338,8 @@ def is_fraction(label: int | str) -> bool:
 
 def are_numbers(names: Iterable[str]) -> bool:
     """Whether classes are called by numbers (stars from 1 to 5): then a number in a label column is a name."""
-    found = list(names)
-    return bool(found) and all(_NUMBER.fullmatch(name) for name in found)
+    listed = list(names)
+    return bool(listed) and all(map(_NUMBER.fullmatch, listed))
 
 
 def _class_names(listing: Path) -> tuple[str, ...]:
@@ -299,35 +371,32 @@ def _image_label(table: Path, row: int, value: str, class_names: tuple[str, ...]
             raise DatasetError(f"{table}: row {row} (from 0) has the label {label!r} but {listing}; add it there or use numbers")
         return class_names.index(label)
     if label < 0 or (class_names is not None and label >= len(class_names)):
-        known = f"the {len(class_names)} classes of class_names.txt" if class_names else "0 and upwards"
-        raise DatasetError(f"{table}: row {row} (from 0) has the label {label}, outside {known}; mend that row")
+        classes = f"the {len(class_names)} classes of class_names.txt" if class_names else "0 and upwards"
+        raise DatasetError(f"{table}: row {row} (from 0) has the label {label}, outside {classes}; mend that row")
     return label
 
 
-def _array_rows(path: Path, label_column: str | None, limit: int | None, labelled: bool) -> ArrayRows:
-    arrays = read_npz(path, limit)
-    counts = {name: len(array) for name, array in arrays.items()}
-    if len(set(counts.values())) > 1:
-        listed = ", ".join(f"{name} {count}" for name, count in itertools.islice(counts.items(), 8))
-        raise DatasetError(f"{path}: its arrays differ in their number of rows ({listed}); give one row of each per sample")
-    if 0 in counts.values():
-        raise DatasetError(f"{path}: holds no rows; give a file with at least one")
-    if label_column is not None and label_column not in arrays:
-        raise DatasetError(f"{path}: no array {label_column!r} among {', '.join(arrays)}; set --label-column to one of them")
-    name = label_column or next((name for name in _ARRAY_LABELS if name in arrays), None)
+def _array_rows(arrays: Mapping[str, Array], origin: str, label_columns: Sequence[str], labelled: bool) -> ArrayRows:
+    _check_counts(arrays, origin, "arrays")
+    if missing := [name for name in label_columns if name not in arrays]:
+        raise DatasetError(f"{origin}: no array {missing[0]!r} among {', '.join(arrays)}; set --label-column to one of them")
+    if len(label_columns) > 1:
+        raise DatasetError(f"{origin}: {len(label_columns)} label arrays given; give one, with a column for each label")
+    name = next((name for name in label_columns or _ARRAY_LABELS if name in arrays), None)
     if name is None:
         if labelled:
-            raise DatasetError(f"{path}: no label array among {', '.join(arrays)}; name it with --label-column")
-        return ArrayRows(arrays, None, str(path))
-    labels = arrays.pop(name)
+            raise DatasetError(f"{origin}: no label array among {', '.join(arrays)}; name it with --label-column")
+        return ArrayRows(arrays, None, origin)
+    labels = arrays[name]
+    rest = {other: array for other, array in arrays.items() if other != name}
     if labels.shape[1:] == (1,):
         labels = labels[:, 0]
-    if labels.ndim != 1 or labels.dtype.kind not in "iubf" or not np.isfinite(labels).all():
+    if labels.ndim not in (1, 2) or labels.dtype.kind not in "iubf" or not np.isfinite(labels).all():
         raise DatasetError(
-            f"{path}: labels {name!r} are {labels.dtype} {labels.shape}; give one integer per row or set --label-column"
+            f"{origin}: labels {name!r} are {labels.dtype} {labels.shape}; give one integer per row or set --label-column"
         )
-    if not arrays:
-        raise DatasetError(f"{path}: holds labels {name!r} but no input array; add one per model input")
+    if not rest:
+        raise DatasetError(f"{origin}: holds labels {name!r} but no input array; add one per model input")
     whole = labels.astype(np.int64)
     # Fractions are a regression's: only a head that chooses a class has to refuse them.
-    return ArrayRows(arrays, whole if (whole == labels).all() else labels, str(path))
+    return ArrayRows(rest, whole if (whole == labels).all() else labels, origin)

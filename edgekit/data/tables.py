@@ -1,9 +1,10 @@
-"""Columns of .tsv, .csv, .jsonl and .parquet files.
+"""Columns of .tsv, .csv, .jsonl, .json, .parquet and CoNLL files.
 
 A .tsv file has a header line and no quoting (a quotation mark is a character like any other, as in GLUE); a .csv file has a
-header line and RFC 4180 quoting; a .jsonl file has one object a line, and its columns are the fields of the first.
-Text is UTF-8. Blank lines are skipped.
-"""
+header line and RFC 4180 quoting; a .jsonl file has one object a line, and its columns are the fields of the first. A .json file
+is a list of such objects, or nests questions as SQuAD does: they have the columns question, context and answers. A CoNLL file
+has a word a line with its tag at the end, and a blank line behind each sentence: the columns are tokens and ner_tags, and
+where there are four a line pos_tags and chunk_tags as well. Text is UTF-8. Blank lines are skipped in the others."""
 
 import csv
 import itertools
@@ -14,7 +15,10 @@ from typing import Any
 
 from edgekit.errors import DatasetError
 
-SUFFIXES = (".tsv", ".csv", ".jsonl", ".parquet")
+_CONLL = (".conll", ".iob", ".iob2", ".bio", ".txt")
+_OBJECTS = (".jsonl", ".json", *_CONLL)
+SUFFIXES = (".tsv", ".csv", *_OBJECTS, ".parquet")
+_CONLL_2003 = ("tokens", "pos_tags", "chunk_tags", "ner_tags")
 
 
 def column_names(path: Path) -> tuple[str, ...]:
@@ -22,7 +26,7 @@ def column_names(path: Path) -> tuple[str, ...]:
     try:
         if path.suffix.lower() == ".parquet":
             names = _parquet(path).schema_arrow.names
-        elif path.suffix.lower() == ".jsonl":
+        elif path.suffix.lower() in _OBJECTS:
             names = next((list(record) for _, record in _objects(path)), [])
         else:
             names = next((fields for _, fields in _records(path)), [])
@@ -36,18 +40,18 @@ def column_names(path: Path) -> tuple[str, ...]:
 
 
 def read_columns(path: Path, names: Sequence[str], limit: int | None) -> dict[str, list[Any]]:
-    """The named columns' values of the first `limit` rows; a field that a .jsonl object lacks is None.
+    """The named columns' values of the first `limit` rows; a field that an object lacks is None.
 
-    Raises `DatasetError` naming the line that is ragged, not JSON or not UTF-8, or if there are no rows.
-    """
+    Raises `DatasetError` naming the line that is ragged, not JSON or not UTF-8, or if there are no rows."""
     try:
         if path.suffix.lower() == ".parquet":
             columns = _parquet_columns(path, names, limit)
-        elif path.suffix.lower() == ".jsonl":
-            objects = [[record.get(name) for name in names] for _, record in itertools.islice(_objects(path), limit)]
-            columns = {name: [row[place] for row in objects] for place, name in enumerate(names)}
         else:
-            columns = _text_columns(path, names, limit)
+            rows = _object_rows(path, names) if path.suffix.lower() in _OBJECTS else _text_rows(path, names)
+            columns = {name: [] for name in names}
+            for row in itertools.islice(rows, limit):
+                for name, value in zip(names, row, strict=True):
+                    columns[name].append(value)
     except OSError as error:
         raise DatasetError(f"{path}: cannot be read ({error.strerror or error}); check the path and its permissions") from None
     if not any(columns.values()):
@@ -55,16 +59,18 @@ def read_columns(path: Path, names: Sequence[str], limit: int | None) -> dict[st
     return columns
 
 
-def _text_columns(path: Path, names: Sequence[str], limit: int | None) -> dict[str, list[Any]]:
+def _object_rows(path: Path, names: Sequence[str]) -> Iterator[list[Any]]:
+    return ([record.get(name) for name in names] for _, record in _objects(path))
+
+
+def _text_rows(path: Path, names: Sequence[str]) -> Iterator[list[str]]:
     records = _records(path)
     _, header = next(records)
     places = [header.index(name) for name in names]
-    rows = []
-    for line, fields in itertools.islice(records, limit):
+    for line, fields in records:
         if len(fields) != len(header):
             raise DatasetError(f"{path}: line {line} has {len(fields)} fields where the header has {len(header)}; mend that line")
-        rows.append([fields[place] for place in places])
-    return {name: [row[place] for row in rows] for place, name in enumerate(names)}
+        yield [fields[place] for place in places]
 
 
 def _records(path: Path) -> Iterator[tuple[int, list[str]]]:
@@ -88,6 +94,13 @@ def _records(path: Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def _objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Line number, or that of the object, and fields of each."""
+    if path.suffix.lower() in _CONLL:
+        yield from _sentences(path)
+        return
+    if path.suffix.lower() == ".json":
+        yield from enumerate(_json(path), start=1)
+        return
     for number, line in _lines(path):
         if not line.strip():
             continue
@@ -98,6 +111,53 @@ def _objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         if not isinstance(record, dict):
             raise DatasetError(f"{path}: line {number} is not a JSON object; give one object a line")
         yield number, record
+
+
+def _json(path: Path) -> list[dict[str, Any]]:
+    """Objects of a list, or SQuAD's questions (https://rajpurkar.github.io/SQuAD-explorer) with their contexts."""
+    try:
+        held = json.loads("".join(line for _, line in _lines(path)))
+    except (ValueError, RecursionError) as error:
+        raise DatasetError(f"{path}: is not JSON ({error}); give a list of objects, or SQuAD's form") from None
+    records: Any = held.get("data") if isinstance(held, dict) else held
+    try:
+        nested = [paragraph for article in records for paragraph in article["paragraphs"]]
+        rows = [(question, paragraph["context"]) for paragraph in nested for question in paragraph["qas"]]
+        records = [
+            {
+                "question": question["question"],
+                "context": context,
+                "answers": {key: [answer[key] for answer in question["answers"]] for key in ("text", "answer_start")},
+            }
+            for question, context in rows
+        ]
+    except (KeyError, TypeError):
+        pass
+    if not isinstance(records, list) or not all(isinstance(record, dict) and "paragraphs" not in record for record in records):
+        raise DatasetError(f"{path}: holds no list of objects, nor questions as SQuAD nests them; give one of these, or .jsonl")
+    return records
+
+
+def _sentences(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Line number of a sentence's first word, and its columns; see https://www.clips.uantwerpen.be/conll2003/ner/."""
+    width, start, words = 0, 1, list[list[str]]()
+    for number, line in itertools.chain(_lines(path), [(0, "")]):
+        fields = line.rstrip("\r\n").split("\t") if "\t" in line else line.split()
+        if (fields and fields[0] == "-DOCSTART-") or (line.startswith("# ") and "=" in line):
+            continue
+        if fields and any(fields):
+            start, width = start if words else number, width or len(fields)
+            if len(fields) != width or width < 2:
+                raise DatasetError(
+                    f"{path}: line {number} has {len(fields)} fields, the first word's line {width}; "
+                    "give a word and its tag a line and a blank line behind each sentence (CoNLL)"
+                )
+            words.append([field.strip() for field in fields])
+        elif words:
+            columns = [list(column) for column in zip(*words, strict=True)]
+            names = _CONLL_2003 if width == len(_CONLL_2003) else ("tokens", "ner_tags")
+            yield start, dict(zip(names, columns if len(names) == width else (columns[0], columns[-1]), strict=True))
+            words = []
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -133,16 +193,12 @@ def _parquet_columns(path: Path, names: Sequence[str], limit: int | None) -> dic
     import pyarrow
 
     columns: dict[str, list[Any]] = {name: [] for name in names}
-    remaining = limit
     try:
         for batch in _parquet(path).iter_batches(batch_size=min(limit or 8192, 8192), columns=list(names)):
-            kept = batch if remaining is None else batch.slice(0, remaining)
-            for name in names:
-                columns[name].extend(kept.column(name).to_pylist())
-            if remaining is not None:
-                remaining -= kept.num_rows
-                if remaining <= 0:
-                    break
+            for name, values in columns.items():
+                values.extend(batch.column(name).to_pylist())
+            if limit is not None and len(columns[names[0]]) >= limit:
+                break
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DatasetError(f"{path}: damaged Parquet file ({error}); write it again") from None
-    return columns
+    return {name: values[:limit] for name, values in columns.items()}

@@ -2,7 +2,8 @@
 
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -11,47 +12,48 @@ import numpy as np
 from edgekit.data.samples import Array, Samples
 from edgekit.data.sources import TextRows, are_numbers
 from edgekit.errors import CheckpointError, ConfigError, DatasetError, EdgekitError
-from edgekit.system.worker import Worker
+from edgekit.spec import TensorSpec
 
-# Input name -> attribute of a tokenizers Encoding.
-_FIELDS = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
+# Input name -> attribute of a tokenizers Encoding. Every text model takes the first two, some the third.
+FIELDS = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
 _KNOWN_PADS = ("[PAD]", "<pad>", "<PAD>")
 _BATCH = 1024
+# The later one goes before the earlier.
+_SETTINGS = ("special_tokens_map.json", "tokenizer_config.json")
 
 
-def encode_text(
-    rows: TextRows, tokenizer: Path, max_length: int, input_names: Sequence[str], label_ids: Mapping[str, int]
-) -> Samples:
+def encode_text(rows: TextRows, tokenizer: Path, max_length: int, input_names: Sequence[str]) -> Samples:
     """Encode to int32 arrays (N, max_length), one per asked name: input_ids, attention_mask, token_type_ids.
 
     Padded with the tokenizer's own token on its own side; too long a pair loses tokens from its longer half first.
-    `tokenizer` is the checkpoint's folder. Labels become class numbers by `class_numbers`.
-    Raises `DatasetError` for an unknown input name or a label outside the head, `CheckpointError` for an unusable
-    tokenizer, `ConfigError` if `max_length` leaves no room for text.
-    """
-    if unknown := [name for name in input_names if name not in _FIELDS]:
-        raise DatasetError(
-            f"{rows.origin}: text cannot fill the model's input {unknown[0]!r}, only {', '.join(_FIELDS)}; give an .npz file"
-        )
-    labels = class_numbers(rows, label_ids)
+    `tokenizer` is the checkpoint's folder. Raises `CheckpointError` for an unusable tokenizer, `ConfigError` if
+    `max_length` leaves no room for text."""
     encoder = open_tokenizer(tokenizer, max_length, pair=rows.pairs is not None)
     arrays = {name: np.empty((len(rows), max_length), np.int32) for name in input_names}
+    texts = rows.texts if rows.pairs is None else list(zip(rows.texts, rows.pairs, strict=True))
     for start in range(0, len(rows), _BATCH):
         stop = start + _BATCH
-        batch = (
-            rows.texts[start:stop] if rows.pairs is None else list(zip(rows.texts[start:stop], rows.pairs[start:stop], strict=True))
-        )
-        encodings = encoder.encode_batch_fast(list(batch))
+        encodings = encoder.encode_batch_fast(list(texts[start:stop]))
         for name, array in arrays.items():
-            array[start:stop] = [getattr(encoding, _FIELDS[name]) for encoding in encodings]
-    return Samples(arrays, labels)
+            array[start:stop] = [getattr(encoding, FIELDS[name]) for encoding in encodings]
+    return Samples(arrays)
+
+
+def encodings(encoder: Any, texts: Sequence[str], *, special: bool = True) -> Iterator[Any]:
+    """Each text's `tokenizers.Encoding` with offsets in characters, with or without the special tokens; few live at a time."""
+    for start in range(0, len(texts), _BATCH):
+        yield from encoder.encode_batch(list(texts[start : start + _BATCH]), add_special_tokens=special)
+
+
+def token_specs(max_length: int, *, segments: bool) -> tuple[TensorSpec, ...]:
+    """Inputs of a text model's .tflite; `segments` tell the two texts of a pair apart."""
+    return tuple(TensorSpec(name, (1, max_length), "int32") for name in list(FIELDS)[: 3 if segments else 2])
 
 
 def check_room(tokenizer: Path, max_length: int) -> None:
     """Raise `ConfigError` if `max_length` leaves no room for text, and `CheckpointError` for a tokenizer.json that is unusable.
 
-    A folder without one is judged when texts are encoded, since that takes a framework.
-    """
+    A folder without one is judged when texts are encoded, since that takes a framework."""
     if (tokenizer / "tokenizer.json").is_file():
         open_tokenizer(tokenizer, max_length, pair=False)
 
@@ -62,29 +64,25 @@ def class_numbers(rows: TextRows, label_ids: Mapping[str, int]) -> Array | None:
     A name is looked up exactly, then without regard to case. A number stays as it is, unless the source names its
     numbers and the head knows all these names: then the head's number of the same name is taken. With empty
     `label_ids` numbers pass unchecked. Where the head's names are numbers themselves (stars from 1 to 5), a number is
-    a name. Raises `DatasetError` for a label outside the head.
-    """
+    a name. Raises `DatasetError` for a label outside the head."""
     if rows.labels is None:
         return None
     numbered = not rows.class_names and are_numbers(label_ids)
     folded = {name.casefold(): number for name, number in label_ids.items()}
-    renumbered: list[int] | None = None
-    if rows.class_names and label_ids and all(name.casefold() in folded for name in rows.class_names):
-        renumbered = [folded[name.casefold()] for name in rows.class_names]
+    renumbered = [folded.get(name.casefold(), -1) for name in rows.class_names or ()]
+    renames = min(renumbered, default=-1) >= 0
     labels = np.empty(len(rows), np.int64)
     for index, label in enumerate(rows.labels):
         if isinstance(label, str) or numbered:
-            name = str(label)
-            number = label_ids.get(name, folded.get(name.casefold(), -1))
-        elif renumbered is not None:
+            number = label_ids.get(str(label), folded.get(str(label).casefold(), -1))
+        elif renames:
             number = renumbered[label] if 0 <= label < len(renumbered) else -1
         else:
-            number = label
+            number = label if isinstance(label, int) else -1
         if number < 0 or (label_ids and number >= len(label_ids)):
-            row = rows.numbers[index] if rows.numbers else index
             listed = ", ".join(f"{name}={place}" for name, place in list(label_ids.items())[:8])
             raise DatasetError(
-                f"{rows.origin}: labels outside the head: row {row} (from 0) has {label!r}, "
+                f"{rows.origin}: labels outside the head: row {rows.number(index)} (from 0) has {label!r}, "
                 f"the head's {len(label_ids)} classes are {listed}; mend the label or set --label-column"
             )
         labels[index] = number
@@ -94,16 +92,27 @@ def class_numbers(rows: TextRows, label_ids: Mapping[str, int]) -> Array | None:
 def open_tokenizer(checkpoint: Path, max_length: int, *, pair: bool) -> Any:
     """The tokenizer of a checkpoint's folder (or tokenizer.json) that cuts and pads to `max_length` as its settings say.
 
-    Raises `CheckpointError` for an unusable one, `ConfigError` if `max_length` leaves no room for text.
-    """
-    from tokenizers import Tokenizer
-
+    It is opened once and shared: change a copy. Raises `CheckpointError` for an unusable one, `ConfigError` if `max_length`
+    leaves no room for text."""
     folder = checkpoint if checkpoint.is_dir() else checkpoint.parent
     file = folder / "tokenizer.json" if checkpoint.is_dir() else checkpoint
+    parts = (file if file.is_file() else folder, *(folder / name for name in _SETTINGS))
+    changed = tuple(part.stat().st_mtime_ns for part in parts if part.exists())
+    return _opened(folder, file, max_length, pair, changed)
+
+
+@lru_cache(maxsize=8)
+def _opened(folder: Path, file: Path, max_length: int, pair: bool, changed: tuple[int, ...]) -> Any:
+    """`changed` are the times at which what it is read from was written."""
+    from tokenizers import Tokenizer
+
     try:
         if file.is_file():
             encoder = Tokenizer.from_file(str(file))
         else:
+            # What reads a file alone needs no children, which take a while to import.
+            from edgekit.system.worker import Worker
+
             with tempfile.TemporaryDirectory(prefix="edgekit-tokenizer-") as room:
                 written = Path(room) / "tokenizer.json"
                 Worker(timeout_s=300).run(_write_fast_tokenizer, folder, written)
@@ -118,10 +127,11 @@ def open_tokenizer(checkpoint: Path, max_length: int, *, pair: bool) -> Any:
             f"a maximum length of {max_length} leaves no room for text beside the special tokens; give a larger --max-length"
         )
     settings = _settings(folder)
-    padding = encoder.padding or {}
+    padding, truncation = encoder.padding or {}, encoder.truncation or {}
     pad_token, pad_id = _pad(encoder, settings, padding, file)
     try:
-        encoder.enable_truncation(max_length, strategy="longest_first", direction=settings.get("truncation_side", "right"))
+        side = settings.get("truncation_side") or truncation.get("direction", "right")
+        encoder.enable_truncation(max_length, strategy="longest_first", direction=side)
         encoder.enable_padding(
             direction=settings.get("padding_side") or padding.get("direction", "right"),
             pad_id=pad_id,
@@ -136,20 +146,28 @@ def open_tokenizer(checkpoint: Path, max_length: int, *, pair: bool) -> Any:
     return encoder
 
 
+@lru_cache(maxsize=8)
+def uncut(encoder: Any) -> Any:
+    """A copy of what `open_tokenizer` gave that neither cuts nor pads, shared as that is."""
+    from tokenizers import Tokenizer
+
+    whole = Tokenizer.from_str(encoder.to_str())
+    whole.no_truncation()
+    whole.no_padding()
+    return whole
+
+
 def _settings(folder: Path) -> dict[str, Any]:
     """What `tokenizer_config.json` says, completed by `special_tokens_map.json`; a tokenizer may come without either."""
     settings: dict[str, Any] = {}
-    for name in ("special_tokens_map.json", "tokenizer_config.json"):
-        file = folder / name
-        if not file.is_file():
-            continue
+    for file in filter(Path.is_file, (folder / name for name in _SETTINGS)):
         try:
-            found = json.loads(file.read_text(encoding="utf-8"))
+            stored = json.loads(file.read_text(encoding="utf-8"))
         except ValueError as error:
             raise CheckpointError(f"{file}: not JSON ({error}); save the tokenizer again with save_pretrained") from None
-        if not isinstance(found, dict):
+        if not isinstance(stored, dict):
             raise CheckpointError(f"{file}: holds no settings by name; save the tokenizer again with save_pretrained")
-        settings.update({key: value for key, value in found.items() if value is not None})
+        settings |= {key: value for key, value in stored.items() if value is not None}
     return settings
 
 

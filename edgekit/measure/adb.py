@@ -6,14 +6,14 @@ import secrets
 import shutil
 import struct
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgekit.errors import ConfigError, InputError
 from edgekit.measure.judge import gzip_size
 from edgekit.measure.measurement import Latency, Measurement
-from edgekit.system.worker import Progress
+from edgekit.system.worker import OnProgress, Progress
 
 _PLACE = "/data/local/tmp"
 _SHORT_SECONDS, _PUSH_SECONDS, _RUN_SECONDS = 30.0, 600.0, 600.0
@@ -40,8 +40,7 @@ _TROUBLE = re.compile(r"error|fail|cannot|not executable|denied|killed|abort|seg
 @dataclass(frozen=True)
 class DeviceConfig:
     """What to run: `binary` is Google's benchmark_model for the phone's ABI; each file is run with each of `threads`, and on the
-    GPU after them. `runs` and `warmup` are the least, of which benchmark_model makes more for fast models.
-    """
+    GPU after them. `runs` and `warmup` are the least, of which benchmark_model makes more for fast models."""
 
     binary: Path
     threads: tuple[int, ...] = (1, 2, 4)
@@ -91,14 +90,11 @@ def find(serial: str | None) -> Device:
     return Device(serial, f"{name.strip() or serial}, Android {release} (API {level})", tuple(filter(None, abis.split(","))))
 
 
-def benchmark(
-    files: Sequence[Path], device: Device, config: DeviceConfig, on_progress: Callable[[Progress], None] | None = None
-) -> list[Measurement]:
+def benchmark(files: Sequence[Path], device: Device, config: DeviceConfig, on_progress: OnProgress = None) -> list[Measurement]:
     """Each file with each number of threads, then on the GPU; `path` tells them apart. What was pushed is removed again.
 
     A run that gives no times has a `failure`. Raises `InputError` for a binary that is not for this phone, and for a phone
-    that goes away or is full.
-    """
+    that goes away or is full."""
     _check_binary(config.binary, device)
     plans, done = _plans(config), 0
     found = []
@@ -131,8 +127,7 @@ def names(files: Sequence[Path], config: DeviceConfig) -> tuple[str, ...]:
 def parse(said: str, row: Measurement, *, gpu: bool = False, problem: str = "") -> Measurement:
     """`row` with the figures in benchmark_model's output, or with the failure that it tells of.
 
-    p50 is its median, or where an older build prints none, its mean; it prints no other percentile that we show.
-    """
+    p50 is its median, or where an older build prints none, its mean; it prints no other percentile that we show."""
     runs, timings = list(_RUNS.finditer(said)), _TIMINGS.search(said)
     if gpu and _UNUSED.search(said):
         return replace(

@@ -1,21 +1,19 @@
 """Why a quantized file is wrong or slow: its layers against the float file's, the causes, and what the delegate leaves out."""
 
 import dataclasses
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
 from edgekit.data.samples import Samples
-from edgekit.errors import DatasetError, EdgekitError, InputError, ModelFormatError, WorkerCrashed
+from edgekit.errors import DatasetError, EdgekitError, InputError, ModelFormatError, RefusedError, WorkerCrashed
 from edgekit.measure import causes
 from edgekit.measure.causes import Finding
-from edgekit.measure.layer_errors import MOST_DB, Layer, decibels, layer_errors, worst_first
+from edgekit.measure.judge import aligned
+from edgekit.measure.layer_errors import Layer, layer_errors, worst_first
 from edgekit.measure.op_times import Outside, outside
 from edgekit.stages.quantize.candidates import time_in_turns
-from edgekit.system.worker import Progress, Worker
-from edgekit.tasks.parity import compare
+from edgekit.system.worker import OnProgress, Worker
+from edgekit.tasks.judgement import MOST_DB, Judgement, OutputError, judge
 from edgekit.tflite import flatbuffer
 from edgekit.tflite.flatbuffer import ModelFile, Subgraph
 
@@ -24,8 +22,7 @@ from edgekit.tflite.flatbuffer import ModelFile, Subgraph
 class Speed:
     """Median milliseconds of both files, taken in turns, and what the delegate leaves out of the examined one.
 
-    The ops' times and shares are estimates: each op was run by itself. `delegated_ms` is what is left of the total.
-    """
+    The ops' times and shares are estimates: each op was run by itself. `delegated_ms` is what is left of the total."""
 
     p50_ms: float
     reference_p50_ms: float
@@ -35,11 +32,11 @@ class Speed:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What was found about `file` against the float file `against` on `rows` rows; `layers` are the worst first.
+    """What is wrong with `file` against the float file `against` on `rows` rows; `layers` are the worst first.
 
-    `agreement` is the share of rows with the same decision, None for outputs that are no classes; `sqnr_db` is the outputs'.
-    `failure` says why the file could not be run, and then only what its scales tell is known.
-    """
+    `agreement` is the share of its task's decisions that are the same, None where it decides nothing; `error_db` is that of the
+    worst of `outputs`, see `tasks.judgement.OutputError`, which are empty where its values mean nothing.
+    `failure` says why the file could not be run, and then only what its scales tell is known."""
 
     file: str
     against: str
@@ -47,13 +44,14 @@ class Diagnosis:
     rows: int
     threads: int
     agreement: float | None
-    sqnr_db: float | None
+    error_db: float | None
     findings: tuple[Finding, ...]
     layers: tuple[Layer, ...]
     unmatched_ops: int
     speed: Speed | None
     failure: str | None = None
     notes: tuple[str, ...] = field(default=())
+    outputs: tuple[OutputError, ...] = ()
 
 
 def check(file: Path, against: Path) -> None:
@@ -61,29 +59,23 @@ def check(file: Path, against: Path) -> None:
     examined, reference = flatbuffer.read(file), flatbuffer.read(against)
     if any(tensor.scales and not tensor.data_bytes for tensor in _graph(reference).tensors) or _hybrid(_graph(reference)):
         raise ModelFormatError(f"{against}: is quantized itself; give the float32 file that {file.name} was made of")
-    takes, wanted = ({spec.name: spec.shape for spec in model.signature(model.entry()).inputs} for model in (examined, reference))
-    if takes != wanted:
+    takes, other = ({spec.name: spec.shape for spec in model.signature(model.entry()).inputs} for model in (examined, reference))
+    if takes != other:
         raise InputError(
-            f"{file}: takes {_described(takes)}, {against.name} takes {_described(wanted)}; give the float file of the same model"
+            f"{file}: takes {_described(takes)}, {against.name} takes {_described(other)}; give the float file of the same model"
         )
 
 
 def diagnose(
-    file: Path,
-    against: Path,
-    samples_folder: Path,
-    *,
-    data: str = "",
-    threads: int = 2,
-    on_progress: Callable[[Progress], None] | None = None,
+    file: Path, against: Path, samples_folder: Path, *, data: str = "", threads: int = 2, on_progress: OnProgress = None
 ) -> Diagnosis:
     """Compare `file` with the float32 `against` on the saved rows, layer by layer, and say what is wrong and why it is slow.
 
     A file that crashes or stops is diagnosed by its scales, with the reason in `failure`. Raises what `check` raises,
-    `DatasetError` if there are no rows, and the error of `against` if that is what does not run.
-    """
+    `DatasetError` if there are no rows, and the error of `against` if that is what does not run."""
     check(file, against)
-    rows = len(Samples.load(samples_folder))
+    samples = Samples.load(samples_folder)
+    rows = samples.row_count()
     if rows == 0:
         raise DatasetError("the data set has no rows; give at least one")
     worker = Worker(on_progress=on_progress)
@@ -97,13 +89,18 @@ def diagnose(
         crashed = isinstance(error, WorkerCrashed)
         reason = f"{file}: the interpreter crashes when it loads or runs it" if crashed else error.message
         return dataclasses.replace(known, findings=tuple(causes.of_scales(graph)), failure=reason)
-    finite = bool(np.isfinite(errors.outputs).all())
-    noise = float(np.square(errors.outputs.astype(np.float64) - errors.reference).sum()) if finite else np.inf
-    sqnr = decibels(float(np.square(errors.reference.astype(np.float64)).sum()), noise) if finite else -MOST_DB
-    classes = errors.outputs.ndim > 1 and errors.outputs.shape[-1] > 1
-    called = {layer.place: layer.name for layer in errors.layers}
-    findings = [*causes.of_scales(graph, called), *causes.of_layers(graph, errors.layers, sqnr)]
     notes = []
+    try:
+        reference = aligned(errors.outputs, errors.reference)
+        if reference is None:
+            raise InputError(f"{file}: has other outputs than {against.name}; give the float file of the same model")
+        judgement = judge(errors.outputs, samples, reference)
+    except RefusedError as refused:
+        judgement = Judgement(rows)
+        notes.append(refused.message)
+    worst = -MOST_DB if judgement.error_db is None else judgement.error_db
+    called = {layer.place: layer.name for layer in errors.layers}
+    findings = [*causes.of_scales(graph, called), *causes.of_layers(graph, errors.layers, worst)]
     try:
         speed = _speed(worker, file, against, samples_folder, threads)
         findings += causes.of_speed(graph, speed.split, speed.p50_ms, speed.reference_p50_ms)
@@ -114,8 +111,9 @@ def diagnose(
         notes.append(f"{errors.unmatched} quantized ops have no counterpart in {against.name} and are not judged")
     return dataclasses.replace(
         known,
-        agreement=compare(errors.outputs, errors.reference).same_argmax if classes and finite else None,
-        sqnr_db=sqnr,
+        agreement=judgement.agreement.value if judgement.agreement else None,
+        error_db=worst,
+        outputs=judgement.outputs,
         findings=tuple(findings),
         layers=worst_first(errors.layers),
         unmatched_ops=errors.unmatched,
@@ -126,11 +124,11 @@ def diagnose(
 
 def _speed(worker: Worker, file: Path, against: Path, samples_folder: Path, threads: int) -> Speed:
     medians = worker.run(time_in_turns, [file, against], samples_folder).value
-    found = worker.run(outside, file, threads).value
+    split = worker.run(outside, file, threads).value
     total = medians[file]
-    timed = tuple(dataclasses.replace(one, share=one.total_ms / total if total > 0 else 0.0) for one in found.outside)
-    left = max(0.0, total - sum(one.total_ms for one in timed))
-    return Speed(total, medians[against], left, dataclasses.replace(found, outside=timed))
+    timed = tuple(dataclasses.replace(one, share=one.total_ms / total if total > 0 else 0.0) for one in split.outside)
+    delegated = max(0.0, total - sum(one.total_ms for one in timed))
+    return Speed(total, medians[against], delegated, dataclasses.replace(split, outside=timed))
 
 
 def _runs(file: Path, samples_folder: Path, threads: int) -> None:

@@ -2,6 +2,7 @@
 
 import gc
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +18,10 @@ from edgekit.system.worker import peak_memory, progress
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-# Outputs of timed runs that are kept: those of classifiers, and not images.
+# Outputs of timed runs that are kept: small ones, and not images.
 _KEPT_BYTES = 2**14
+# Outputs of a file that are written in all; rows beyond are not run.
+_WRITTEN_BYTES = 2**30
 _WARMUP_SHARE = 0.25
 _WARMUP_SECONDS = 0.05  # threads and clock need about this long, whatever the number of runs
 
@@ -37,9 +40,8 @@ class Budget:
 class Timing:
     """One child's figures: milliseconds of each timed inference, bytes above what the process held before it loaded the file.
 
-    `outputs` are the first output of each row that was run, from the one that the child was told to begin with; none where they
-    are large. Ops and partitions are LiteRT's, see `runtimes.Runnable`.
-    """
+    `outputs` are those of each sample that was run by name, from the one that the child was told to begin with; none where they
+    are large. Ops and partitions are LiteRT's, see `runtimes.Runnable`."""
 
     load_ms: float
     first_ms: float
@@ -49,7 +51,15 @@ class Timing:
     ops: int | None
     delegated_ops: int | None
     partitions: int | None
-    outputs: tuple[Array, ...] = ()
+    outputs: tuple[dict[str, Array], ...] = ()
+
+
+@dataclass(frozen=True)
+class Written:
+    """How many samples `write_outputs` ran, in the order `visited`, and each output's file by name."""
+
+    count: int
+    files: dict[str, Path]
 
 
 def time_file(file: Path, samples: Path | None, threads: int, budget: Budget, seed: int, begin: int = 0) -> Timing:
@@ -90,72 +100,81 @@ def time_file(file: Path, samples: Path | None, threads: int, budget: Budget, se
 
 
 class _Walk:
-    """Runs a model on row after row in the order `visited`, from `begin`, and again from the first after the last."""
+    """Runs a model on sample after sample in the order `visited`, from `begin`, and again from the first after the last."""
 
     def __init__(self, model: Runnable, rows: Samples, seed: int, begin: int) -> None:
         self._model, self._rows, self._begin, self._place = model, rows, begin, begin
-        self._order = visited(len(rows), seed)
-        self.outputs: list[Array] = []
+        self._order = visited(rows, seed)
+        self.outputs: list[dict[str, Array]] = []
 
     def timed(self) -> float:
-        """Milliseconds of the next row's bare inference; its output is kept while there are small ones of new rows."""
+        """Milliseconds of the next sample's bare inference; its outputs are kept while there are small ones of new samples."""
         index = self._order[self._place % len(self._order)]
         self._model.set_inputs({name: np.array(array[index : index + 1]) for name, array in self._rows.inputs.items()})
         started = time.perf_counter_ns()
         self._model.invoke()
         passed = time.perf_counter_ns() - started
         if self._place == self._begin + len(self.outputs) < len(self._order):
-            output = _first_output(self._model)
-            if output.nbytes <= _KEPT_BYTES:
-                self.outputs.append(output.copy())
+            outputs = without_batch(self._model.outputs())
+            if sum(output.nbytes for output in outputs.values()) <= _KEPT_BYTES:
+                self.outputs.append({name: output.copy() for name, output in outputs.items()})
         self._place += 1
         return passed / 1e6
 
 
 def write_outputs(
-    file: Path, samples: Path, target: Path, threads: int, seed: int | None, seconds: float | None, begin: int = 0
-) -> int:
-    """Run `file` over the saved rows from `begin`, in order or as `visited` shuffles them; write its first output to `target`.
+    file: Path, samples: Path, folder: Path, threads: int, seed: int | None, seconds: float | None, begin: int = 0
+) -> Written:
+    """Run `file` over the saved samples from `begin`, in the order `visited`, and write each output (N, …) to a file in `folder`.
 
-    Returns how many rows were run before `seconds` had passed; the rest of the array is not to be read.
-    Raises `ModelFormatError` if the output changes its shape from row to row, and what `runtimes.load` raises.
-    """
+    Every sample's outputs stand at its own place. It stops behind a row once `seconds` have passed or `_WRITTEN_BYTES` are
+    written; the places of samples that were not run hold nothing. Raises `ModelFormatError` if an output changes its shape from
+    row to row, and what `runtimes.load` raises."""
     data = Samples.load(samples)
     model = runtimes.load(file, threads)
-    order = visited(len(data), seed)[begin:]
+    order = visited(data, seed)
+    folder.mkdir(parents=True, exist_ok=True)
     deadline = None if seconds is None else time.perf_counter() + seconds
-    stored: Array | None = None
-    step = max(1, len(order) // 100)
-    done = 0
-    for index in order:
+    stored: dict[str, Array] = {}
+    files: dict[str, Path] = {}
+    step, size = max(1, len(order) // 100), 0
+    for done in range(begin, len(order)):
+        index = order[done]
         model.set_inputs({name: array[index : index + 1] for name, array in data.inputs.items()})
         model.invoke()
-        row = _first_output(model)
-        if stored is None:
-            stored = np.lib.format.open_memmap(target, mode="w+", dtype=row.dtype, shape=(len(order), *row.shape))
-        elif row.shape != stored.shape[1:]:
-            raise ModelFormatError(
-                f"{file}: the first output has shape {row.shape} in row {index} and {stored.shape[1:]} before it; "
-                "give a file with outputs of one shape"
-            )
-        stored[done] = row
-        done += 1
-        if done % step == 0:
+        for number, (name, output) in enumerate(without_batch(model.outputs()).items()):
+            if name not in stored:
+                files[name] = folder / f"output_{number}.npy"
+                shape = (len(data), *output.shape)
+                stored[name] = np.lib.format.open_memmap(files[name], mode="w+", dtype=output.dtype, shape=shape)
+            elif output.shape != stored[name].shape[1:]:
+                raise ModelFormatError(
+                    f"{file}: output {name} has shape {output.shape} in row {index} and {stored[name].shape[1:]} before it; "
+                    "give a file with outputs of one shape"
+                )
+            stored[name][index] = output
+            size += output.nbytes
+        if (done - begin) % step == 0:
             progress(f"run {file.name}", done, len(order))
-        if deadline is not None and time.perf_counter() > deadline:
-            break
-    return done
+        within_row = data.row is not None and done + 1 < len(order) and data.row[index] == data.row[order[done + 1]]
+        if not within_row and (size >= _WRITTEN_BYTES or (deadline is not None and time.perf_counter() > deadline)):
+            return Written(done + 1, files)
+    return Written(len(order), files)
 
 
-def visited(rows: int, seed: int | None) -> Array:
-    """Row numbers in the order they are run: as they are, or shuffled so that the first of them are a fair draw of all."""
-    return np.arange(rows) if seed is None else np.random.default_rng(seed).permutation(rows)
+def visited(samples: Samples, seed: int | None) -> Array:
+    """Places of the samples in the order they are run: as they are, or with their rows shuffled, so that the first of them are a
+    fair draw of all."""
+    if seed is None:
+        return np.arange(len(samples))
+    _, row = np.unique(np.arange(len(samples)) if samples.row is None else samples.row, return_inverse=True)
+    rank = np.random.default_rng(seed).permutation(row.max(initial=-1) + 1)
+    return np.argsort(rank[row], kind="stable")
 
 
-def _first_output(model: Runnable) -> Array:
-    """What the model gave for a row, without a batch axis of 1."""
-    output = next(iter(model.outputs().values()))
-    return output[0] if output.ndim and output.shape[0] == 1 else output
+def without_batch(outputs: Mapping[str, Array]) -> dict[str, Array]:
+    """A sample's outputs without a batch axis of 1."""
+    return {name: output[0] if output.ndim and output.shape[0] == 1 else output for name, output in outputs.items()}
 
 
 def _held_memory() -> int:

@@ -3,7 +3,7 @@
 import random
 import tempfile
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,54 +13,50 @@ from typing import Any
 import numpy as np
 
 from edgekit.data.samples import Samples
-from edgekit.errors import ConfigError, DatasetError, EdgekitError
+from edgekit.errors import DatasetError, EdgekitError
 from edgekit.measure import runtimes
-from edgekit.measure.execution import Budget, Timing, time_file, visited, write_outputs
+from edgekit.measure.execution import Budget, Timing, Written, time_file, visited, write_outputs
 from edgekit.measure.machine import machine
 from edgekit.measure.measurement import Latency, Measurement
 from edgekit.measure.runtimes import Description
-from edgekit.system.worker import Progress, Worker, together
-from edgekit.tasks.metrics import accuracy, agreement, cross_entropy, drop
+from edgekit.system import settings
+from edgekit.system.settings import Checked, at_least, setting
+from edgekit.system.worker import OnProgress, Progress, Worker, together
+from edgekit.tasks.base import Outputs
+from edgekit.tasks.judgement import Judgement, judge
 
-__all__ = ["BenchmarkConfig", "benchmark", "check_threads", "gzip_size", "machine", "order", "outputs"]
+__all__ = ["BenchmarkConfig", "benchmark", "gzip_size", "machine", "order", "outputs"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 _LEAST_RUNS = 3
-_MOST_THREADS = 256
 
 
 @dataclass(frozen=True)
-class BenchmarkConfig:
+class _Pass:
+    """Outputs (N, …) by name of the first `count` samples in the order `visited`, each at its own place."""
+
+    count: int
+    outputs: Outputs
+
+
+@dataclass(frozen=True)
+class BenchmarkConfig(Checked):
     """`runs` timed inferences of each file, spread over `rounds` fresh children with at least `warmup` uncounted ones in each.
 
     A slow file gets fewer runs (3 at least) once its inferences have taken `max_seconds` over all rounds, and fewer rows
-    once its accuracy pass has taken `max_accuracy_seconds`; None is no limit. `timeout_s` and `memory_bytes` stop one child.
-    """
+    once judging it has taken `max_accuracy_seconds`; None is no limit. `timeout_s` and `memory_bytes` stop one child."""
 
-    threads: int = 2
-    runs: int = 100
-    warmup: int = 10
-    rounds: int = 5
+    threads: int = settings.threads()
+    runs: int = setting(100, "Timed inferences of each file in all.", at_least(1))
+    warmup: int = setting(10, "Uncounted inferences in each process.", at_least(0))
+    rounds: int = setting(5, "Fresh processes for each file, in turns.", at_least(1))
     max_seconds: float = 20.0
     max_accuracy_seconds: float | None = 120.0
     timeout_s: float = 600.0
     memory_bytes: int | None = None
     gzip: bool = True
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name, least in (("runs", 1), ("warmup", 0), ("rounds", 1), ("seed", 0)):
-            if getattr(self, name) < least:
-                raise ConfigError(f"{name} is {getattr(self, name)}; give at least {least}")
-        check_threads(self.threads)
-
-
-def check_threads(threads: int) -> None:
-    """Raise `ConfigError` unless the interpreter can start as many: it crashes where it gets no memory for their stacks."""
-    if not 1 <= threads <= _MOST_THREADS:
-        limit = "at least 1" if threads < 1 else f"at most {_MOST_THREADS}, best as many as there are cores"
-        raise ConfigError(f"threads is {threads}; give {limit}")
+    seed: int = settings.seed()
 
 
 def benchmark(
@@ -71,16 +67,15 @@ def benchmark(
     reference: Path | None = None,
     schemes: Mapping[Path, str] | None = None,
     described: Mapping[Path, Description] | None = None,
-    on_progress: Callable[[Progress], None] | None = None,
+    on_progress: OnProgress = None,
 ) -> list[Measurement]:
     """One `Measurement` for each of `files` (or checkpoint folders, see `runtimes`), in their order.
 
-    `samples` (or the folder they were saved to) feed the timed runs, and all their rows are run once for accuracy, where
-    there are labels, and for agreement with `reference`; without samples the files are timed on random values alone.
-    Where files take the same rows in different form, `samples` holds each file's own: the same rows, labels and order.
+    `samples` (or the folder they were saved to) feed the timed runs, and all their rows are run once to judge the files by the
+    samples' task, and against `reference`; without samples the files are timed on random values alone.
+    Where files take the same rows in different form, `samples` holds each file's own: the same rows in the same order.
     A file that cannot be loaded, crashes or times out gets a `failure`, and the others go on. `described` spares a second
-    look at files that are known. Raises `ModelFormatError` if a path is nothing, and `DatasetError` if `samples` has no rows.
-    """
+    look at files that are known. Raises `ModelFormatError` if a path is nothing, and `DatasetError` if `samples` has no rows."""
     config = config or BenchmarkConfig()
     everything = [*files, *([reference] if reference is not None else [])]
     for file in everything:
@@ -101,7 +96,7 @@ def benchmark(
             return found
         # What the timed runs gave need not be computed again.
         known = {
-            file.resolve(): [output for timing in rounds for output in timing.outputs]
+            file.resolve(): [outputs for timing in rounds for outputs in timing.outputs]
             for file, rounds in zip(files, timings, strict=True)
         }
         failed = {files[index].resolve() for index in failures}
@@ -116,16 +111,14 @@ def benchmark(
             if seconds is not None:
                 seconds = max(0.0, seconds - len(head) * mean_ms.get(file.resolve(), 0) / 1000)
             rest = replace(config, max_accuracy_seconds=seconds)
-            tasks.append(partial(_predict, file, folders[file], Path(room) / f"outputs_{number}.npy", head, rest, steps))
+            tasks.append(partial(_predict, file, folders[file], Path(room) / f"outputs_{number}", head, rest, steps))
         # Nothing is timed here, so files run side by side, each with half of the threads.
         answers = together(tasks)
         passes = {file.resolve(): answer for file, answer in zip(running, answers, strict=True)}
-        labels = Samples.load(next(iter(folders.values()))).labels
-        shuffled = None if labels is None else labels[visited(len(labels), config.seed)]
         origin = reference.resolve() if reference is not None else None
         base = passes.get(origin) if origin is not None else None
         return [
-            _compared(item, passes[file.resolve()], shuffled, base, is_reference=file.resolve() == origin)
+            _judged(item, passes[file.resolve()], folders[file], base, config.seed, is_reference=file.resolve() == origin)
             if file.resolve() in passes
             else item
             for file, item in zip(files, found, strict=True)
@@ -133,22 +126,17 @@ def benchmark(
 
 
 def outputs(
-    file: Path,
-    samples: Samples | Path,
-    threads: int = 2,
-    *,
-    timeout_s: float | None = None,
-    on_progress: Callable[[Progress], None] | None = None,
-) -> Array:
-    """First output of `file` for every row of `samples` (or of the folder they were saved to), real values, (N, ...).
+    file: Path, samples: Samples | Path, threads: int = 2, *, timeout_s: float | None = None, on_progress: OnProgress = None
+) -> dict[str, Array]:
+    """All outputs of `file` by name for every one of `samples` (or of the folder they were saved to), real values, (N, …).
 
     Run in a child. Raises what `runtimes.load` and `edgekit.system.worker.Worker` raise, and `DatasetError`
-    if there are no rows.
-    """
+    if there are no rows."""
     with tempfile.TemporaryDirectory(prefix="edgekit-measure-") as room:
-        folder, target = _saved(samples, Path(room)), Path(room) / "outputs.npy"
-        Worker(timeout_s=timeout_s, on_progress=on_progress).run(write_outputs, file, folder, target, threads, None, None)
-        return np.asarray(np.load(target))
+        folder, target = _saved(samples, Path(room)), Path(room) / "outputs"
+        worker = Worker(timeout_s=timeout_s, on_progress=on_progress)
+        written: Written = worker.run(write_outputs, file, folder, target, threads, None, None).value
+        return {name: np.load(path)[: written.count] for name, path in written.files.items()}
 
 
 def order(count: int, rounds: int, seed: int) -> list[list[int]]:
@@ -170,7 +158,7 @@ def gzip_size(file: Path) -> int:
 class _Steps:
     """Counts children for the caller's progress bar."""
 
-    def __init__(self, total: int, on_progress: Callable[[Progress], None] | None) -> None:
+    def __init__(self, total: int, on_progress: OnProgress) -> None:
         self._done, self._total, self._tell = 0, total, on_progress
 
     def next(self, note: str) -> None:
@@ -275,50 +263,80 @@ def _timed(
     )
 
 
-def _predict(file: Path, folder: Path, target: Path, known: Sequence[Array], config: BenchmarkConfig, steps: _Steps) -> Array | str:
-    """Outputs of the rows that were run, in `visited` order, or why there are none; `known` are those of the first rows."""
+def _predict(
+    file: Path, folder: Path, target: Path, known: Sequence[Outputs], config: BenchmarkConfig, steps: _Steps
+) -> _Pass | str:
+    """Outputs of the samples that were run, or why there are none; `known` are those of the first in the order `visited`."""
     steps.next(file.name)
     worker = Worker(timeout_s=config.timeout_s, memory_bytes=config.memory_bytes)
-    rows, threads, begin = len(Samples.load(folder)), -(-config.threads // 2), len(known)
-    head = np.stack(known) if len({output.shape for output in known}) == 1 else None
-    if head is not None and begin == rows:
-        return head
-    begin = begin if head is not None else 0
+    samples, threads = Samples.load(folder), -(-config.threads // 2)
+    alike = len({tuple((name, output.shape) for name, output in outputs.items()) for outputs in known}) == 1
+    head = known if alike else ()
+    places = visited(samples, config.seed)[: len(head)]
+    if len(head) == len(samples):
+        return _Pass(len(head), {name: _placed(places, [row[name] for row in head]) for name in head[0]})
     try:
-        count = worker.run(write_outputs, file, folder, target, threads, config.seed, config.max_accuracy_seconds, begin).value
+        written: Written = worker.run(
+            write_outputs, file, folder, target, threads, config.seed, config.max_accuracy_seconds, len(head)
+        ).value
     except EdgekitError as error:
         return _named(file, error)
-    found = np.asarray(np.load(target, mmap_mode="r")[:count])
-    if head is not None and head.shape[1:] != found.shape[1:]:
+    outputs = {name: np.load(path, mmap_mode="r+") for name, path in written.files.items()}
+    if head and any(array.shape[1:] != head[0][name].shape for name, array in outputs.items()):
         # From the first row on, it tells where the shape changes.
         return _predict(file, folder, target, (), config, steps)
-    return found if head is None else np.concatenate([head, found])
+    for name, array in outputs.items() if head else ():
+        array[places] = [row[name] for row in head]
+    return _Pass(written.count, outputs)
 
 
-def _compared(
-    item: Measurement, found: Array | str, labels: Array | None, base: Array | str | None, *, is_reference: bool
+def _placed(places: Array, rows: Sequence[Array]) -> Array:
+    """`rows` as one array (N, …), each at its place."""
+    stacked = np.stack(rows)
+    array = np.empty_like(stacked)
+    array[places] = stacked
+    return array
+
+
+def _judged(
+    item: Measurement, own: _Pass | str, folder: Path, base: _Pass | str | None, seed: int, *, is_reference: bool
 ) -> Measurement:
-    if isinstance(found, str):
-        return replace(item, failure=found)
-    if not np.isfinite(found).all():
-        return replace(
-            item, failure=f"{item.path}: gives values that are not finite; convert it again with another scheme or other data"
-        )
+    if isinstance(own, str):
+        return replace(item, failure=own)
+    samples = Samples.load(folder)
+    reference, shared = None, own.count
+    if isinstance(base, _Pass) and len(next(iter(base.outputs.values()))) == len(samples):
+        reference = aligned(own.outputs, base.outputs)
+        # Both are the first of the same draw, so those of the shorter one are in the other too.
+        shared = own.count if reference is None else min(own.count, base.count)
     try:
-        if labels is not None:
-            item = replace(item, accuracy=accuracy(found, labels[: len(found)]), loss=cross_entropy(found, labels[: len(found)]))
-        # Both are a prefix of the same draw, so the shorter one's rows are in the other too.
-        if isinstance(base, str) or base is None or base.shape[1:] != found.shape[1:]:
-            return item
-        rows = min(len(found), len(base))
-        ours, theirs = found[:rows], base[:rows]
-        if found.ndim > 1 and found.shape[-1] > 1:
-            item = replace(item, agreement=agreement(ours, theirs))
-            if labels is not None and not is_reference:
-                item = replace(item, drop=drop(ours, theirs, labels[:rows]))
-        return replace(item, mean_abs_error=float(np.abs(ours.astype(np.float64) - theirs).mean()))
+        judgement = _judge(own.outputs, samples, reference, shared, seed)
+        if shared < own.count:
+            alone = _judge(own.outputs, samples, None, own.count, seed)
+            judgement = replace(judgement, rows=alone.rows, scores=alone.scores)
+        return item.judged(replace(judgement, drop=None) if is_reference else judgement, samples.task)
     except EdgekitError as error:
-        return replace(item, failure=f"{item.path}: {error}")
+        return replace(item, failure=f"{item.path}: {error.message}")
+
+
+def _judge(outputs: Outputs, samples: Samples, reference: Outputs | None, count: int, seed: int) -> Judgement:
+    """Judge the first `count` samples in the order `visited`."""
+    if count == len(samples):
+        return judge(outputs, samples, reference)
+    places = np.sort(visited(samples, seed)[:count])
+    ours, theirs = (
+        {name: array[places] for name, array in arrays.items()} if arrays is not None else None for arrays in (outputs, reference)
+    )
+    return judge(ours or {}, samples.take(places), theirs)
+
+
+def aligned(outputs: Outputs, reference: Outputs) -> dict[str, Array] | None:
+    """The reference's outputs under the file's names, in order where the names differ; None where they are another model's."""
+    by_name = outputs.keys() <= reference.keys()
+    renamed = reference if by_name else dict(zip(outputs, reference.values(), strict=False))
+    if any(name not in renamed or renamed[name].shape[1:] != array.shape[1:] for name, array in outputs.items()):
+        return None
+    return {name: renamed[name] for name in outputs}
 
 
 def _named(file: Path, error: EdgekitError) -> str:

@@ -8,16 +8,17 @@ from typing import Any
 import numpy as np
 
 from edgekit.data.samples import Samples
+from edgekit.measure.execution import without_batch
 from edgekit.measure.layers import match, names
 from edgekit.models.attention_masks import THRESHOLD
 from edgekit.system.worker import progress
+from edgekit.tasks.judgement import decibels
 from edgekit.tflite import flatbuffer
 from edgekit.tflite.flatbuffer import Tensor
 from edgekit.tflite.interpreter import Model
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-MOST_DB = 150.0  # what equal values count as; float32 itself holds no more
 _LEAST_CHANNELS = 8
 _SLACK = 1.01  # steps beyond the last level that do not count as clipped
 
@@ -30,8 +31,7 @@ class Layer:
     `storage_sqnr_db` is what is left when the float file's own values are stored at this tensor's scale and nothing else
     is wrong; None for a tensor that is not quantized. `float_min` to `float_max` is the float file's range, `stored_min` to
     `stored_max` what the scale can represent, `clipped` the share of the float file's values outside it.
-    `channel_ratio` is the range of the widest channel (last axis) over the median channel's. Masked scores count nowhere.
-    """
+    `channel_ratio` is the range of the widest channel (last axis) over the median channel's. Masked scores count nowhere."""
 
     op: str
     name: str
@@ -52,12 +52,12 @@ class Layer:
 
 @dataclass(frozen=True)
 class Errors:
-    """Layers in order of execution, how many ops of the file have no counterpart, and the first outputs of both, (N, ...)."""
+    """Layers in order of execution, how many ops of the file have no counterpart, and the outputs of both by name, (N, …)."""
 
     layers: tuple[Layer, ...]
     unmatched: int
-    outputs: Array
-    reference: Array
+    outputs: dict[str, Array]
+    reference: dict[str, Array]
 
 
 def layer_errors(file: Path, against: Path, samples_folder: Path, threads: int) -> Errors:
@@ -72,11 +72,12 @@ def layer_errors(file: Path, against: Path, samples_folder: Path, threads: int) 
     gathered = [_Statistics(graph.tensors[pair.tensor]) for pair in pairs]
     ours, reference = (Model(path, threads=threads, keep_tensors=True) for path in (file, against))
     samples = Samples.load(samples_folder)
-    found, wanted = [], []
+    outputs: list[dict[str, Array]] = []
+    expected: list[dict[str, Array]] = []
     for number, row in enumerate(samples):
         progress("diagnose: layers", number, len(samples))
-        found.append(_first(ours.run(row)))
-        wanted.append(_first(reference.run(row)))
+        outputs.append(without_batch(ours.run(row)))
+        expected.append(without_batch(reference.run(row)))
         for pair, statistics in zip(pairs, gathered, strict=True):
             statistics.add(ours.tensor(pair.tensor), reference.tensor(pair.other_tensor))
     layers = tuple(
@@ -90,7 +91,7 @@ def layer_errors(file: Path, against: Path, samples_folder: Path, threads: int) 
         for place, operator in enumerate(graph.operators)
         if operator.outputs and operator.name not in ("QUANTIZE", "DEQUANTIZE")
     )
-    return Errors(layers, unmatched, np.concatenate(found), np.concatenate(wanted))
+    return Errors(layers, unmatched, _stacked(outputs), _stacked(expected))
 
 
 def representable(tensor: Tensor) -> tuple[float, float] | None:
@@ -101,15 +102,8 @@ def representable(tensor: Tensor) -> tuple[float, float] | None:
     return (limits.min - zero) * tensor.scale, (limits.max - zero) * tensor.scale
 
 
-def decibels(signal: float, noise: float) -> float:
-    """10 log10(signal / noise) within ±`MOST_DB`, which is what equal values have."""
-    if noise <= 0:
-        return MOST_DB
-    return float(np.clip(10 * np.log10(signal / noise), -MOST_DB, MOST_DB)) if signal > 0 else -MOST_DB
-
-
-def _first(outputs: dict[str, Array]) -> Array:
-    return next(iter(outputs.values()))
+def _stacked(rows: Sequence[dict[str, Array]]) -> dict[str, Array]:
+    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
 
 @dataclass
@@ -132,36 +126,36 @@ class _Statistics:
         bounds = representable(self.tensor)
         if reference.size == 0 or stored.size != reference.size:
             return
-        wanted = reference.astype(np.float64)
-        found = stored.astype(np.float64) if bounds is None else (stored.astype(np.float64) - zero) * float(scale or 0)
+        expected = reference.astype(np.float64)
+        values = stored.astype(np.float64) if bounds is None else (stored.astype(np.float64) - zero) * float(scale or 0)
         # Masked scores are no values of the model: a mask of another size in one of the files is not an error.
-        kept = (wanted > THRESHOLD) & (found > THRESHOLD)
-        self._channels(wanted, kept)
+        kept = (expected > THRESHOLD) & (values > THRESHOLD)
+        self._channels(expected, kept)
         if not kept.all():
-            wanted, found = wanted[kept], found.reshape(kept.shape)[kept]
-        if wanted.size == 0:
+            expected, values = expected[kept], values.reshape(kept.shape)[kept]
+        if expected.size == 0:
             return
-        error = (found.reshape(wanted.shape) - wanted).ravel()
-        wanted, found = wanted.ravel(), found.ravel()
-        self.count += wanted.size
-        self.signal += float(wanted @ wanted)
+        error = (values.reshape(expected.shape) - expected).ravel()
+        expected, values = expected.ravel(), values.ravel()
+        self.count += expected.size
+        self.signal += float(expected @ expected)
         self.noise += float(error @ error)
-        self.ours += float(found @ found)
-        self.product += float(found @ wanted)
+        self.ours += float(values @ values)
+        self.product += float(values @ expected)
         self.largest = max(self.largest, float(np.abs(error).max()))
-        self.low, self.high = min(self.low, float(wanted.min())), max(self.high, float(wanted.max()))
+        self.low, self.high = min(self.low, float(expected.min())), max(self.high, float(expected.max()))
         if bounds is not None and scale:
             limits = np.iinfo(self.tensor.dtype)
             # The fixed scales of SOFTMAX and TANH end one step below 1 on purpose.
             least, most = bounds[0] - _SLACK * scale, bounds[1] + _SLACK * scale
-            self.clipped += int(((wanted < least) | (wanted > most)).sum())
-            kept_values = (np.clip(np.rint(wanted / scale) + zero, limits.min, limits.max) - zero) * scale
-            self.storage += float(np.square(kept_values - wanted).sum())
+            self.clipped += int(((expected < least) | (expected > most)).sum())
+            kept_values = (np.clip(np.rint(expected / scale) + zero, limits.min, limits.max) - zero) * scale
+            self.storage += float(np.square(kept_values - expected).sum())
 
-    def _channels(self, wanted: Array, kept: Array) -> None:
-        if wanted.ndim < 2 or wanted.shape[-1] < _LEAST_CHANNELS or not kept.all():
+    def _channels(self, expected: Array, kept: Array) -> None:
+        if expected.ndim < 2 or expected.shape[-1] < _LEAST_CHANNELS or not kept.all():
             return
-        flat = wanted.reshape(-1, wanted.shape[-1])
+        flat = expected.reshape(-1, expected.shape[-1])
         ranges = [flat.min(axis=0), flat.max(axis=0)]
         self.channels = (
             [np.minimum(self.channels[0], ranges[0]), np.maximum(self.channels[1], ranges[1])] if self.channels else ranges

@@ -34,8 +34,7 @@ def match(graph: Subgraph, other: Subgraph) -> list[Pair]:
     """Ops of `graph` with those of `other` whose output is the same tensor of the model, in order of execution.
 
     By the tensor's name without what quantizers append, same op and shape; where several share a name, in their order. What is left
-    goes by op and order, for the ops that both files have equally often.
-    """
+    goes by op and order, for the ops that both files have equally often."""
     left, right = dict(_outputs(graph, _REAL)), dict(_outputs(other, ("float32",)))
     found: dict[int, int] = {}
 

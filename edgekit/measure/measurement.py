@@ -1,16 +1,21 @@
-"""The figures of one file."""
+"""The figures of one file, and whether they are good enough to publish it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from edgekit.tasks.metrics import Difference, Proportion
+from edgekit.tasks.judgement import Judgement, OutputError
+from edgekit.tasks.metrics import Difference, Proportion, Score
+
+# What sums of floats may be off by.
+_ROUNDING = 1e-9
+# A file may agree less than by half beyond chance where a twentieth of its decisions may differ, and so on.
+_WORTH = 0.1
 
 
 @dataclass(frozen=True)
 class Latency:
     """Milliseconds of one inference at batch 1 over `runs` runs after `warmup` uncounted ones.
 
-    p90 and p99 are None where a phone's tool does not tell them.
-    """
+    p90 and p99 are None where a phone's tool does not tell them."""
 
     runs: int
     warmup: int
@@ -23,19 +28,18 @@ class Latency:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What was found when `path` was run; `failure` says why the figures that are None are missing.
+    """The figures of running `path`; `failure` says why the figures that are None are missing.
 
     `load_ms` covers reading the file and allocating tensors with the delegate applied, `first_ms` the first inference.
     `peak_bytes` is the measuring process's peak resident memory above what it held before it loaded the file.
-    `partitions` counts the delegate's partitions; `delegated_ops` of `ops` run inside one. `agreement` is the share of
-    rows whose highest output is the same as the reference file's, `drop` the accuracy lost against it; `mean_abs_error`
-    is over all outputs and rows.
+    `partitions` counts the delegate's partitions; `delegated_ops` of `ops` run inside one. It was judged on `rows` rows. `metric`
+    is what the `task` gates by, where there are labels, and `scores` are its other metrics; `drop` is what is lost of `metric`
+    against the reference file. `agreement` is the share of decisions that are the reference's, `beyond_chance` Cohen's kappa of
+    them. `error_db` is the worst of `outputs`, see `tasks.judgement.OutputError`.
 
     The size of a checkpoint folder is that of its weight files alone. `runtime` is what ran it, `parameters` the count of
-    its stored weight values, both as in `runtimes.Description`. `loss` is the mean cross-entropy in nats over the labelled
-    rows, None where the outputs are probabilities already. `samples_per_s` is what one process does at batch 1, one row
-    after the other: 1000 / mean latency in ms; the accuracy pass is no measure of it, since files share the cores there.
-    """
+    its stored weight values, both as in `runtimes.Description`. `samples_per_s` is what one process does at batch 1, one row
+    after the other: 1000 / mean latency in ms; the accuracy pass is no measure of it, since files share the cores there."""
 
     path: str
     size_bytes: int
@@ -49,12 +53,90 @@ class Measurement:
     ops: int | None = None
     delegated_ops: int | None = None
     partitions: int | None = None
-    accuracy: Proportion | None = None
+    task: str | None = None
+    rows: int | None = None
+    metric: Score | None = None
+    scores: tuple[Score, ...] = ()
     drop: Difference | None = None
     agreement: Proportion | None = None
-    mean_abs_error: float | None = None
+    beyond_chance: float | None = None
+    error_db: float | None = None
+    outputs: tuple[OutputError, ...] = ()
     failure: str | None = None
     runtime: str | None = None
     parameters: int | None = None
-    loss: float | None = None
     samples_per_s: float | None = None
+
+    def judged(self, judgement: Judgement, task: str) -> "Measurement":
+        """The same with the judgement of its outputs."""
+        return replace(
+            self,
+            task=task,
+            rows=judgement.rows,
+            metric=next(iter(judgement.scores), None),
+            scores=judgement.scores[1:],
+            drop=judgement.drop,
+            agreement=judgement.agreement,
+            beyond_chance=judgement.beyond_chance,
+            error_db=judgement.error_db,
+            outputs=judgement.outputs,
+        )
+
+    @property
+    def extra(self) -> OutputError | None:
+        """The worst of the outputs that no decision is read from."""
+        return min((output for output in self.outputs if not output.decisive), key=lambda output: output.error_db, default=None)
+
+
+def refusal(row: Measurement, max_drop: float | None, min_db: float | None, remedy: str) -> str | None:
+    """Why a file may not be published, with what to try, or None.
+
+    By the drop of its task's metric; without labels by its decisions, `max_drop` of which may be others; and by the error of
+    every output that no decision is read from, `min_db` dB at least. A limit that is None judges nothing."""
+    if row.failure is not None:
+        # The file was measured in a temporary folder.
+        return row.failure.removeprefix(f"{row.path}: ")
+    if max_drop is not None and (reason := _lost(row, max_drop)):
+        return f"{reason}; {remedy}"
+    worst = row.extra
+    if worst is not None and min_db is not None and worst.error_db < min_db:
+        return (
+            f"output {worst.name} is {worst.error_db:.1f} dB from float32's, --min-db asks for {min_db:g} "
+            f"(cosine {worst.cosine:.4f}, largest difference {worst.max_abs:.3g}); {remedy}"
+        )
+    return None
+
+
+def _lost(row: Measurement, max_drop: float) -> str:
+    drop, same, metric = row.drop, row.agreement, row.metric
+    if drop is not None and metric is not None:
+        # Counts have no binary fractions: 1 of 20 is 5 %.
+        over = drop.lost - drop.gained - max_drop * drop.total if drop.lost is not None and drop.gained is not None else 0.0
+        if over <= _ROUNDING and (drop.lost is not None or drop.value <= max_drop + _ROUNDING):
+            return ""
+        return (
+            f"loses {shown_points(drop.value, metric)} of {metric.metric} against float32 "
+            f"({shown_points(drop.low, metric, bare=True)} to {shown_points(drop.high, metric, bare=True)} with 95 % confidence, "
+            f"{drop.total} rows), --max-drop allows {shown_points(max_drop, metric, bare=True)}"
+        )
+    if same is None:
+        return ""
+    other = same.total - same.count
+    if other > max_drop * same.total + _ROUNDING:
+        return (
+            f"decides otherwise than float32 on {100 * other / same.total:.1f} % of {same.total} decisions, "
+            f"--max-drop allows {100 * max_drop:.1f} %"
+        )
+    if other > 1 and row.beyond_chance is not None and row.beyond_chance < 1 - max_drop / _WORTH:
+        return (
+            f"agrees with float32 on {same.count} of {same.total} decisions, hardly more than by naming the commonest one always "
+            f"(kappa {row.beyond_chance:.2f}); give --evaluation-data whose rows differ more"
+        )
+    return ""
+
+
+def shown_points(value: float, metric: Score, *, bare: bool = False) -> str:
+    """A difference of a metric for people: points of a share, else in the labels' unit."""
+    if metric.percent:
+        return f"{100 * value:.1f}" + ("" if bare else " points")
+    return f"{value:.3g}"

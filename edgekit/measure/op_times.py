@@ -24,8 +24,7 @@ _NOT_ALONE = ("VAR_HANDLE", "READ_VARIABLE", "ASSIGN_VARIABLE", "CALL_ONCE", "IF
 class OpTime:
     """`count` ops of one kind and activation dtype that no delegate runs; `total_ms` is the estimate for all of them.
 
-    `timed` says how many of them ran alone; the others count for nothing.
-    """
+    `timed` says how many of them ran alone; the others count for nothing."""
 
     op: str
     dtype: str
@@ -49,8 +48,7 @@ def outside(file: Path, threads: int) -> Outside:
     """Time the ops of `file` that are not delegated, each distinct one as a model of its own. In a worker child.
 
     Ops with the same code, options, shapes and dtypes are timed once. Random data goes in, and what an op costs inside the
-    graph differs by its neighbours' traces in the caches, so the sums are estimates.
-    """
+    graph differs by its neighbours' traces in the caches, so the sums are estimates."""
     model = Model(file, threads=threads)
     content = flatbuffer.read(file)
     graph = content.subgraphs[0]
@@ -129,7 +127,7 @@ def _values(draw: np.random.Generator, item: Mapping[str, Any]) -> np.ndarray:
     if dtype.name in _INDICES:
         return np.zeros(shape, dtype)
     if dtype.kind == "f":
-        return np.abs(draw.standard_normal(shape)).astype(dtype) + np.asarray(0.1, dtype)
+        return np.asarray(np.abs(draw.standard_normal(shape)) + 0.1, dtype)
     limits = np.iinfo(dtype)
     # At or above its zero point every tensor holds a value that is not negative, as RSQRT and SQRT need.
     zero_points = item["quantization_parameters"]["zero_points"]

@@ -1,7 +1,6 @@
 """What can be run and by which runtime: .tflite files, .onnx and .ort files, TorchScript .pt files, checkpoint folders.
 
-One process runs one kind of them: torch and TensorFlow never share a process, and a .tflite file needs neither.
-"""
+One process runs one kind of them: torch and TensorFlow never share a process, and a .tflite file needs neither."""
 
 import importlib
 import inspect
@@ -19,7 +18,8 @@ import numpy as np
 
 from edgekit.data.samples import as_fed
 from edgekit.errors import CheckpointError, ModelFormatError, one_line
-from edgekit.models import checkpoint
+from edgekit.models import weights
+from edgekit.models.checkpoint import Checkpoint
 from edgekit.spec import Signature, TensorSpec
 from edgekit.system.worker import Worker
 from edgekit.tflite import flatbuffer
@@ -55,8 +55,7 @@ _DESCRIBE_SECONDS = 300.0
 class Runnable(Protocol):
     """A loaded model: `load_ms` is what reading and preparing it took.
 
-    `ops`, `delegated_ops` and `partitions` are those of LiteRT's CPU delegate, None in the other runtimes.
-    """
+    `ops`, `delegated_ops` and `partitions` are those of LiteRT's CPU delegate, None in the other runtimes."""
 
     load_ms: float
     signature: Signature
@@ -83,8 +82,7 @@ class Description:
     """What is known before anything runs.
 
     `signature` has -1 where an axis is free. `files` hold the weights. `parameters` counts the stored weight values, each
-    buffer once: floats and quantized integers, not indices, shapes and flags; None where the format does not tell.
-    """
+    buffer once: floats and quantized integers, not indices, shapes and flags; None where the format does not tell."""
 
     runtime: Runtime
     signature: Signature
@@ -95,8 +93,7 @@ class Description:
 def runtime_of(path: Path) -> Runtime:
     """By the name's end; a folder is a checkpoint, and any other file is given to LiteRT, which tells what it is instead.
 
-    Raises `ModelFormatError` if there is nothing at `path`.
-    """
+    Raises `ModelFormatError` if there is nothing at `path`."""
     if path.is_dir():
         return Runtime.PYTORCH
     flatbuffer.check_exists(path)
@@ -112,8 +109,7 @@ def prepare(path: Path) -> None:
 def load(path: Path, threads: int) -> Runnable:
     """Load `path` in this process, to run on `threads` threads; call it in a worker, since a broken file can end the process.
 
-    Raises `ModelFormatError` (`CheckpointError` for a folder) if it is broken, `UnsupportedOpError` for ops that LiteRT lacks.
-    """
+    Raises `ModelFormatError` (`CheckpointError` for a folder) if it is broken, `UnsupportedOpError` for ops that LiteRT lacks."""
     runtime = runtime_of(path)
     if runtime is Runtime.LITERT:
         from edgekit.tflite import lengths
@@ -127,8 +123,7 @@ def load(path: Path, threads: int) -> Runnable:
 def describe(path: Path) -> Description:
     """Inputs, outputs, weight files and parameters of what lies at `path`; a child opens what needs its runtime for that.
 
-    Raises `ModelFormatError` and `CheckpointError` if it is broken, as far as that shows without running it.
-    """
+    Raises `ModelFormatError` and `CheckpointError` if it is broken, as far as that shows without running it."""
     runtime = runtime_of(path)
     if runtime is Runtime.LITERT:
         content = flatbuffer.read(path)
@@ -140,7 +135,7 @@ def describe(path: Path) -> Description:
 
 def weight_files(path: Path) -> tuple[Path, ...]:
     """The files whose sizes make up the size of `path`: a checkpoint's weights, else the file itself."""
-    return tuple(checkpoint.weight_files(path)) if path.is_dir() else (path,)
+    return tuple(weights.weight_files(path)) if path.is_dir() else (path,)
 
 
 class _NoDelegate:
@@ -191,7 +186,7 @@ class _Onnx(_NoDelegate):
 
 
 class _Torch(_NoDelegate):
-    """A module that takes tensors by position or by name and gives its first output, a tensor."""
+    """A module that takes tensors by position or by name and gives tensors."""
 
     signature: Signature
     load_ms: float
@@ -204,7 +199,7 @@ class _Torch(_NoDelegate):
         torch.set_num_interop_threads(1)
         self._path = path
         self._feed: dict[str, Any] = {}
-        self._found: Any = None
+        self._found: Mapping[str, Any] = {}
 
     def set_inputs(self, inputs: Mapping[str, Array]) -> None:
         self._feed = {name: self._torch.from_numpy(np.array(array)) for name, array in inputs.items()}
@@ -217,12 +212,13 @@ class _Torch(_NoDelegate):
             raise ModelFormatError(f"{self._path}: PyTorch stops during inference ({one_line(error)})") from None
 
     def outputs(self) -> dict[str, Array]:
-        first = self._found[0] if isinstance(self._found, list | tuple) else self._found
-        if not isinstance(first, self._torch.Tensor):
-            raise ModelFormatError(f"{self._path}: its first output is a {type(first).__name__}; give a model that returns tensors")
-        return {"logits": first.float().numpy()}
+        for name, value in self._found.items():
+            if not isinstance(value, self._torch.Tensor):
+                raise ModelFormatError(f"{self._path}: its {name} is a {type(value).__name__}; give a model that returns tensors")
+        return {name: value.float().numpy() for name, value in self._found.items()}
 
-    def _call(self) -> Any:
+    def _call(self) -> Mapping[str, Any]:
+        """The outputs by name, the first one first."""
         raise NotImplementedError
 
 
@@ -240,8 +236,12 @@ class _TorchScript(_Torch):
         _check_names(self._path, self.signature, inputs)
         super().set_inputs({name: inputs[name] for name in self.signature.input_names})
 
-    def _call(self) -> Any:
-        return self._module(*self._feed.values())
+    def _call(self) -> Mapping[str, Any]:
+        outputs = self._module(*self._feed.values())
+        if isinstance(outputs, Mapping):
+            return outputs
+        listed = outputs if isinstance(outputs, list | tuple) else [outputs]
+        return {f"output_{number}": value for number, value in enumerate(listed)}
 
 
 class _Checkpoint(_Torch):
@@ -250,17 +250,19 @@ class _Checkpoint(_Torch):
     def __init__(self, path: Path, threads: int) -> None:
         super().__init__(path, threads)
         started = time.perf_counter()
-        self._model = checkpoint.load_classifier(path)
+        source = Checkpoint.read(path)
+        self._model = weights.load_model(source)
         self.load_ms = (time.perf_counter() - started) * 1e3
-        self.signature = _checkpoint_signature(path)
+        self.signature = _checkpoint_signature(source)
         # Segments are for models that know them; DistilBERT, for one, does not.
         self._taken = inspect.signature(self._model.forward).parameters
 
     def set_inputs(self, inputs: Mapping[str, Array]) -> None:
         super().set_inputs({name: array for name, array in inputs.items() if name in self._taken})
 
-    def _call(self) -> Any:
-        return self._model(**self._feed).logits
+    def _call(self) -> Mapping[str, Any]:
+        outputs = self._model(**self._feed)
+        return {spec.name: outputs[spec.name] for spec in self.signature.outputs}
 
 
 def _check_names(path: Path, signature: Signature, inputs: Mapping[str, Array]) -> None:
@@ -326,16 +328,17 @@ def _torchscript_signature(module: Any) -> Signature:
 
 
 def _describe_checkpoint(path: Path) -> Description:
-    signature, files = _checkpoint_signature(path), checkpoint.weight_files(path)
+    signature, files = _checkpoint_signature(Checkpoint.read(path)), weights.weight_files(path)
     if not files:
         raise CheckpointError(f"{path}: holds no weights (model.safetensors); give a folder that save_pretrained wrote")
     counts = [_safetensors_parameters(file) for file in files if file.suffix == ".safetensors"]
     return Description(Runtime.PYTORCH, signature, tuple(files), sum(counts) or None)
 
 
-def _checkpoint_signature(path: Path) -> Signature:
-    classes = len(checkpoint.label_ids(path))
-    return Signature(_token_specs(_TOKEN_INPUTS[:2]), (TensorSpec("logits", (1, classes), "float32"),))
+def _checkpoint_signature(source: Checkpoint) -> Signature:
+    """Tokens in, the task's outputs out, of each of which only the last axis is told: its classes."""
+    outputs = tuple(TensorSpec(name, (1, len(source.labels)), "float32") for name in source.task.outputs)
+    return Signature(_token_specs(_TOKEN_INPUTS[:2]), outputs)
 
 
 def _token_specs(names: tuple[str, ...]) -> tuple[TensorSpec, ...]:

@@ -1,12 +1,11 @@
 """Where the attention heads, FFN units, layers and token embeddings of each architecture are, and the surgery on them.
 
 An adapter is one entry in `ADAPTERS`. Models are `torch.nn.Module`s of transformers; what this module changes in them it
-also writes into their config, so that `save_pretrained` keeps it and `shrink` builds the same shape again.
-"""
+also writes into their config, so that `save_pretrained` keeps it and `shrink` builds the same shape again."""
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,54 +19,39 @@ PLAN = "pruning_plan.json"
 
 @dataclass(frozen=True)
 class Adapter:
-    """Module names of one architecture: `layers` from the base model, all others from one layer.
+    """Module names of one architecture, by default BERT's: `layers` from the base model, all others from one layer.
 
     `inputs` are the projections whose outputs are split into heads, each holding `fused` of them side by side; `output` is the
     projection that joins the heads; `ffns` are pairs of the projections into and out of the FFN's units, by name or, where
-    a module list holds several, by the list's name and the names inside. `head_counts` and `head_widths` are attributes of
-    the module `attention` that hold the number of heads and their width together.
-    """
+    a module list holds several, by the list's name and the names inside. `head_count` and `head_width` are the attributes
+    of the module `attention` that hold the number of heads and their width together."""
 
-    layers: str
-    attention: str
-    inputs: tuple[str, ...]
-    output: str
-    ffns: tuple[tuple[str, str], ...]
-    head_size: str
-    head_counts: tuple[str, ...] = ()
-    head_widths: tuple[str, ...] = ()
+    layers: str = "encoder.layer"
+    attention: str = "attention.self"
+    inputs: tuple[str, ...] = ("attention.self.query", "attention.self.key", "attention.self.value")
+    output: str = "attention.output.dense"
+    ffns: tuple[tuple[str, str], ...] = (("intermediate.dense", "output.dense"),)
+    head_size: str = "attention_head_size"
+    head_count: str = "num_attention_heads"
+    head_width: str = "all_head_size"
     fused: int = 1
 
 
-_BERT = Adapter(
-    layers="encoder.layer",
-    attention="attention.self",
-    inputs=("attention.self.query", "attention.self.key", "attention.self.value"),
-    output="attention.output.dense",
-    ffns=(("intermediate.dense", "output.dense"),),
-    head_size="attention_head_size",
-    head_counts=("num_attention_heads",),
-    head_widths=("all_head_size",),
-)
-
 ADAPTERS: Mapping[str, Adapter] = {
     # MiniLM, TinyBERT and their kin are BERTs.
-    "bert": _BERT,
+    "bert": Adapter(),
     "distilbert": Adapter(
         layers="transformer.layer",
         attention="attention",
         inputs=("attention.q_lin", "attention.k_lin", "attention.v_lin"),
         output="attention.out_lin",
         ffns=(("ffn.lin1", "ffn.lin2"),),
-        head_size="attention_head_size",
-        head_counts=("n_heads",),
+        head_count="n_heads",
+        head_width="",
     ),
-    "mobilebert": replace(_BERT, ffns=(("ffn.*.intermediate.dense", "ffn.*.output.dense"), *_BERT.ffns)),
-    "deberta-v2": replace(
-        _BERT,
-        inputs=tuple(
-            f"attention.self.{name}" for name in ("query_proj", "key_proj", "value_proj", "pos_key_proj", "pos_query_proj")
-        ),
+    "mobilebert": Adapter(ffns=(("ffn.*.intermediate.dense", "ffn.*.output.dense"), *Adapter.ffns)),
+    "deberta-v2": Adapter(
+        inputs=tuple(f"attention.self.{name}_proj" for name in ("query", "key", "value", "pos_key", "pos_query")),
     ),
     "gpt2": Adapter(
         layers="h",
@@ -76,8 +60,8 @@ ADAPTERS: Mapping[str, Adapter] = {
         output="attn.c_proj",
         ffns=(("mlp.c_fc", "mlp.c_proj"),),
         head_size="head_dim",
-        head_counts=("num_heads",),
-        head_widths=("split_size",),
+        head_count="num_heads",
+        head_width="split_size",
         fused=3,
     ),
 }
@@ -136,37 +120,27 @@ def layers(model: Any) -> tuple[Layer, ...]:
 
 
 def _layer(names: Adapter, module: Any) -> Layer:
-    attention = module.get_submodule(names.attention)
+    parts = dict(module.named_modules())
+    attention, output = parts[names.attention], parts[names.output]
     size = int(getattr(attention, names.head_size))
-    output = module.get_submodule(names.output)
     # DeBERTa's projections of positions are there only in some of its forms.
-    inputs = tuple(found for name in names.inputs if (found := _submodule(module, name)) is not None)
-    ffns = [Ffn(up, down, _outputs(up)) for pair in names.ffns for up, down in _pairs(module, *pair)]
-    return Layer(Heads(attention, inputs, output, _inputs(output) // size, size), tuple(ffns))
+    inputs = tuple(parts[name] for name in names.inputs if name in parts)
+    pairs = [pair for up, down in names.ffns for pair in _numbered(up, down, parts)]
+    ffns = [Ffn(parts[up], parts[down], int(inputs_first(parts[up]).shape[1])) for up, down in pairs]
+    return Layer(Heads(attention, inputs, output, int(inputs_first(output).shape[0]) // size, size), tuple(ffns))
 
 
-def _submodule(module: Any, name: str) -> Any | None:
-    try:
-        return module.get_submodule(name)
-    except AttributeError:
-        return None
-
-
-def _pairs(module: Any, up: str, down: str) -> list[tuple[Any, Any]]:
-    if "*" not in up:
-        return [(module.get_submodule(up), module.get_submodule(down))]
-    listed, _, inner = up.partition(".*.")
-    outer = down.partition(".*.")[2]
-    members = _submodule(module, listed)
-    return [(member.get_submodule(inner), member.get_submodule(outer)) for member in members or ()]
+def _numbered(up: str, down: str, parts: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The names of a pair, with each number that a module list has in place of `*`."""
+    members = range(len(parts.get(up.partition(".*.")[0], ()))) if "*" in up else (0,)
+    return [(up.replace("*", str(number)), down.replace("*", str(number))) for number in members]
 
 
 def keep(model: Any, kept: Sequence[Kept]) -> None:
     """Cut `model` in place to the given layers, heads and units, in the given order, and write into its config what is left.
 
     Numbers are those of the model as it is; the config speaks of the model that was there before any pruning. Raises
-    `ConfigError`, with the model as it was, for a layer that cannot go.
-    """
+    `ConfigError`, with the model as it was, for a layer that cannot go."""
     names = adapter(model.config.model_type)
     there = layers(model)
     _check_layers(model.config, [part.layer for part in kept], len(there))
@@ -174,38 +148,34 @@ def keep(model: Any, kept: Sequence[Kept]) -> None:
     for part in kept:
         _cut_layer(names, there[part.layer], part.heads, part.ffn)
     _keep_layers(model, names, [part.layer for part in kept])
-    setattr(
-        model.config,
-        KEY,
-        {
-            "layers": [before["layers"][part.layer] for part in kept],
-            "heads": [[before["heads"][part.layer][head] for head in part.heads] for part in kept],
-            "ffn": [[len(units) for units in part.ffn] for part in kept],
-        },
-    )
+    after = {
+        "layers": [before["layers"][part.layer] for part in kept],
+        "heads": [[before["heads"][part.layer][head] for head in part.heads] for part in kept],
+        "ffn": [[len(units) for units in part.ffn] for part in kept],
+    }
+    setattr(model.config, KEY, after)
 
 
 def shrink(model: Any, shape: Mapping[str, Any]) -> None:
     """Cut a model, fresh from a pruned config, to the shape which that config's `KEY` tells; its weights mean nothing.
 
-    Raises `CheckpointError` if the shape is none that this architecture can have.
-    """
+    Raises `CheckpointError` if the shape is none that this architecture can have."""
     names = adapter(model.config.model_type)
     there = layers(model)
     try:
         heads, ffn = shape["heads"], shape["ffn"]
         fits = len(shape["layers"]) == len(heads) == len(ffn) == len(there) and all(
-            0 < len(found) <= layer.heads.count
+            0 < len(rest) <= layer.heads.count
             and len(widths) == len(layer.ffns)
             and all(0 < width <= part.width for width, part in zip(widths, layer.ffns, strict=True))
-            for found, widths, layer in zip(heads, ffn, there, strict=True)
+            for rest, widths, layer in zip(heads, ffn, there, strict=True)
         )
     except (KeyError, TypeError):
         fits = False
     if not fits:
         raise CheckpointError(f"{KEY} in config.json does not fit the model's layers; prune the original checkpoint again")
-    for layer, found, widths in zip(there, heads, ffn, strict=True):
-        _cut_layer(names, layer, range(len(found)), [range(width) for width in widths])
+    for layer, rest, widths in zip(there, heads, ffn, strict=True):
+        _cut_layer(names, layer, range(len(rest)), [range(width) for width in widths])
 
 
 def numbers(config: Any, there: Sequence[Layer]) -> dict[str, Any]:
@@ -220,8 +190,7 @@ def numbers(config: Any, there: Sequence[Layer]) -> dict[str, Any]:
 def keep_tokens(model: Any, kept: Sequence[int]) -> None:
     """Cut the token embeddings in place to the rows `kept`, and renumber the config's special token ids; None is one that went.
 
-    Raises `CheckpointError` if there is no such row.
-    """
+    Raises `CheckpointError` if there is no such row."""
     import torch
 
     table = model.get_input_embeddings()
@@ -236,8 +205,8 @@ def keep_tokens(model: Any, kept: Sequence[int]) -> None:
     # Read from the loaded config: config.json may leave out what is the class's default.
     for name, value in model.config.to_dict().items():
         if name.endswith("_token_id") and value is not None:
-            found = [places[number] for number in value if number in places] if isinstance(value, list) else places.get(value)
-            setattr(model.config, name, found)
+            ids = [places[number] for number in value if number in places] if isinstance(value, list) else places.get(value)
+            setattr(model.config, name, ids)
     model.config.vocab_size = len(kept)
 
 
@@ -254,10 +223,9 @@ def _cut_layer(names: Adapter, layer: Layer, heads: Sequence[int], ffn: Sequence
     for projection in attention.inputs:
         _cut(projection, outputs=[part * width + value for part in range(names.fused) for value in values])
     _cut(attention.output, inputs=values)
-    for name in names.head_counts:
-        setattr(attention.module, name, len(heads))
-    for name in names.head_widths:
-        setattr(attention.module, name, len(values))
+    for name, value in ((names.head_count, len(heads)), (names.head_width, len(values))):
+        if name:
+            setattr(attention.module, name, value)
     for part, units in zip(layer.ffns, ffn, strict=True):
         _cut(part.up, outputs=list(units))
         _cut(part.down, inputs=list(units))
@@ -275,7 +243,6 @@ def _check_layers(config: Any, kept: Sequence[int], count: int) -> None:
 def _keep_layers(model: Any, names: Adapter, kept: Sequence[int]) -> None:
     import torch
 
-    config = model.config
     modules = model.base_model.get_submodule(names.layers)
     if list(kept) == list(range(len(modules))):
         return
@@ -285,7 +252,7 @@ def _keep_layers(model: Any, names: Adapter, kept: Sequence[int]) -> None:
         attention = modules[index].get_submodule(names.attention)
         if hasattr(attention, "layer_idx"):
             attention.layer_idx = place
-    config.num_hidden_layers = len(kept)
+    model.config.num_hidden_layers = len(kept)
 
 
 def linear_layers(model: Any, prefix: str = "") -> list[tuple[str, Any]]:
@@ -310,14 +277,6 @@ def is_transposed(projection: Any) -> bool:
 def inputs_first(projection: Any) -> Any:
     """The weight of a linear layer or a Conv1D as (inputs, outputs)."""
     return projection.weight if is_transposed(projection) else projection.weight.T
-
-
-def _outputs(projection: Any) -> int:
-    return int(inputs_first(projection).shape[1])
-
-
-def _inputs(projection: Any) -> int:
-    return int(inputs_first(projection).shape[0])
 
 
 def _cut(projection: Any, *, outputs: Sequence[int] | None = None, inputs: Sequence[int] | None = None) -> None:

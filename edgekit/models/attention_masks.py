@@ -2,13 +2,13 @@
 
 Frameworks add `finfo(float32).min` (-3.4e38) or minus infinity to masked attention scores. Calibration takes that for
 the tensor's range, and every real score rounds to zero. A small finite value gives the same softmax; which one is
-small enough and still the same is found by running the model.
-"""
+small enough and still the same is found by running the model."""
 
 from collections.abc import Callable
 
 import numpy as np
 
+from edgekit.tasks.base import Outputs
 from edgekit.tasks.parity import compare
 
 # No trained weight or real score is this negative; what is, is a mask.
@@ -27,12 +27,12 @@ def soften(values: np.ndarray, value: float) -> np.ndarray:
     return np.where(values <= THRESHOLD, np.asarray(value, values.dtype), values)
 
 
-def choose(run: Callable[[float], np.ndarray], reference: np.ndarray) -> float | None:
-    """The first of `CANDIDATES` with which `run` gives `reference` within 1e-5 relative, or None.
+def choose(run: Callable[[float], Outputs], reference: Outputs) -> float | None:
+    """The first of `CANDIDATES` with which `run` gives every output of `reference` within 1e-5 relative, or None.
 
-    `run` takes a mask value and returns the model's outputs (N, ...) for the rows that gave `reference`.
-    """
+    `run` takes a mask value and returns the model's outputs (N, ...) by name for the rows that gave `reference`."""
     for value in CANDIDATES:
-        if compare(run(value), reference).max_rel <= _TOLERANCE:
+        outputs = run(value)
+        if all(compare(outputs[name], array).max_rel <= _TOLERANCE for name, array in reference.items()):
             return value
     return None

@@ -1,12 +1,12 @@
 """Keras 2 models as files: loading them, taking quantization-aware wrappers off, and TensorFlow Lite files of either.
 
-All but `is_quantization_aware`, `check_format` and `keras_3` need TensorFlow with tf_keras, so they belong in a worker child.
-"""
+All but `is_quantization_aware`, `check_format` and `keras_3` need TensorFlow with tf_keras, so they belong in a worker child."""
 
 import json
 import mmap
 import re
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,7 @@ _CODE = "Lambda"
 def is_quantization_aware(source: Path) -> bool:
     """Whether an .h5 file holds layers that tfmot wrapped for quantization-aware training; reads no more than its bytes.
 
-    Raises `ModelFormatError` unless it is an HDF5 file.
-    """
+    Raises `ModelFormatError` unless it is an HDF5 file."""
     check_format(source)
     with source.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
         # The architecture lies in the file as JSON text, uncompressed.
@@ -54,31 +53,27 @@ def keras_3(source: Path | str) -> ModelFormatError:
 def load(source: Path) -> Any:
     """The Keras model in an .h5 file as it was saved, with its quantization-aware wrappers if it has any, not compiled.
 
-    Raises `ModelFormatError` if tf_keras cannot load it, if it holds Python code, or if its inputs are not known.
-    """
+    Raises `ModelFormatError` if tf_keras cannot load it, if it holds Python code, or if its inputs are not known."""
     aware = is_quantization_aware(source)
     _refuse_code(source)
     import tf_keras
 
     try:
+        scope: AbstractContextManager[Any] = nullcontext()
         if aware:
             import tensorflow_model_optimization as tfmot
 
-            with tfmot.quantization.keras.quantize_scope():
-                model = tf_keras.models.load_model(str(source), compile=False)
-        else:
+            scope = tfmot.quantization.keras.quantize_scope()
+        with scope:
             model = tf_keras.models.load_model(str(source), compile=False)
     except Exception as error:  # what the loaders raise on damaged files and foreign classes shares no base class
         text = " ".join(str(error).split())[:200]
-        if _made_by_keras_3(source):
+        if str(_attribute(source, "keras_version")).startswith("3"):
             raise keras_3(source) from error
+        cause = f"TensorFlow cannot load it ({text}); save it again as Keras 2 .h5 or as a SavedModel"
         if "No model config found" in text:
-            raise ModelFormatError(
-                f"{source}: holds weights alone; load them into the model and save it whole with model.save()"
-            ) from error
-        raise ModelFormatError(
-            f"{source}: TensorFlow cannot load it ({text}); save it again as Keras 2 .h5 or as a SavedModel"
-        ) from error
+            cause = "holds weights alone; load them into the model and save it whole with model.save()"
+        raise ModelFormatError(f"{source}: {cause}") from error
     if not model.inputs:
         raise ModelFormatError(f"{source}: the Keras model was saved before its inputs were known; build it and save it again")
     return model
@@ -86,20 +81,26 @@ def load(source: Path) -> Any:
 
 def _refuse_code(source: Path) -> None:
     """Raise `ModelFormatError` for a file with Lambda layers: loading it would run the code that they hold."""
+    try:
+        layers = _layers(json.loads(_attribute(source, "model_config") or "null"))
+    except ValueError:
+        return  # the loader tells what is wrong with it
+    if names := sorted(str(layer.get("config", {}).get("name", _CODE)) for layer in layers if layer["class_name"] == _CODE):
+        raise ModelFormatError(
+            f"{source}: Lambda layer {names[0]} holds Python code, which edgekit does not run; use a Keras layer or a tf op "
+            "in its place, or save the model as a SavedModel"
+        )
+
+
+def _attribute(source: Path, name: str) -> Any:
+    """What an .h5 file says of itself; None where it is damaged."""
     import h5py
 
     try:
         with h5py.File(source) as file:
-            stored = file.attrs.get("model_config", "null")
-            config = json.loads(stored)
-    except (OSError, ValueError):
-        return  # the loader tells what is wrong with it
-    found = sorted(str(layer.get("config", {}).get("name", _CODE)) for layer in _layers(config) if layer["class_name"] == _CODE)
-    if found:
-        raise ModelFormatError(
-            f"{source}: Lambda layer {found[0]} holds Python code, which edgekit does not run; use a Keras layer or a tf op "
-            "in its place, or save the model as a SavedModel"
-        )
+            return file.attrs.get(name)
+    except OSError:
+        return None
 
 
 def _layers(config: Any) -> Iterator[dict[str, Any]]:
@@ -114,8 +115,7 @@ def _layers(config: Any) -> Iterator[dict[str, Any]]:
 def without_wrappers(model: Any, source: Path) -> Any:
     """The float model inside a quantization-aware one: the inner layers with their trained weights.
 
-    Raises `ModelFormatError` for a wrapper that cannot be taken off.
-    """
+    Raises `ModelFormatError` for a wrapper that cannot be taken off."""
     import tf_keras
 
     wrapped: dict[str, Any] = {}
@@ -126,13 +126,13 @@ def without_wrappers(model: Any, source: Path) -> Any:
             return tf_keras.layers.Activation("linear", name=layer.name)
         if not kind.startswith("QuantizeWrapper"):
             return layer.__class__.from_config(layer.get_config())
-        made = _float_layer(layer.layer)
-        wrapped[made.name] = layer
-        return made
+        bare = _float_layer(layer.layer)
+        wrapped[bare.name] = layer
+        return bare
 
     try:
-        found = tf_keras.models.clone_model(model, clone_function=inner)
-        for layer in found.layers:
+        unwrapped = tf_keras.models.clone_model(model, clone_function=inner)
+        for layer in unwrapped.layers:
             if layer.name in wrapped:
                 copy_weights(wrapped[layer.name], layer)
             elif layer.weights:
@@ -142,7 +142,7 @@ def without_wrappers(model: Any, source: Path) -> Any:
         raise ModelFormatError(
             f"{source}: its quantization-aware wrappers cannot be taken off ({text}); give a model from tfmot's quantize_model"
         ) from error
-    return found
+    return unwrapped
 
 
 def copy_weights(source: Any, target: Any) -> None:
@@ -162,8 +162,7 @@ def serving(model: Any) -> Any:
 def write_integer(model: Any, target: Path, source: Path) -> None:
     """A quantization-aware model with its trained ranges as an int8 .tflite of batch 1 with float32 inputs and outputs.
 
-    Inputs and outputs have the float model's names. Raises `ConversionError`.
-    """
+    Inputs and outputs have the float model's names. Raises `ConversionError`."""
     import tensorflow as tf
 
     specs = {tensor.name: tf.TensorSpec([1, *tensor.shape[1:]], tensor.dtype, name=tensor.name) for tensor in model.inputs}
@@ -177,7 +176,7 @@ def write_integer(model: Any, target: Path, source: Path) -> None:
         return bytes(converter.convert())
 
     content = signatures.add_signature(converted(convert, source), origin=str(source))
-    content = signatures.order_outputs(content, outputs, origin=str(source))
+    content = signatures.order(content, tuple(specs), outputs, origin=str(source))
     # TFLiteConverter writes a zero point of 8 bytes for each channel, again and again.
     written = tree.load(content)
     target.write_bytes(content if written is None else tree.pack(written))
@@ -188,7 +187,15 @@ def converted(convert: Callable[[], bytes], origin: Path) -> bytes:
     try:
         return convert()
     except Exception as error:  # TFLiteConverter's own error class is private
-        raise _failure(origin, error) from error
+        text = str(error)
+        lines = re.findall(r"(?:TF Select ops|Custom ops|Flex ops): (.*)", text)
+        ops = {name for line in lines for name in re.findall(r"(?:tf|Custom|Flex)\.(\w+)", line)}
+        ops |= {name for line in re.findall(r"(?:TF Select ops|Custom ops): ([\w, ]+)", text) for name in re.findall(r"\w+", line)}
+        if ops:
+            raise UnsupportedOpError(
+                f"{origin}: no TFLite built-in for op {', '.join(sorted(ops))}; export the model without it", text
+            ) from error
+        raise ConversionError(f"{origin}: TFLiteConverter failed ({' '.join(text.split())[:200]})", text) from error
 
 
 def _served(model: Any, specs: Mapping[str, Any], names: Mapping[str, str]) -> Any:
@@ -205,45 +212,20 @@ def _served(model: Any, specs: Mapping[str, Any], names: Mapping[str, str]) -> A
 
 def _float_layer(layer: Any) -> Any:
     """A new layer like `layer` with the activation that it had before it was wrapped."""
-    kind = type(layer)
     activation = getattr(layer, "activation", None)
     # During a call the wrapper puts its own activation in the layer's place.
     config = layer.get_config()
     if activation is not None and type(activation).__name__ == "QuantizeAwareActivation":
         activation = activation.activation
-    if type(activation).__name__ == "NoOpActivation":
-        activation = None
     if "activation" in config:
         import tf_keras
 
-        config["activation"] = tf_keras.activations.serialize(tf_keras.activations.get(activation))
-    return kind.from_config(config)
+        inner = None if type(activation).__name__ == "NoOpActivation" else activation
+        config["activation"] = tf_keras.activations.serialize(tf_keras.activations.get(inner))
+    return type(layer).from_config(config)
 
 
 def _name(weight: Any, layer: Any) -> str:
     """The last part of a weight's name; tfmot puts its input layer's own name in front, which is numbered."""
     last = str(weight.name.split(":")[0].split("/")[-1])
     return last.removeprefix(layer.name) if type(layer).__name__ == "QuantizeLayer" else last
-
-
-def _made_by_keras_3(source: Path) -> bool:
-    import h5py
-
-    try:
-        with h5py.File(source) as file:
-            return str(file.attrs.get("keras_version", "")).startswith("3")
-    except OSError:
-        return False
-
-
-def _failure(source: Path, error: Exception) -> ConversionError:
-    text = str(error)
-    ops = set(re.findall(r"(?:tf|Custom|Flex)\.(\w+)", " ".join(re.findall(r"(?:TF Select ops|Custom ops|Flex ops): (.*)", text))))
-    ops |= {
-        name for line in re.findall(r"(?:TF Select ops|Custom ops): ([\w, ]+)", text) for name in re.split(r"[ ,]+", line) if name
-    }
-    if ops:
-        return UnsupportedOpError(
-            f"{source}: no TFLite built-in for op {', '.join(sorted(ops))}; export the model without it", text
-        )
-    return ConversionError(f"{source}: TFLiteConverter failed ({' '.join(text.split())[:200]})", text)

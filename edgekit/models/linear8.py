@@ -2,17 +2,17 @@
 
 A quantized layer lies in the safetensors file as `<layer>.weight`, int8 (outputs, inputs), and `<layer>.weight_scale`,
 float32 (outputs,): weight ≈ int8 · scale. `KEY` in config.json says which backend made it and computes with it. Only the
-encoder's layers are quantized: the head is small, and its rounding would reach the decision unaveraged.
-"""
+encoder's layers are quantized: the head is small, and its rounding would reach the decision unaveraged."""
 
 import contextlib
 import logging
 from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from edgekit.errors import CheckpointError, ConfigError
-from edgekit.models.architectures import is_transposed, linear_layers
+from edgekit.models.architectures import inputs_first, linear_layers
 
 KEY = "edgekit_quantization"
 SCALE = "_scale"
@@ -23,14 +23,9 @@ _LEVELS = 127
 _OUTLIER = 6.0
 
 
-def config(backend: str, parent: Path) -> dict[str, Any]:
-    """What config.json holds under `KEY`; `parent` is the checkpoint that the layers were made from."""
-    return {"bits": 8, "backend": backend, "parent": str(parent)}
-
-
 def check_backend(backend: str) -> None:
     """Raises `ConfigError` if its package is not there."""
-    if backend == BITSANDBYTES and not _is_installed():
+    if backend == BITSANDBYTES and find_spec("bitsandbytes") is None:
         raise ConfigError(
             "--backend bitsandbytes: the package is not installed; run pip install 'edgekit[bitsandbytes]' or leave --backend out"
         )
@@ -39,14 +34,12 @@ def check_backend(backend: str) -> None:
 def quantize(model: Any, backend: str) -> dict[str, Any]:
     """The weights of a float32 classifier by name, as they are stored: the encoder's linear layers in int8, the rest float32.
 
-    Both backends round each output's row symmetrically, by its largest value.
-    """
+    Both backends round each output's row symmetrically, by its largest value."""
     import torch
 
     tensors = dict(model.state_dict())
     for name, layer in _linear_layers(model):
-        weight = layer.weight.detach()
-        values, scale = _rounded(weight.T.contiguous() if is_transposed(layer) else weight, backend)
+        values, scale = _rounded(inputs_first(layer).detach().T.contiguous(), backend)
         tensors[f"{name}.weight"], tensors[f"{name}.weight{SCALE}"] = values.contiguous(), scale.reshape(-1).to(torch.float32)
     return tensors
 
@@ -59,38 +52,35 @@ def stored_layers(tensors: Mapping[str, Any]) -> list[str]:
 def install(model: Any, tensors: Mapping[str, Any], how: Any, path: Path) -> set[str]:
     """Put the stored 8-bit layers in the place of the model's own; returns the names of the weights that this gives.
 
-    `how` is what config.json has under `KEY`. Raises `CheckpointError`, which names `path`, if a layer does not fit.
-    """
+    `how` is what config.json has under `KEY`. Raises `CheckpointError`, which names `path`, if a layer does not fit."""
     backend = how.get("backend") if isinstance(how, Mapping) else None
     if backend not in BACKENDS:
         raise CheckpointError(f"{path}: {KEY} in config.json names the backend {backend!r}; there are {', '.join(BACKENDS)}")
-    if backend == BITSANDBYTES and not _is_installed():
+    if backend == BITSANDBYTES and find_spec("bitsandbytes") is None:
         raise CheckpointError(
             f"{path}: its 8-bit layers need bitsandbytes, which is not installed; run pip install 'edgekit[bitsandbytes]'"
         )
     there = dict(_linear_layers(model))
-    given = set()
+    names = set()
     for name in stored_layers(tensors):
         layer, weight, scale = there.get(name), tensors.get(f"{name}.weight"), tensors[f"{name}.weight{SCALE}"]
         if layer is None or weight is None or not _fits(layer, weight, scale):
             raise CheckpointError(f"{path}: the 8-bit weights of {name} do not fit config.json; export it again from its parent")
         parent, _, last = name.rpartition(".")
-        made = _dynamic if backend == TORCHAO else _outliers_apart
-        setattr(model.get_submodule(parent), last, made(weight, scale, layer.bias))
-        given.add(f"{name}.weight")
-    return given
+        replacement = (_dynamic if backend == TORCHAO else _outliers_apart)(weight, scale, layer.bias)
+        setattr(model.get_submodule(parent), last, replacement)
+        names.add(f"{name}.weight")
+    return names
 
 
-def refuse_quantized(path: Path, found: Mapping[str, Any], wanted: str) -> None:
-    """Raise `CheckpointError` if `found`, the config.json in the folder `path`, says that layers are in 8 bits already."""
-    if KEY not in found:
-        return
-    how = found[KEY]
-    parent = how.get("parent") if isinstance(how, Mapping) else None
-    raise CheckpointError(
-        f"{path}: its linear layers are quantized to 8 bits, so it cannot be {wanted}; "
-        f"give the checkpoint that it was made from{f', {parent}' if parent else ''}"
-    )
+def refuse_quantized(path: Path, config: Mapping[str, Any], verb: str) -> None:
+    """Raise `CheckpointError` if `config`, that of the checkpoint at `path`, says that layers are in 8 bits already."""
+    if KEY in config:
+        parent = config[KEY].get("parent") if isinstance(config[KEY], Mapping) else None
+        raise CheckpointError(
+            f"{path}: its linear layers are quantized to 8 bits, so it cannot be {verb}; "
+            f"give the checkpoint that it was made from{f', {parent}' if parent else ''}"
+        )
 
 
 def _linear_layers(model: Any) -> list[tuple[str, Any]]:
@@ -100,8 +90,7 @@ def _linear_layers(model: Any) -> list[tuple[str, Any]]:
 def _fits(layer: Any, weight: Any, scale: Any) -> bool:
     import torch
 
-    shape = tuple(layer.weight.shape)
-    outputs, inputs = shape[::-1] if is_transposed(layer) else shape
+    inputs, outputs = inputs_first(layer).shape
     kinds = weight.dtype == torch.int8 and scale.dtype == torch.float32
     return kinds and tuple(weight.shape) == (outputs, inputs) and tuple(scale.shape) == (outputs,)
 
@@ -126,8 +115,7 @@ def _rounded(weight: Any, backend: str) -> tuple[Any, Any]:
 def _dynamic(weight: Any, scale: Any, bias: Any) -> Any:
     """torchao's scheme: each token is rounded by its own scale, products are summed in int32.
 
-    Computed here and not by torchao's tensor, which outside torch.compile takes longer than float32 on a CPU.
-    """
+    Computed here and not by torchao's tensor, which outside torch.compile takes longer than float32 on a CPU."""
     import torch
 
     # Without these instructions the integer product is slow, and saturates on some processors; whole numbers in float32 do not.
@@ -172,21 +160,12 @@ def _outliers_apart(weight: Any, scale: Any, bias: Any) -> Any:
     return layer
 
 
-def _is_installed() -> bool:
-    from importlib.util import find_spec
-
-    return find_spec("bitsandbytes") is not None
-
-
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """While torchao is imported, which warns of its GPU kernels on every machine without a GPU."""
-    loggers = [logging.getLogger(name) for name in ("torchao", "torch.utils._pytree")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
     try:
         yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        logging.disable(before)

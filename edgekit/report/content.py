@@ -1,47 +1,59 @@
 """What a report holds, and how it is written to and read from JSON."""
 
+import enum
 import json as json_format
-from collections.abc import Callable, Mapping
-from dataclasses import MISSING, dataclass, field, fields
-from functools import partial
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path, PurePath
-from types import UnionType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any
 
 from edgekit.errors import InputError
-from edgekit.measure.measurement import Latency, Measurement
-from edgekit.report.pruned import Pruned, from_record
-from edgekit.system.artifacts import to_json
-from edgekit.tasks.metrics import Difference, Proportion
+from edgekit.measure.measurement import Measurement
+from edgekit.report.pruned import Pruned
+from edgekit.system import serial
 
 FILE_NAME = "report.json"
 _LONGEST_LABEL = 40
-_PARTS = {"latency": Latency, "accuracy": Proportion, "agreement": Proportion, "drop": Difference}
+
+
+class Format(enum.StrEnum):
+    """What a report can be written as."""
+
+    MARKDOWN = "markdown"
+    JSON = "json"
+    HTML = "html"
+
+    @property
+    def suffix(self) -> str:
+        return ".md" if self is Format.MARKDOWN else f".{self}"
 
 
 @dataclass(frozen=True)
 class LearningCurve:
     """One training `stage`: points (step, mean training loss since the point before), and the end of each epoch.
 
-    Of an epoch it holds the step, and loss (mean cross-entropy) and accuracy (0 to 1) on rows that it was not trained on.
-    """
+    Of an epoch it holds the step, and the loss and the `metric` on rows that it was not trained on, a share of 1 if `percent`."""
 
     stage: str
     training: tuple[tuple[int, float], ...]
     epochs: tuple[tuple[int, float, float], ...]
+    metric: str = "accuracy"
+    percent: bool = True
+
+    def told(self, value: float) -> str:
+        """A value of the metric for people."""
+        return f"{100 * value:.1f} %" if self.percent else f"{value:.3g}"
 
 
 @dataclass(frozen=True)
 class Report:
     """The files of one run with their figures and the circumstances they were taken in.
 
-    `reference` is the path of the row that ratios are computed from, as in `Measurement.path`, or empty. `settings` holds
-    what the benchmark was told. `training` is what training found, its names shown as they are given, and `curves` how
-    it went. `notes` are
-    sentences to show; one that begins with a file's name or scheme and a colon is shown only where it holds a figure,
-    since what each scheme is, the table says. `versions` names the rows where they are versions of one model that were
-    compared: the table then shows what tells versions apart. `pruned` are those of them whose pruning plan is known.
-    """
+    `reference` is the path of the row that ratios are computed from, as in `Measurement.path`, or empty. `settings` holds what the
+    benchmark was told, `training` what training measured, by names to show, and `curves` how it went. `notes` are sentences; one
+    that begins with a file's name or scheme and a colon is shown only where it holds a figure, since what each scheme is, the
+    table says. `versions` names rows that are versions of one model: the table then shows what tells versions apart. `pruned` are
+    those of them that have a pruning plan."""
 
     title: str
     model: str
@@ -56,18 +68,33 @@ class Report:
     versions: tuple[str, ...] = ()
     pruned: tuple[Pruned, ...] = ()
 
+    def __post_init__(self) -> None:
+        if self.versions and len(self.versions) != len(self.rows):
+            raise ValueError(f"{len(self.versions)} versions for {len(self.rows)} rows")
+
     @property
     def reference_row(self) -> Measurement | None:
         return next((row for row in self.rows if self.reference and row.path == self.reference), None)
 
+    @property
+    def circumstances(self) -> tuple[tuple[str, str], ...]:
+        """What was measured, on what and where, as far as that is known, each with its name."""
+        listed = (("Model", self.model), ("Data", self.data), ("Machine", self.machine))
+        return tuple((name, value) for name, value in listed if value)
+
     def json(self) -> str:
-        return to_json(self)
+        return serial.to_json(self)
+
+    def _repr_html_(self) -> str:
+        from edgekit.report.html import table
+
+        return table(self)
 
     @staticmethod
     def from_json(text: str, origin: str = "report") -> "Report":
         """Read what `json` wrote; `origin` names it in errors. Raises `InputError` if it is anything else."""
         try:
-            return _report(json_format.loads(text))
+            return serial.read(Report, json_format.loads(text))
         except ValueError as error:
             raise InputError(f"{origin}: not an edgekit report ({error}); give the {FILE_NAME} or the folder of a run") from None
 
@@ -129,76 +156,12 @@ def milliseconds(value: float) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}" if value >= 0.1 else f"{value:.2g}"
 
 
-def measurement(figures: object) -> Measurement:
+def measurement(figures: Any) -> Measurement:
     """A measurement from its fields as JSON holds them.
 
-    Raises `InputError` if one is unknown, missing or not of its type.
-    """
+    Raises `InputError` if one is unknown, missing or not of its type."""
     try:
-        return _measurement(figures)
+        return serial.read(Measurement, figures)
     except ValueError as error:
         named = figures.get("path") if isinstance(figures, Mapping) else None
         raise InputError(f"{named or 'measurement'}: its figures cannot be read ({error}); measure the file again") from None
-
-
-def _report(content: object) -> Report:
-    parts: dict[str, Callable[[Any], Any]] = {
-        "rows": lambda rows: tuple(_measurement(row) for row in listed(rows)),
-        "notes": listed,
-        "versions": listed,
-        "pruned": lambda plans: tuple(from_record(plan) for plan in listed(plans)),
-        "curves": lambda curves: tuple(_curve(curve) for curve in listed(curves)),
-    }
-    report: Report = built(Report, content, parts)
-    if not all(isinstance(text, str) for text in (*report.notes, *report.versions)):
-        raise ValueError("notes or versions are not all text")
-    if report.versions and len(report.versions) != len(report.rows):
-        raise ValueError(f"{len(report.versions)} versions for {len(report.rows)} rows")
-    return report
-
-
-def _measurement(figures: object) -> Measurement:
-    found: Measurement = built(Measurement, figures, {name: partial(built, kind) for name, kind in _PARTS.items()})
-    return found
-
-
-def _curve(content: object) -> LearningCurve:
-    curve: LearningCurve = built(LearningCurve, content, {"training": partial(_points, size=2), "epochs": partial(_points, size=3)})
-    return curve
-
-
-def _points(value: object, size: int) -> tuple[tuple[float, ...], ...]:
-    points = tuple(listed(point) for point in listed(value))
-    if not all(len(point) == size and all(_is_a(number, float) for number in point) for point in points):
-        raise ValueError(f"a curve's points are not {size} numbers each")
-    return points
-
-
-def built(kind: type[Any], values: object, parts: Mapping[str, Callable[[Any], Any]] | None = None) -> Any:
-    """A dataclass from a JSON object, each value of the field's type; raises `ValueError`."""
-    if not isinstance(values, Mapping):
-        raise ValueError(f"{kind.__name__.lower()} is no JSON object")
-    hints = get_type_hints(kind)
-    if unknown := sorted(set(values) - set(hints)):
-        raise ValueError(f"unknown figure {unknown[0]}")
-    required = {item.name for item in fields(kind) if item.default is MISSING and item.default_factory is MISSING}
-    if missing := sorted(required - set(values)):
-        raise ValueError(f"{missing[0]} is missing")
-    made = {}
-    for name, value in values.items():
-        made[name] = parts[name](value) if parts and name in parts and value is not None else value
-        if not _is_a(made[name], hints[name]):
-            raise ValueError(f"{name} is {value!r}")
-    return kind(**made)
-
-
-def listed(value: object) -> tuple[Any, ...]:
-    if not isinstance(value, list):
-        raise ValueError(f"{value!r} is no list")
-    return tuple(value)
-
-
-def _is_a(value: object, hint: Any) -> bool:
-    """Whether `value` is of an annotated type, generics by their outer type alone; a whole number is a float too."""
-    kinds = tuple(get_origin(kind) or kind for kind in (get_args(hint) if isinstance(hint, UnionType) else (hint,)))
-    return isinstance(value, (*kinds, int) if float in kinds else kinds)

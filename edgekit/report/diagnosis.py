@@ -1,16 +1,16 @@
 """A diagnosis as a terminal table, Markdown and one self-contained HTML page with a heat map."""
 
 from collections.abc import Sequence
-from importlib.resources import files
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
-from edgekit import __version__
 from edgekit.measure.examine import Diagnosis
-from edgekit.measure.layer_errors import MOST_DB, Layer
+from edgekit.measure.layer_errors import Layer
 from edgekit.measure.layers import MOVES
-from edgekit.measure.op_times import OpTime
 from edgekit.report.content import milliseconds, shortened
+from edgekit.report.html import render
+from edgekit.report.table import MISSING, decibels, escaped, markdown_table
+from edgekit.tasks.judgement import MOST_DB
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 _SHOWN = 12
 _OPS = 8
 _NAME_WIDTH = 48
-_MISSING = "–"
 # From where a heat map's cell is pale to where it is fully coloured.
 _SQNR_SCALE, _COSINE_SCALE, _CLIPPED_SCALE = (30.0, 0.0), (1.0, 0.5), (0.0, 0.05)
 _ESTIMATE = "Times of single ops are estimates: each op was run by itself on random values, outside the graph."
@@ -34,7 +33,11 @@ def summary(diagnosis: Diagnosis) -> tuple[str, ...]:
         return (f"{diagnosis.failure}; what follows is told by its scales alone.",)
     judged = f"{diagnosis.rows} rows" + (f" of {diagnosis.data}" if diagnosis.data else "")
     agreement = f"same decision in {diagnosis.agreement:.1%}, " if diagnosis.agreement is not None else ""
-    lines = [f"Outputs on {judged}: {agreement}SQNR {_with_unit(diagnosis.sqnr_db)}."]
+    lines = [f"Outputs on {judged}: {agreement}error {_with_unit(diagnosis.error_db)}."]
+    if len(diagnosis.outputs) > 1 or agreement == "":
+        for output in diagnosis.outputs:
+            figures = f"{_with_unit(output.error_db)}, cosine {output.cosine:.4f}, largest difference {output.max_abs:.3g}"
+            lines.append(f"Output {output.name}: {figures}.")
     if (speed := diagnosis.speed) is not None:
         split = speed.split
         lines.append(
@@ -56,15 +59,15 @@ def computing(layers: Sequence[Layer]) -> tuple[Layer, ...]:
 
 def cells(layer: Layer) -> tuple[str, ...]:
     """SQNR as run and stored alone, cosine, largest error, both ranges, share clipped."""
-    stored = f"{layer.stored_min:.3g} to {layer.stored_max:.3g}" if layer.stored_min is not None else _MISSING
+    stored = f"{layer.stored_min:.3g} to {layer.stored_max:.3g}" if layer.stored_min is not None else MISSING
     return (
-        _db(layer.sqnr_db),
-        _db(layer.storage_sqnr_db),
+        decibels(layer.sqnr_db),
+        decibels(layer.storage_sqnr_db),
         f"{layer.cosine:.3f}",
         f"{layer.max_abs_error:.3g}",
         f"{layer.float_min:.3g} to {layer.float_max:.3g}",
         stored,
-        _MISSING if layer.clipped is None else f"{layer.clipped * 100:.2f}",
+        MISSING if layer.clipped is None else f"{layer.clipped * 100:.2f}",
     )
 
 
@@ -80,10 +83,10 @@ def terminal(diagnosis: Diagnosis) -> "Group":
         return Padding(Text(text, style=style), (0, 0, 0, 2))
 
     def table(heading: str, columns: Sequence[str]) -> Table:
-        made = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), title=Text(heading, style="bold"), title_justify="left")
+        drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), title=Text(heading, style="bold"), title_justify="left")
         for number, column in enumerate(columns):
-            made.add_column(Text(column), justify="left" if number == 0 else "right", no_wrap=number > 0, overflow="fold")
-        return made
+            drawn.add_column(Text(column), justify="left" if number == 0 else "right", no_wrap=number > 0, overflow="fold")
+        return drawn
 
     parts: list[RenderableType] = [Text(title(diagnosis), style="bold")]
     parts += [indented(line) for line in summary(diagnosis)]
@@ -104,10 +107,9 @@ def terminal(diagnosis: Diagnosis) -> "Group":
             layers.add_row(shortened(layer.name, _NAME_WIDTH), shortened(layer.op, 16), sqnr, alone, cosine, error, clipped)
         parts.append(layers)
     if diagnosis.speed is not None and diagnosis.speed.split.outside:
-        ops = table("Ops outside the delegate", ("Op", "Count", "ms", "Share of p50, %"))
-        for one in diagnosis.speed.split.outside[:_OPS]:
-            ops.add_row(*_op(one))
-        ops.add_row("the delegate and the rest", "", milliseconds(diagnosis.speed.delegated_ms), _rest(diagnosis))
+        ops = table("Ops outside the delegate", _OP_HEADINGS)
+        for line in _ops(diagnosis, _OPS):
+            ops.add_row(*line)
         parts += [ops, indented(_ESTIMATE, "dim")]
     parts += [indented(note, "dim") for note in diagnosis.notes]
     return Group(*parts)
@@ -115,54 +117,39 @@ def terminal(diagnosis: Diagnosis) -> "Group":
 
 def markdown(diagnosis: Diagnosis) -> str:
     """The same as Markdown, with all layers."""
-    lines = [f"# {_escape(title(diagnosis))}", "", *(_escape(line) for line in summary(diagnosis))]
+    lines = [f"# {escaped(title(diagnosis))}", "", *map(escaped, summary(diagnosis))]
     for number, finding in enumerate(diagnosis.findings, 1):
-        lines += [
-            "",
-            f"## {number}. {_escape(finding.kind)}",
-            "",
-            f"{_escape(finding.cause)}.",
-            "",
-            f"Mend: {_escape(finding.mend)}.",
-        ]
+        lines += ["", f"## {number}. {escaped(finding.kind)}", "", f"{escaped(finding.cause)}.", ""]
+        lines.append(f"Mend: {escaped(finding.mend)}.")
     if diagnosis.layers:
+        rows = [(layer.name, layer.op, *cells(layer)) for layer in computing(diagnosis.layers)]
         lines += ["", "## Layers, worst first", ""]
-        lines.append("| " + " | ".join(("Layer", "Op", *HEADINGS)) + " |")
-        lines.append("| --- | --- |" + " ---: |" * len(HEADINGS))
-        lines += ["| " + " | ".join((_escape(layer.name), layer.op, *cells(layer))) + " |" for layer in computing(diagnosis.layers)]
+        lines += markdown_table(("Layer", "Op", *HEADINGS), rows, [False, False, *[True] * len(HEADINGS)])
     if diagnosis.speed is not None:
-        lines += ["", "## Ops outside the delegate", "", "| Op | Count | ms | Share of p50, % |", "| --- | ---: | ---: | ---: |"]
-        lines += [f"| {' | '.join(_op(one))} |" for one in diagnosis.speed.split.outside]
-        lines += [
-            f"| the delegate and the rest | | {milliseconds(diagnosis.speed.delegated_ms)} | {_rest(diagnosis)} |",
-            "",
-            _ESTIMATE,
-        ]
-    lines += ["", *(f"- {_escape(note)}" for note in diagnosis.notes)] if diagnosis.notes else []
+        lines += ["", "## Ops outside the delegate", "", *markdown_table(_OP_HEADINGS, _ops(diagnosis), [False, *[True] * 3])]
+        lines += ["", _ESTIMATE]
+    lines += ["", *(f"- {escaped(note)}" for note in diagnosis.notes)] if diagnosis.notes else []
     return "\n".join(lines) + "\n"
 
 
 HEADINGS = ("SQNR, dB", "stored alone, dB", "Cosine", "Max error", "Float range", "Range of the scale", "Clipped, %")
+_OP_HEADINGS = ("Op", "Count", "ms", "Share of p50, %")
 
 
 def page(diagnosis: Diagnosis) -> str:
     """One HTML document without scripts: findings, a heat map of the layers in order of execution, the ops' times."""
-    from jinja2 import Environment, StrictUndefined
-
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string(files("edgekit.report").joinpath("diagnosis.html.j2").read_text(encoding="utf-8"))
     ordered = sorted(computing(diagnosis.layers), key=lambda layer: layer.place)
-    speed = diagnosis.speed
-    return template.render(
+    ops = _ops(diagnosis)
+    return render(
+        "report/diagnosis.html.j2",
         title=title(diagnosis),
-        version=__version__,
         summary=summary(diagnosis),
         sentence=sentence,
         findings=diagnosis.findings,
         notes=diagnosis.notes,
         layers=[(layer, cells(layer), heat(layer)) for layer in ordered],
-        ops=[_op(one) for one in speed.split.outside] if speed else [],
-        rest=(milliseconds(speed.delegated_ms), _rest(diagnosis)) if speed else None,
+        ops=ops[:-1],
+        rest=ops[-1][2:] if ops else None,
         estimate=_ESTIMATE,
     )
 
@@ -181,29 +168,18 @@ def _between(value: float, good: float, bad: float) -> float:
     return round(min(1.0, max(0.0, (value - good) / (bad - good))), 3)
 
 
-def _op(one: OpTime) -> tuple[str, str, str, str]:
-    if not one.timed:
-        return f"{one.op} in {one.dtype}", str(one.count), "not timed", _MISSING
-    return f"{one.op} in {one.dtype}", str(one.count), milliseconds(one.total_ms), f"{one.share * 100:.1f}"
-
-
-def _rest(diagnosis: Diagnosis) -> str:
-    speed = diagnosis.speed
-    return f"{speed.delegated_ms / speed.p50_ms * 100:.1f}" if speed and speed.p50_ms else _MISSING
-
-
-def _db(value: float | None) -> str:
-    if value is None:
-        return _MISSING
-    return "exact" if value >= MOST_DB else f"{value:.1f}".replace("-0.0", "0.0").replace("-", "−")
+def _ops(diagnosis: Diagnosis, most: int | None = None) -> list[tuple[str, str, str, str]]:
+    """Lines of the ops that the delegate leaves out, `most` of them at the most, and one of all that it takes."""
+    if (speed := diagnosis.speed) is None:
+        return []
+    lines = []
+    for one in speed.split.outside[:most]:
+        times = (milliseconds(one.total_ms), f"{one.share * 100:.1f}") if one.timed else ("not timed", MISSING)
+        lines.append((f"{one.op} in {one.dtype}", str(one.count), *times))
+    share = f"{speed.delegated_ms / speed.p50_ms * 100:.1f}" if speed.p50_ms else MISSING
+    return [*lines, ("the delegate and the rest", "", milliseconds(speed.delegated_ms), share)]
 
 
 def _with_unit(value: float | None) -> str:
-    told = _db(value)
-    return told if value is None or value >= MOST_DB else f"{told} dB"
-
-
-def _escape(text: str) -> str:
-    for mark in "\\`*[]|":
-        text = text.replace(mark, f"\\{mark}")
-    return text.replace("<", "&lt;").replace(">", "&gt;")
+    text = decibels(value)
+    return text if value is None or value >= MOST_DB else f"{text} dB"

@@ -14,38 +14,22 @@ if TYPE_CHECKING:
 # Drawn in these colours, written as the page's own, so that a figure follows a light or a dark page.
 INK, MUTED, GRID, PAPER = "#1b1e23", "#656c77", "#dfe2e7", "#ffffff"
 ACCENT, PALE = "#2f6db3", "#a9c5e6"
-_PAGE_COLOURS = {
-    INK: "var(--ink)",
-    MUTED: "var(--muted)",
-    GRID: "var(--line)",
-    PAPER: "var(--page)",
-    ACCENT: "var(--accent)",
-    PALE: "var(--pale)",
-}
+_PAGE_COLOURS = {INK: "ink", MUTED: "muted", GRID: "line", PAPER: "page", ACCENT: "accent", PALE: "pale"}
 _STYLE = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
-    "font.size": 10,
     "text.color": INK,
     "text.parse_math": False,
-    "axes.labelcolor": MUTED,
     "axes.edgecolor": GRID,
-    "axes.labelsize": 10,
     "axes.axisbelow": True,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.spines.left": False,
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "xtick.labelsize": 9,
-    "ytick.labelsize": 9,
-    "xtick.major.size": 0,
-    "xtick.minor.size": 0,
-    "ytick.major.size": 0,
-    "ytick.minor.size": 0,
     "grid.color": GRID,
     "grid.linewidth": 0.8,
+    **dict.fromkeys(("font.size", "axes.labelsize"), 10),
+    **dict.fromkeys(("axes.labelcolor", "xtick.color", "ytick.color"), MUTED),
+    **dict.fromkeys(("xtick.labelsize", "ytick.labelsize"), 9),
+    **dict.fromkeys([f"{axis}tick.{kind}.size" for axis in "xy" for kind in ("major", "minor")], 0),
+    **dict.fromkeys([f"axes.spines.{side}" for side in ("top", "right", "left")], False),
 }
 _WIDTH = 5.4  # inches, 72 points each: about what a phone shows, so that text stays readable there
 _ROW = 0.42
@@ -55,8 +39,7 @@ _LOG_FROM = 8.0  # the spread of latencies from which a linear axis squeezes the
 def svg(name: str, told: str, height: float, draw: Callable[["Figure", "Axes"], None]) -> str:
     """Draw on one pair of axes and return the `<svg>` element, which says `told` to who cannot see it.
 
-    The same figures give the same text.
-    """
+    The same figures give the same text."""
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -69,18 +52,16 @@ def svg(name: str, told: str, height: float, draw: Callable[["Figure", "Axes"], 
         axes = figure.add_subplot()
         draw(figure, axes)
         stream = io.StringIO()
-        figure.savefig(
-            stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None, "Format": None, "Type": None}
-        )
+        unnamed = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        figure.savefig(stream, format="svg", transparent=True, metadata=unnamed)
     text = stream.getvalue()
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
     # Group ids repeat from figure to figure, and nothing refers to them.
     text = re.sub(r'<g id="[^"]*"', "<g", text)
-    text = re.sub(r'^<svg ([^>]*?)width="[^"]*"', r"<svg \1", text)
-    text = re.sub(r'^<svg ([^>]*?)height="[^"]*"', r"<svg \1", text)
+    for side in ("width", "height"):
+        text = re.sub(rf'^<svg ([^>]*?){side}="[^"]*"', r"<svg \1", text)
     for drawn, shown in _PAGE_COLOURS.items():
-        text = text.replace(drawn, shown)
+        text = text.replace(drawn, f"var(--{shown})")
     return text.replace("<svg ", f'<svg role="img" aria-label="{escape(told)}" ', 1)
 
 
@@ -118,8 +99,7 @@ def label_points(figure: "Figure", axes: "Axes", points: Sequence[tuple[str, flo
     """Write each point's name beside it: (name, x, y, low, high).
 
     Of some offsets it takes the one where it covers least: another name or the frame at no price but the highest, then a
-    point, then a bar, where the page draws an edge around it.
-    """
+    point, then a bar, where the page draws an edge around it."""
     from matplotlib.transforms import Bbox
 
     figure.canvas.draw()
@@ -129,27 +109,21 @@ def label_points(figure: "Figure", axes: "Axes", points: Sequence[tuple[str, flo
     dots = [Bbox.from_bounds(spot[0][0] - 5, spot[0][1] - 5, 10, 10) for spot in spots]
     bars = [Bbox.from_extents(spot[1][0] - 4, spot[1][1], spot[1][0] + 4, spot[2][1]) for spot in spots]
     taken: list[Bbox] = []
-    steps = [
-        (0, "left"),
-        (0, "right"),
-        *((sy * (8 + 11 * n), side) for n in range(9) for sy in (1, -1) for side in ("left", "right")),
-    ]
+    steps = [(0, "left"), (0, "right")]
+    steps += [(sign * (8 + 11 * n), side) for n in range(9) for sign in (1, -1) for side in ("left", "right")]
     for (name, x, y, _, _), spot in zip(points, spots, strict=True):
         measured = axes.text(0, 0, name, fontsize=9)
         size = measured.get_window_extent(renderer)
         measured.remove()
-
-        def box(dy: float, side: str, at: tuple[float, float] = tuple(spot[0]), size: Bbox = size) -> Bbox:
-            left = at[0] + 8 * scale if side == "left" else at[0] - 8 * scale - size.width
-            return Bbox.from_bounds(left, at[1] + dy * scale - size.height / 2, size.width, size.height)
-
-        def price(step: tuple[float, str], box: Callable[..., Bbox] = box) -> tuple[int, int, int, float]:
-            place = box(*step)
+        boxes = {}
+        for dy, side in steps:
+            left = spot[0][0] + 8 * scale if side == "left" else spot[0][0] - 8 * scale - size.width
+            place = Bbox.from_bounds(left, spot[0][1] + dy * scale - size.height / 2, size.width, size.height)
             inside = frame.x0 <= place.x0 and place.x1 <= frame.x1 + 8 and frame.y0 <= place.y0 and place.y1 <= frame.y1
-            return place.count_overlaps(taken) + (not inside), place.count_overlaps(dots), place.count_overlaps(bars), abs(step[0])
-
-        dy, side = min(steps, key=price)
-        taken.append(box(dy, side))
+            covered = place.count_overlaps(taken) + (not inside), place.count_overlaps(dots), place.count_overlaps(bars)
+            boxes[dy, side] = place, (*covered, abs(dy))
+        dy, side = min(steps, key=lambda step: boxes[step][1])
+        taken.append(boxes[dy, side][0])
         leader = {"arrowstyle": "-", "color": MUTED, "linewidth": 0.6, "shrinkB": 4} if dy else None
         offset = (8 if side == "left" else -8, dy)
         axes.annotate(name, (x, y), offset, textcoords="offset points", ha=side, va="center", fontsize=9, arrowprops=leader)

@@ -9,17 +9,14 @@ from edgekit.report.content import Report
 from edgekit.report.findings import findings
 from edgekit.report.table import TIMINGS, columns, entries, failures, remarks, settings, timings
 
-_LEARNING = (
-    "The mean training loss since the point before; at the end of each epoch, cross-entropy and accuracy on rows that it was not "
-    "trained on."
-)
+_LEARNING = "The mean training loss since the point before; at the end of each epoch, loss and {metric} on rows not trained on."
 
 
 def page(report: Report) -> str:
     """The report as an HTML document; every name and sentence in it is escaped."""
     from markupsafe import Markup
 
-    judged = "Accuracy" if any(row.accuracy for row in report.rows) else "Agreement"
+    judged = plots.judged_by(report)[0].partition(", ")[0].partition(" with the ")[0].partition(" against the ")[0]
     level = "; dashed, the reference" if report.reference_row else ""
     packed = ", and inside it what gzip makes of it" if any(row.gzip_bytes is not None for row in report.rows) else ""
     # matplotlib escapes the names that it writes into the SVG.
@@ -27,7 +24,10 @@ def page(report: Report) -> str:
     spread = any(row.latency and row.latency.p99_ms is not None for row in report.rows)
     span = "From the median to the 99th percentile." if spread else "The median."
     drawn = (("Latency", span, latency), ("Size", f"The file as it is{packed}.", sizes))
-    lessons = [(f"{curve.stage}: learning curve", _LEARNING, Markup(plots.learning(curve))) for curve in report.curves]
+    lessons = [
+        (f"{curve.stage}: learning curve", _LEARNING.format(metric=curve.metric), Markup(plots.learning(curve)))
+        for curve in report.curves
+    ]
     kept = [
         (
             f"What {plan.version} kept",
@@ -37,11 +37,10 @@ def page(report: Report) -> str:
         )
         for plan in report.pruned
     ]
-    circumstances = [("Model", report.model), ("Data", report.data), ("Machine", report.machine)]
     return render(
         "report/page.html.j2",
         report=report,
-        circumstances=[(name, value) for name, value in circumstances if value],
+        circumstances=report.circumstances,
         columns=columns(report),
         timings_title=TIMINGS,
         timings=timings(report),
@@ -55,6 +54,20 @@ def page(report: Report) -> str:
         plots=[*(plot for plot in drawn if plot[-1]), *kept],
         curves=[plot for plot in lessons if plot[-1]],
     )
+
+
+def table(report: Report) -> str:
+    """The trade-off table alone, as a notebook shows it."""
+    from markupsafe import Markup
+
+    columned = columns(report)
+    row = Markup("<tr>{}</tr>").format
+    heads = row(Markup("").join(Markup("<th>{}</th>").format(column.title) for column in columned))
+    cells = zip(*(column.cells for column in columned), strict=True)
+    body = Markup("").join(
+        row(Markup("").join(map(Markup("<td>{0.main}<br><small>{0.note}</small></td>").format, line))) for line in cells
+    )
+    return str(Markup("<table><caption>{}</caption>{}{}</table>").format(report.title, heads, body))
 
 
 def render(template: str, **values: Any) -> str:

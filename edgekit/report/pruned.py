@@ -1,9 +1,7 @@
 """What a pruned checkpoint kept of each layer, and how important its heads were: from its pruning plan."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from edgekit.errors import CheckpointError, ConfigError
 from edgekit.stages.prune.pruning_plan import FILE_NAME, read
@@ -14,8 +12,7 @@ class Pruned:
     """A version's plan; each outer tuple has one entry for each layer of the unpruned model, empty or 0 where it went whole.
 
     `importance` are the scores of all its heads by `method`, `heads` the numbers of those it kept. `ffn` counts the FFN
-    units kept and `ffn_before` those there were, over all FFNs of the layer.
-    """
+    units kept and `ffn_before` those there were, over all FFNs of the layer."""
 
     version: str
     method: str
@@ -52,22 +49,3 @@ def read_plan(folder: Path, version: str) -> Pruned | None:
         )
     except (ConfigError, ValueError) as error:
         raise CheckpointError(f"{file}: no plan to draw ({error}); prune again, or remove it to compare without it") from None
-
-
-def from_record(record: Any) -> Pruned:
-    """From the JSON form of its fields. Raises `ValueError`."""
-    try:
-        return Pruned(
-            str(record["version"]),
-            str(record["method"]),
-            _rows(record["importance"], float),
-            _rows(record["heads"], int),
-            tuple(int(count) for count in record["ffn"]),
-            tuple(int(count) for count in record["ffn_before"]),
-        )
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"pruned: {error!r}") from None
-
-
-def _rows(rows: Sequence[Sequence[Any]], kind: Any) -> tuple[tuple[Any, ...], ...]:
-    return tuple(tuple(kind(value) for value in row) for row in rows)

@@ -2,8 +2,6 @@
 
 import contextlib
 import ctypes
-import dataclasses
-import enum
 import errno
 import hashlib
 import importlib.metadata
@@ -12,7 +10,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from typing import Any
 import filelock
 
 from edgekit.errors import DISK_FULL, OutputError
+from edgekit.system.serial import plain, to_json
 
 # The manifest inside a checkpoint folder; those of files lie beside them.
 MANIFEST = "edgekit.json"
@@ -34,8 +33,7 @@ class Artifact:
     """A published file or folder and its history; written as JSON beside it.
 
     `parents` maps each source's name to its sha256, `config` is what the stage was told, `tools` the versions of the
-    packages that did the work, `measured` what was found when the result was run.
-    """
+    packages that did the work, `measured` what was found when the result was run."""
 
     kind: str
     path: str
@@ -59,7 +57,10 @@ def describe(
     measured: Any = None,
 ) -> Artifact:
     """Hash what lies at `path` and return its `Artifact`; `name` is what it will be published as, `tools` are package names."""
-    settings = to_jsonable(config) if config is not None else {}
+    settings, versions = plain(config) if config is not None else {}, {}
+    for tool in ("edgekit", *tools):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[tool] = importlib.metadata.version(tool)
     return Artifact(
         kind=kind,
         path=name or path.name,
@@ -68,14 +69,46 @@ def describe(
         parents=dict(parents or {}),
         config=settings,
         config_sha256=hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest(),
-        tools={tool: importlib.metadata.version(tool) for tool in ("edgekit", *tools) if _installed(tool)},
-        measured=to_jsonable(measured) if measured is not None else {},
+        tools=versions,
+        measured=plain(measured) if measured is not None else {},
     )
 
 
-def write_manifest(folder: Path, artifact: Artifact) -> None:
-    """Into a folder that is not published yet."""
-    (folder / MANIFEST).write_text(to_json(artifact) + "\n", encoding="utf-8")
+@dataclass
+class Draft:
+    """What is about to be published: where to write it, and what goes into its manifest as `measured`."""
+
+    path: Path
+    measured: Any = None
+    artifact: Artifact = field(init=False)
+
+
+@contextlib.contextmanager
+def published(
+    final: Path,
+    kind: str,
+    *,
+    parents: Mapping[str, str] | None = None,
+    config: Any = None,
+    tools: Sequence[str] = (),
+    measured: Any = None,
+    manifest: Path | None = None,
+    overwrite: bool = False,
+) -> Iterator[Draft]:
+    """Yield a draft to write a file or a folder to, which becomes `final` with its manifest when the block ends without error.
+
+    Unless `manifest` says where, that of a folder lies in it and that of a file beside it, with `.json` for its suffix.
+    Raises what `staged` does."""
+    with staged(final, overwrite=overwrite) as partial:
+        draft = Draft(partial, measured)
+        yield draft
+        draft.artifact = artifact = describe(
+            partial, kind, name=final.name, parents=parents, config=config, tools=tools, measured=draft.measured
+        )
+        if partial.is_dir() and manifest is None:
+            (partial / MANIFEST).write_text(to_json(artifact) + "\n", encoding="utf-8")
+    if final.is_file() or manifest is not None:
+        write_text(manifest or final.with_suffix(".json"), to_json(artifact))
 
 
 def sha256(path: Path) -> str:
@@ -99,45 +132,11 @@ def _files(folder: Path) -> list[Path]:
     return sorted(file for file in visible if file.is_file())
 
 
-def _installed(package: str) -> bool:
-    try:
-        importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return False
-    return True
-
-
-def to_jsonable(value: Any) -> Any:
-    """Dataclasses, enums, paths, numpy numbers and arrays as what `json` can write; a float that is not finite becomes None."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {item.name: to_jsonable(getattr(value, item.name)) for item in dataclasses.fields(value)}
-    if isinstance(value, Mapping):
-        return {str(key): to_jsonable(item) for key, item in value.items()}
-    if isinstance(value, enum.Enum):
-        return value.value
-    if isinstance(value, set | frozenset):
-        return sorted((to_jsonable(item) for item in value), key=str)
-    if isinstance(value, list | tuple):
-        return [to_jsonable(item) for item in value]
-    if hasattr(value, "tolist"):
-        return to_jsonable(value.tolist())
-    if isinstance(value, float):
-        return value if value - value == 0 else None
-    if isinstance(value, str | int | bool) or value is None:
-        return value
-    return str(value)
-
-
-def to_json(value: Any) -> str:
-    return json.dumps(to_jsonable(value), indent=2, ensure_ascii=False)
-
-
 @contextlib.contextmanager
 def claimed(folder: Path) -> Iterator[Path]:
     """Make `folder`, keep every other run out of it until the block ends, and clear what a killed run left half-written.
 
-    Raises `OutputError` if it cannot be written or another run holds it.
-    """
+    Raises `OutputError` if it cannot be written or another run holds it."""
     try:
         made = [place for place in (folder, *folder.parents) if not place.exists()]
         folder.mkdir(parents=True, exist_ok=True)
@@ -148,7 +147,7 @@ def claimed(folder: Path) -> Iterator[Path]:
             raise OutputError(f"{folder}: cannot be written; choose another --out") from None
         raise OutputError(f"{folder}: another edgekit run is writing here; wait for it or choose another --out") from None
     except OSError as error:
-        raise OutputError(f"{folder}: cannot be written ({error.strerror}); choose another --out") from None
+        raise _unwritable(folder, error) from None
     try:
         for stale in folder.glob(f"{_PARTIAL}*"):
             _remove(stale)
@@ -159,6 +158,19 @@ def claimed(folder: Path) -> Iterator[Path]:
     finally:
         # The lock file stays where anything else does: removing it would let a waiting run lock a file that is no longer there.
         lock.release()
+
+
+@contextlib.contextmanager
+def resumable(folder: Path, worth: str) -> Iterator[Path]:
+    """`claimed`, and removed when the block ends; a run that fails leaves it where something in it is called like `worth`."""
+    with claimed(folder) as room:
+        try:
+            yield room
+        except BaseException:
+            if not any(room.glob(worth)):
+                _remove(room)
+            raise
+        _remove(room)
 
 
 def _leave_nothing(folder: Path, made: Sequence[Path]) -> None:
@@ -201,10 +213,10 @@ def _sweep(left: Path) -> None:
 def refuse_existing(path: Path, *, overwrite: bool) -> None:
     """Raise `OutputError` if `path` exists and may not be replaced; asked before the work as well as at its end."""
     try:
-        found = path.exists()
+        exists = path.exists()
     except OSError as error:  # no right to look there, or a name too long
-        raise OutputError(f"{path}: cannot be written ({error.strerror}); choose another --out") from None
-    if found and not overwrite:
+        raise _unwritable(path, error) from None
+    if exists and not overwrite:
         raise OutputError(f"{path}: exists already; add --overwrite to replace it or choose another --out")
 
 
@@ -212,14 +224,17 @@ def check_place(path: Path) -> None:
     """Raise `OutputError` if a file cannot be put at `path`, as far as that shows; asked before what may take minutes."""
     try:
         folder = next(place for place in path.absolute().parents if place.exists())
-        if path.is_dir():
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        if not folder.is_dir():
-            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
-        if not os.access(folder, os.W_OK | os.X_OK):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        code = errno.EISDIR if path.is_dir() else 0 if folder.is_dir() else errno.ENOTDIR
+        if not code and not os.access(folder, os.W_OK | os.X_OK):
+            code = errno.EACCES
+        if code:
+            raise OSError(code, os.strerror(code))
     except OSError as error:
-        raise OutputError(f"{path}: cannot be written ({error.strerror}); choose another --out") from None
+        raise _unwritable(path, error) from None
+
+
+def _unwritable(path: Path, error: OSError) -> OutputError:
+    return OutputError(f"{path}: cannot be written ({error.strerror}); choose another --out")
 
 
 @contextlib.contextmanager
@@ -227,14 +242,13 @@ def staged(final: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """Yield a path in `final`'s folder to write a file or a folder to; when the block ends without error it becomes `final`.
 
     Synced to disk before the rename. If the block raises, `final` keeps what it held. Raises `OutputError` if the
-    place cannot be written or `final` exists and `overwrite` is false.
-    """
+    place cannot be written or `final` exists and `overwrite` is false."""
     refuse_existing(final, overwrite=overwrite)
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
         room = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=final.parent))
     except OSError as error:
-        raise OutputError(f"{final}: cannot be written ({error.strerror}); choose another --out") from None
+        raise _unwritable(final, error) from None
     partial = room / final.name
     try:
         try:
@@ -244,11 +258,11 @@ def staged(final: Path, *, overwrite: bool = False) -> Iterator[Path]:
                 raise OutputError(f"{final}: {error.strerror}; free some space or choose another --out") from error
             raise
         try:
-            _sync(partial)
+            _sync([partial, *partial.rglob("*")])
             _publish(partial, final, room / "replaced")
-            _sync_folder(final.parent)
+            _sync([final.parent])
         except OSError as error:
-            raise OutputError(f"{final}: cannot be written ({error.strerror}); choose another --out") from None
+            raise _unwritable(final, error) from None
     finally:
         _remove(room)
 
@@ -274,21 +288,14 @@ def write_text(final: Path, text: str, *, overwrite: bool = True) -> None:
         partial.write_text(text, encoding="utf-8")
 
 
-def _sync(path: Path) -> None:
-    for item in [path, *path.rglob("*")] if path.is_dir() else [path]:
-        if item.is_dir():
-            _sync_folder(item)
-        elif item.is_file():
-            with item.open("rb") as stream:
-                os.fsync(stream.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _sync(paths: Iterable[Path]) -> None:
+    for path in paths:
+        if path.is_dir() or path.is_file():
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
 
 
 def _remove(path: Path) -> None:

@@ -1,8 +1,7 @@
 """Run a function in a fresh child process, so that a framework's crash, exit or appetite stays its own.
 
 The parent believes a child only if it exited with 0 *and* left a result file: libraries here call `sys.exit(0)`
-on failure, and the kernel kills without a word.
-"""
+on failure, and the kernel kills without a word."""
 
 import contextlib
 import gc
@@ -27,7 +26,7 @@ from typing import Generic, ParamSpec, TypeVar
 import psutil
 
 from edgekit.errors import DISK_FULL, EdgekitError, OutputError, WorkerCrashed, WorkerOutOfMemory, WorkerTimeout
-from edgekit.system.child import die_with_parent
+from edgekit.system.child import die_with_parent, signal_name
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -66,6 +65,9 @@ class Progress:
     note: str = ""
 
 
+OnProgress = Callable[[Progress], None] | None
+
+
 @dataclass(frozen=True)
 class Outcome(Generic[T]):
     """What a child returned, its wall time in seconds and its peak resident memory in bytes."""
@@ -82,14 +84,13 @@ class Worker:
     timeout_s: float | None = None
     memory_bytes: int | None = None
     env: Mapping[str, str] = field(default_factory=dict)
-    on_progress: Callable[[Progress], None] | None = None
+    on_progress: OnProgress = None
 
     def run(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Outcome[T]:
         """Call a module-level `function` in a spawned child and return its `Outcome`.
 
         An `EdgekitError` raised by the child is raised here. Raises `WorkerCrashed`, `WorkerTimeout` or
-        `WorkerOutOfMemory` when the child ends in any other way than by returning.
-        """
+        `WorkerOutOfMemory` when the child ends in any other way than by returning."""
         name = f"{function.__module__.removeprefix('edgekit.')}.{function.__qualname__}"
         # What a child that is killed has started may still write for a moment.
         with tempfile.TemporaryDirectory(prefix="edgekit-worker-", ignore_cleanup_errors=True) as folder:
@@ -110,17 +111,9 @@ class Worker:
         deadline = None if self.timeout_s is None else time.monotonic() + self.timeout_s
         try:
             with (job / "log").open("wb") as log:
+                paths = json.dumps([str(entry) for entry in sys.path])
                 child = subprocess.Popen(
-                    [
-                        sys.executable,
-                        "-P",
-                        "-c",
-                        _START,
-                        json.dumps([str(entry) for entry in sys.path]),
-                        str(job),
-                        str(os.getpid()),
-                        name,
-                    ],
+                    [sys.executable, "-P", "-c", _START, paths, str(job), str(os.getpid()), name],
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
@@ -148,16 +141,11 @@ class Worker:
                     if _cancelled.is_set():
                         raise WorkerCrashed(f"{name}: stopped, because what ran beside it ended early; start again", _log_tail(job))
                     if deadline is not None and time.monotonic() > deadline:
-                        raise WorkerTimeout(
-                            f"{name}: stopped after the limit of {self.timeout_s:g} s; allow more time or give a smaller model",
-                            _log_tail(job),
-                        )
+                        limit = f"{self.timeout_s:g} s; allow more time or give a smaller model"
+                        raise WorkerTimeout(f"{name}: stopped after the limit of {limit}", _log_tail(job))
                     if self.memory_bytes is not None and _resident(child.pid) > self.memory_bytes:
-                        raise WorkerOutOfMemory(
-                            f"{name}: stopped above the limit of {self.memory_bytes / 2**30:.1f} GiB; "
-                            "allow more memory or give a smaller model",
-                            _log_tail(job),
-                        )
+                        limit = f"{self.memory_bytes / 2**30:.1f} GiB; allow more memory or give a smaller model"
+                        raise WorkerOutOfMemory(f"{name}: stopped above the limit of {limit}", _log_tail(job))
                 self._progress(pending + (pipe.read(65536) or b""))
         finally:
             with contextlib.suppress(ProcessLookupError):
@@ -181,11 +169,10 @@ class Worker:
             return Outcome(value, seconds, peak)
         log = _log_tail(job)
         if code == -signal.SIGKILL:
-            raise WorkerOutOfMemory(
-                f"{name}: killed by the system, most likely out of memory; free memory or give a smaller model", log
-            )
+            cause = "killed by the system, most likely out of memory; free memory or give a smaller model"
+            raise WorkerOutOfMemory(f"{name}: {cause}", log)
         if code < 0:
-            raise WorkerCrashed(f"{name}: crashed with {_signal_name(-code)}; run with --debug for its last output", log)
+            raise WorkerCrashed(f"{name}: crashed with {signal_name(-code)}; run with --debug for its last output", log)
         lines = [line for line in log.splitlines() if line.strip()]
         last = lines[-1].strip()[:200] if lines else "no output"
         raise WorkerCrashed(f"{name}: a library left the process (exit code {code}): {last}", log)
@@ -194,8 +181,7 @@ class Worker:
 def together(tasks: Sequence[Callable[[], T]]) -> list[T]:
     """Results of `tasks`, each of which runs children; two run side by side.
 
-    The first error is raised once all have ended; an interrupt kills the children first. Never for what is timed.
-    """
+    The first error is raised once all have ended; an interrupt kills the children first. Never for what is timed."""
     interrupted = False
     try:
         with ThreadPoolExecutor(_SIDE_BY_SIDE) as pool:
@@ -226,8 +212,7 @@ def progress(stage: str, done: int, total: int, note: str = "") -> None:
 def peak_memory() -> int:
     """Peak resident memory of this process in bytes.
 
-    VmHWM, because `ru_maxrss` survives exec and would report the parent's peak for a small child.
-    """
+    VmHWM, because `ru_maxrss` survives exec and would report the parent's peak for a small child."""
     with contextlib.suppress(OSError, IndexError):
         status = Path("/proc/self/status").read_text()
         return int(status.split("VmHWM:")[1].split()[0]) * 1024
@@ -247,13 +232,6 @@ def _resident(pid: int) -> int:
 
 def _log_tail(job: Path) -> str:
     return (job / "log").read_bytes()[-_LOG_TAIL:].decode(errors="replace")
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:  # the real-time signals between SIGRTMIN and SIGRTMAX have no name
-        return f"signal {number}"
 
 
 def _typed(raised: Exception, name: str) -> EdgekitError:

@@ -1,15 +1,21 @@
-"""Counts and their intervals: accuracy, agreement with a reference, and the drop between the two; and the loss. Pure numpy."""
+"""Metrics as reductions of what each row adds, with their intervals, and counts with theirs. Pure numpy."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from edgekit.errors import DatasetError, RefusedError
+from edgekit.errors import DatasetError
 
-# How far the float32 or int8 outputs of a softmax may be from a sum of 1.
-_SUM_TOLERANCE = 0.02
+Array = np.ndarray[Any, np.dtype[Any]]
+
 _Z = 1.959963984540054  # the standard normal's 97.5 % quantile
+_RESAMPLES, _CENTRAL = 1000, (2.5, 97.5)
+_ROUNDING = 1e-13
+# Numbers in one block of resampled weights.
+_BLOCK = 2**23
 
 
 @dataclass(frozen=True)
@@ -24,26 +30,160 @@ class Proportion:
 
 
 @dataclass(frozen=True)
+class Score:
+    """`metric` on `total` rows with its 95 % interval [low, high]; `count` of them are right where it is a share of rows.
+
+    `percent` says that 1 is the best there is, so that people read it as per cent; else it has the labels' own unit."""
+
+    metric: str
+    value: float
+    low: float
+    high: float
+    total: int
+    count: int | None = None
+    percent: bool = True
+
+    def __str__(self) -> str:
+        return f"{self.metric} {self.value:.4f}" + ("" if self.count is None else f" ({self.count} of {self.total})")
+
+
+@dataclass(frozen=True)
 class Difference:
-    """Accuracy lost against the reference on the same `total` rows, with its 95 % interval [low, high].
+    """What is lost of a metric against the reference on the same `total` rows, with its 95 % interval [low, high].
 
-    `lost` rows only the reference gets right, `gained` rows only the file does; `value` is (lost - gained) / total.
-    """
+    Of a share of rows, `lost` are those only the reference gets right, `gained` those only the file does, and `value` is
+    (lost - gained) / total."""
 
-    lost: int
-    gained: int
+    lost: int | None
+    gained: int | None
     total: int
     value: float
     low: float
     high: float
 
 
+@dataclass(frozen=True)
+class Metric:
+    """A figure that is reduced from tallies (rows, k), what each row adds to it.
+
+    `reduce` takes their sums over rows (..., k); `of_rows` is for a metric that sums do not give and takes the tallies
+    themselves. `right` is for a share of rows: each adds 1 (k = 1) where it is right and else 0, and the interval has a formula."""
+
+    name: str
+    reduce: Callable[[Array], Any] | None = None
+    of_rows: Callable[[Array], float] | None = None
+    right: bool = False
+    percent: bool = True
+    lower_is_better: bool = False
+
+    def value(self, tallies: Array) -> float:
+        """The metric over all rows; nan where it has no meaning for them."""
+        if self.right:
+            return float(tallies.mean())
+        return float(self.of_rows(tallies) if self.of_rows else self.reduce(tallies.sum(axis=0)))  # type: ignore[misc]
+
+    def score(self, tallies: Array) -> Score | None:
+        """The metric with its interval: Wilson's for a share of rows, else that of a bootstrap over rows; None for nan."""
+        total, value = len(tallies), self.value(tallies)
+        if math.isnan(value):
+            return None
+        if self.right:
+            share = proportion(int(tallies.sum()), total)
+            return Score(self.name, share.value, share.low, share.high, total, share.count)
+        low, high = np.percentile(self._resampled(tallies), _CENTRAL).tolist()
+        return Score(self.name, value, min(low, value), max(high, value), total, percent=self.percent)
+
+    def drop(self, tallies: Array, reference: Array) -> Difference | None:
+        """What is lost against the reference's tallies of the same rows, above 0 where that is the better one; None for nan."""
+        if self.right:
+            ours, theirs = tallies[:, 0] > 0, reference[:, 0] > 0
+            return difference(int((theirs & ~ours).sum()), int((ours & ~theirs).sum()), len(ours))
+        sign = -1.0 if self.lower_is_better else 1.0
+        value = sign * (self.value(reference) - self.value(tallies))
+        if math.isnan(value):
+            return None
+        low, high = np.percentile(sign * (self._resampled(reference) - self._resampled(tallies)), _CENTRAL).tolist()
+        return Difference(None, None, len(tallies), value, min(low, value), max(high, value))
+
+    def _resampled(self, tallies: Array) -> Array:
+        """The metric of `_RESAMPLES` draws of as many rows, the same ones for every call with as many rows.
+
+        B. Efron, "Bootstrap methods: another look at the jackknife", The Annals of Statistics 7 (1979) 1-26."""
+        rows, draw = len(tallies), np.random.default_rng(0)
+        if self.of_rows:
+            return np.array([self.of_rows(tallies[draw.integers(0, rows, rows)]) for _ in range(_RESAMPLES)])
+        step = max(1, min(_RESAMPLES, _BLOCK // max(1, rows)))
+        found = []
+        for start in range(0, _RESAMPLES, step):
+            count = min(step, _RESAMPLES - start)
+            drawn = draw.integers(0, rows, (count, rows)) + rows * np.arange(count)[:, np.newaxis]
+            weights = np.bincount(drawn.reshape(-1), minlength=count * rows).reshape(count, rows).astype(np.float64)
+            found.append(np.asarray(self.reduce(weights @ tallies)))  # type: ignore[misc]
+        return np.concatenate(found)
+
+
+def f1(sums: Array) -> Array:
+    """F1 = 2 tp / (2 tp + fp + fn) of sums (..., 3) of true positives, false positives and false negatives; 1 of none at all."""
+    hits, wrong, missed = sums[..., 0], sums[..., 1], sums[..., 2]
+    whole = 2 * hits + wrong + missed
+    return np.where(whole > 0, 2 * hits / np.maximum(whole, 1), 1.0)
+
+
+def macro_f1(sums: Array) -> Array:
+    """Mean F1 of the classes of sums (..., 3 classes); a class that is neither there nor named counts 0, as scikit-learn has it."""
+    classes = sums.reshape(*sums.shape[:-1], -1, 3)
+    named = classes.sum(axis=-1) > 0
+    return np.where(named, f1(classes), 0.0).mean(axis=-1)
+
+
+def mean(sums: Array) -> Array:
+    """Mean of sums (..., 2) of values and their number."""
+    return sums[..., 0] / np.maximum(sums[..., 1], 1)
+
+
+def pearson(sums: Array) -> Array:
+    """Correlation of sums (..., 6) of 1, x, y, x², y², xy; 0 where one of the two does not vary."""
+    count, x, y, xx, yy, xy = (sums[..., place] for place in range(6))
+    # What rounding leaves of a constant's variance is no variance.
+    squares = ((count * xx - x * x, xx), (count * yy - y * y, yy))
+    one, other = (np.where(square > _ROUNDING * count * power, square, 0) for square, power in squares)
+    spread = np.sqrt(one) * np.sqrt(other)
+    return np.where(spread > 0, (count * xy - x * y) / np.where(spread > 0, spread, 1), 0.0)
+
+
+def moments(x: Array, y: Array) -> Array:
+    """Tallies (rows, 6) that `pearson` reduces."""
+    return np.stack([np.ones_like(x), x, y, x * x, y * y, x * y], axis=1)
+
+
+def spearman(pairs: Array) -> float:
+    """Rank correlation of pairs (rows, 2), ties at their mean rank."""
+    return float(pearson(moments(*map(_ranks, pairs.T)).sum(axis=0)))
+
+
+def _ranks(values: Array) -> Array:
+    _, places, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return np.asarray((np.cumsum(counts) - (counts - 1) / 2)[places])
+
+
+ACCURACY = Metric("accuracy", right=True)
+TOKEN_ACCURACY = Metric("token accuracy", mean)
+CROSS_ENTROPY = Metric("loss", mean, percent=False, lower_is_better=True)
+MICRO_F1 = Metric("micro F1", f1)
+MACRO_F1 = Metric("macro F1", macro_f1)
+ENTITY_F1 = Metric("entity F1", f1)
+ANSWER_F1 = Metric("F1", mean)
+EXACT_MATCH = Metric("exact match", right=True)
+PEARSON = Metric("Pearson", pearson)
+SPEARMAN = Metric("Spearman", of_rows=spearman)
+MEAN_ABSOLUTE_ERROR = Metric("mean absolute error", mean, percent=False, lower_is_better=True)
+
+
 def proportion(count: int, total: int) -> Proportion:
     """`count` of `total` with its 95 % Wilson score interval.
 
     Formula: E. B. Wilson, "Probable inference, the law of succession, and statistical inference", JASA 22 (1927) 209-212.
-    Raises `DatasetError` if there is nothing to count.
-    """
+    Raises `DatasetError` if there is nothing to count."""
     if total <= 0:
         raise DatasetError("no rows to count; give a data set with at least one labelled row")
     share = count / total
@@ -53,77 +193,7 @@ def proportion(count: int, total: int) -> Proportion:
     # At the ends the formula gives exactly 0 and 1, floating point nearly so.
     low = 0.0 if count == 0 else centre - half
     high = 1.0 if count == total else centre + half
-    return Proportion(count=int(count), total=int(total), value=share, low=low, high=high)
-
-
-def decisions(outputs: np.ndarray) -> np.ndarray:
-    """Highest class of each row: argmax over the last axis of (N, ..., classes), axes of length 1 between them dropped.
-
-    Raises `RefusedError` where no decision can be read from the outputs: a value that is not finite, fewer than two
-    classes, or every class equal in every row.
-    """
-    outputs = np.asarray(outputs)
-    if outputs.ndim < 2 or outputs.shape[-1] < 2:
-        raise RefusedError(
-            f"outputs of shape {outputs.shape} hold no classes to choose from; accuracy needs at least two values per row"
-        )
-    if not np.isfinite(outputs).all():
-        row = int(np.argwhere(~np.isfinite(outputs))[0][0])
-        raise RefusedError(f"the output of row {row} is not finite; convert again with another scheme or other representative data")
-    if (outputs == outputs[..., :1]).all():
-        raise RefusedError(
-            "every class gets the same score in every row; convert again with another scheme or other representative data"
-        )
-    chosen = outputs.argmax(axis=-1)
-    return np.asarray(chosen.reshape(chosen.shape[0], *(axis for axis in chosen.shape[1:] if axis > 1)))
-
-
-def accuracy(outputs: np.ndarray, labels: np.ndarray) -> Proportion:
-    """Share of rows of `outputs` (N, ..., classes) whose highest class is the label, int (N,).
-
-    Raises `RefusedError` as `decisions` does, and `DatasetError` if rows and labels do not match.
-    """
-    correct = _correct(outputs, labels)
-    return proportion(int(correct.sum()), correct.size)
-
-
-def agreement(outputs: np.ndarray, reference: np.ndarray) -> Proportion:
-    """Share of decisions that equal the reference's on the same rows; each position of a dense output counts as one.
-
-    Raises `RefusedError` as `decisions` does, and `DatasetError` if the shapes differ.
-    """
-    ours, theirs = decisions(outputs), decisions(reference)
-    if ours.shape != theirs.shape:
-        raise DatasetError(f"outputs decide {ours.shape}, the reference {theirs.shape}; give the reference file of the same model")
-    return proportion(int((ours == theirs).sum()), ours.size)
-
-
-def drop(outputs: np.ndarray, reference: np.ndarray, labels: np.ndarray) -> Difference:
-    """Accuracy lost against `reference` on the same rows, with a 95 % interval for paired data.
-
-    Formula: adjusted Wald interval of D. G. Bonett and R. M. Price, "Adjusted Wald confidence interval for a difference
-    of binomial proportions based on paired data", Journal of Educational and Behavioral Statistics 37 (2012) 479-488.
-    Raises `RefusedError` as `decisions` does, and `DatasetError` if rows and labels do not match.
-    """
-    ours, theirs = _correct(outputs, labels), _correct(reference, labels)
-    return difference(lost=int((theirs & ~ours).sum()), gained=int((ours & ~theirs).sum()), total=ours.size)
-
-
-def cross_entropy(outputs: np.ndarray, labels: np.ndarray) -> float | None:
-    """Mean cross-entropy in nats of logits (N, classes) against labels, int (N,): -log softmax(row)[label].
-
-    None where the outputs are no logits of one decision a row: they have other axes, or they are probabilities already,
-    which shows by every row lying within [0, 1] with a sum of 1; an int8 softmax rounds most of them to zero, whose
-    logarithm says nothing.
-    """
-    logits = np.asarray(outputs, dtype=np.float64)
-    if logits.ndim != 2 or logits.shape[1] < 2 or labels.shape != logits.shape[:1]:
-        return None
-    if (logits >= 0).all() and (logits <= 1).all() and np.allclose(logits.sum(axis=1), 1, atol=_SUM_TOLERANCE):
-        return None
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    chosen = shifted[np.arange(len(labels)), labels]
-    return float((np.log(np.exp(shifted).sum(axis=1)) - chosen).mean())
+    return Proportion(int(count), int(total), share, low, high)
 
 
 def difference(lost: int, gained: int, total: int) -> Difference:
@@ -133,25 +203,4 @@ def difference(lost: int, gained: int, total: int) -> Difference:
     p_lost, p_gained = (lost + 1) / (total + 2), (gained + 1) / (total + 2)
     centre = p_lost - p_gained
     half = _Z * math.sqrt((p_lost + p_gained - centre**2) / (total + 2))
-    return Difference(
-        lost=lost,
-        gained=gained,
-        total=total,
-        value=(lost - gained) / total,
-        low=max(-1.0, centre - half),
-        high=min(1.0, centre + half),
-    )
-
-
-def _correct(outputs: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    chosen = decisions(outputs)
-    labels = np.asarray(labels)
-    if chosen.shape != labels.shape:
-        raise DatasetError(f"outputs decide {chosen.shape}, labels are {labels.shape}; give one label for each row")
-    classes = np.shape(outputs)[-1]
-    if (outside := (labels < 0) | (labels >= classes)).any():
-        row = int(outside.argmax())
-        raise DatasetError(
-            f"label {int(labels[row])} of row {row} is outside the model's {classes} classes; check the label column"
-        )
-    return np.asarray(chosen == labels)
+    return Difference(lost, gained, total, (lost - gained) / total, max(-1.0, centre - half), min(1.0, centre + half))

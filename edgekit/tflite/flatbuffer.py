@@ -1,18 +1,18 @@
 """What lies in a .tflite file, read with the schema that ai-edge-litert ships; every index and length is checked.
 
-The format: https://github.com/google-ai-edge/LiteRT/blob/main/tflite/converter/schema/schema.fbs
-"""
+The format: https://github.com/google-ai-edge/LiteRT/blob/main/tflite/converter/schema/schema.fbs"""
 
 import mmap
 import struct
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from edgekit.errors import ModelFormatError
 from edgekit.spec import Signature, TensorSpec
+from edgekit.tflite import schema
 
 IDENTIFIER = b"TFL3"
 DEFAULT_KEY = "serving_default"
@@ -40,8 +40,7 @@ class Tensor:
     """One tensor of a subgraph; `shape` has -1 where the axis is free, `buffer` is where its constant data lies.
 
     `scales` counts the quantization scales: 0 for none, 1 for per-tensor, more for per-channel; `scale` and
-    `zero_point` are the first of them. `data_bytes` is 0 for a tensor that is computed.
-    """
+    `zero_point` are the first of them. `data_bytes` is 0 for a tensor that is computed."""
 
     name: str
     shape: tuple[int, ...]
@@ -64,8 +63,7 @@ class Tensor:
 class Operator:
     """One op: the schema's name of a built-in or the file's own of a custom op; tensor indices, -1 where an input is left out.
 
-    `version` is the op version that the file states, which a quantizer may have left too low.
-    """
+    `version` is the op version that the file states, which a quantizer may have left too low."""
 
     name: str
     custom: bool
@@ -105,8 +103,7 @@ class ModelFile:
     """A parsed .tflite file; its constant data stays on disk.
 
     `metadata` holds (name, bytes) of every entry, `model_metadata` the content of TFLITE_METADATA, `external_files`
-    the names of files that hold constant data beside this one.
-    """
+    the names of files that hold constant data beside this one."""
 
     path: str
     size_bytes: int
@@ -122,16 +119,12 @@ class ModelFile:
     def entry(self, key: str | None = None) -> Entry:
         """The signature `key`; without one `serving_default`, else the first, else the first subgraph by its tensors' names.
 
-        Raises `ModelFormatError` if there is no such signature, or nothing to run.
-        """
-        if key is not None:
-            for entry in self.entries:
-                if entry.key == key:
-                    return entry
-            known = ", ".join(entry.key for entry in self.entries) or "none"
-            raise ModelFormatError(f"{self.path}: has no signature {key!r}; it has: {known}")
+        Raises `ModelFormatError` if there is no such signature, or nothing to run."""
+        by_key = {entry.key: entry for entry in reversed(self.entries)}
+        if key is not None and key not in by_key:
+            raise ModelFormatError(f"{self.path}: has no signature {key!r}; it has: {', '.join(reversed(by_key)) or 'none'}")
         if self.entries:
-            return next((entry for entry in self.entries if entry.key == DEFAULT_KEY), self.entries[0])
+            return by_key[key] if key is not None else by_key.get(DEFAULT_KEY, self.entries[0])
         if not self.subgraphs:
             raise ModelFormatError(f"{self.path}: holds no graph; convert or download it again")
         graph = self.subgraphs[0]
@@ -141,10 +134,8 @@ class ModelFile:
     def signature(self, entry: Entry) -> Signature:
         """Shapes and dtypes of what `entry` names."""
         tensors = self.subgraphs[entry.subgraph].tensors
-        return Signature(
-            tuple(tensors[index].spec(name) for name, index in entry.inputs.items()),
-            tuple(tensors[index].spec(name) for name, index in entry.outputs.items()),
-        )
+        inputs, outputs = (tuple(tensors[at].spec(name) for name, at in ends.items()) for ends in (entry.inputs, entry.outputs))
+        return Signature(inputs, outputs)
 
     @property
     def operators(self) -> Iterator[Operator]:
@@ -164,18 +155,15 @@ class ModelFile:
 
 def by_name(names: list[str], indices: tuple[int, ...]) -> dict[str, int]:
     """Tensor index by name; a name that is empty or taken gets its index added."""
-    found: dict[str, int] = {}
+    places: dict[str, int] = {}
     for index in indices:
         name = names[index] or "tensor"
-        found[name if name not in found else f"{name}_{index}"] = index
-    return found
+        places[name if name not in places else f"{name}_{index}"] = index
+    return places
 
 
 def read(path: Path) -> ModelFile:
-    """Parse the file at `path`, whose size is no matter: it is mapped, not loaded.
-
-    Raises `ModelFormatError` if it is missing, not a .tflite file, or damaged.
-    """
+    """Parse the file at `path`, mapped, not loaded. Raises `ModelFormatError` if it is missing, no .tflite file or damaged."""
     return parse(mapped(path), str(path))
 
 
@@ -221,13 +209,10 @@ class _Reader:
     """Walks one flatbuffer. What it reads is bounded by a budget, because tables of a hostile file may overlap without end."""
 
     def __init__(self, data: memoryview, origin: str) -> None:
-        from ai_edge_litert import schema_py_generated as schema
-
-        self.data, self.origin, self.schema = data, origin, schema
+        self.data, self.origin = data, origin
         self.budget = 2 * len(data)
         self.tables_left = _MAX_TABLES
-        self.dtypes = {code: name.lower() for name, code in vars(schema.TensorType).items() if isinstance(code, int)}
-        self.op_names = {code: name for name, code in vars(schema.BuiltinOperator).items() if isinstance(code, int)}
+        self.dtypes = {code: name.lower() for code, name in schema.names("TensorType").items()}
 
     def damaged(self, what: str) -> ModelFormatError:
         return ModelFormatError(f"{self.origin}: damaged: {what}; convert or download it again")
@@ -237,7 +222,8 @@ class _Reader:
         if self.budget < 0:
             raise self.damaged("its tables count more entries than it has bytes")
 
-    def tables(self, length: int, get: Callable[[int], Any]) -> Iterator[Any]:
+    def tables(self, table: Any, field: str) -> Iterator[Any]:
+        length, get = getattr(table, f"{field}Length")(), getattr(table, field)
         self.spend(4 * length)
         self.tables_left -= length
         if self.tables_left < 0:
@@ -261,17 +247,15 @@ class _Reader:
         return value
 
     def model(self) -> ModelFile:
-        model = self.schema.Model.GetRootAs(self.data, 0)
-        buffers = [self.buffer(item) for item in self.tables(model.BuffersLength(), model.Buffers)]
-        external = {item.Id(): item.Length() for item in self.tables(model.ExternalBuffersLength(), model.ExternalBuffers)}
-        codes = [self.code(item) for item in self.tables(model.OperatorCodesLength(), model.OperatorCodes)]
-        subgraphs = tuple(
-            self.subgraph(item, codes, [len(buffer) for buffer in buffers], external)
-            for item in self.tables(model.SubgraphsLength(), model.Subgraphs)
-        )
+        model = schema.Model.GetRootAs(self.data, 0)
+        buffers = [self.buffer(item) for item in self.tables(model, "Buffers")]
+        external = {item.Id(): item.Length() for item in self.tables(model, "ExternalBuffers")}
+        codes = [self.code(item) for item in self.tables(model, "OperatorCodes")]
+        sizes = [len(buffer) for buffer in buffers]
+        subgraphs = tuple(self.subgraph(item, codes, sizes, external) for item in self.tables(model, "Subgraphs"))
         metadata = [
             (self.text(item.Name()), buffers[self.index(item.Buffer(), len(buffers), "a metadata entry refers to buffer")])
-            for item in self.tables(model.MetadataLength(), model.Metadata)
+            for item in self.tables(model, "Metadata")
         ]
         contents = {name: bytes(data[:_MAX_METADATA_BYTES]) for name, data in metadata if name in (MODEL_METADATA, MIN_RUNTIME)}
         return ModelFile(
@@ -280,13 +264,11 @@ class _Reader:
             version=model.Version(),
             description=self.text(model.Description()),
             subgraphs=subgraphs,
-            entries=tuple(self.entry(item, subgraphs) for item in self.tables(model.SignatureDefsLength(), model.SignatureDefs)),
+            entries=tuple(self.entry(item, subgraphs) for item in self.tables(model, "SignatureDefs")),
             metadata=tuple((name, len(data)) for name, data in metadata),
             min_runtime_version=contents.get(MIN_RUNTIME, b"").split(b"\0")[0].decode(errors="replace").strip(),
             model_metadata=contents.get(MODEL_METADATA, b""),
-            external_files=tuple(
-                self.text(item.Name()) for item in self.tables(model.ExternalBufferGroupsLength(), model.ExternalBufferGroups)
-            ),
+            external_files=tuple(self.text(item.Name()) for item in self.tables(model, "ExternalBufferGroups")),
         )
 
     def buffer(self, buffer: Any) -> memoryview:
@@ -301,20 +283,19 @@ class _Reader:
     def code(self, code: Any) -> tuple[str, bool, int]:
         # Up to schema 3a a code was one byte; the higher of the two fields is the true one.
         number = max(code.DeprecatedBuiltinCode(), code.BuiltinCode())
-        if number == self.schema.BuiltinOperator.CUSTOM:
+        if number == schema.BuiltinOperator.CUSTOM:
             return self.text(code.CustomCode()) or "unnamed custom op", True, code.Version()
-        return self.op_names.get(number, f"BUILTIN_{number}"), False, code.Version()
+        return schema.names("BuiltinOperator").get(number, f"BUILTIN_{number}"), False, code.Version()
 
     def subgraph(self, graph: Any, codes: list[tuple[str, bool, int]], buffers: list[int], external: dict[int, int]) -> Subgraph:
-        tensors = tuple(self.tensor(item, buffers, external) for item in self.tables(graph.TensorsLength(), graph.Tensors))
+        tensors = tuple(self.tensor(item, buffers, external) for item in self.tables(graph, "Tensors"))
         count = len(tensors)
         operators = []
-        for item in self.tables(graph.OperatorsLength(), graph.Operators):
+        for item in self.tables(graph, "Operators"):
             name, custom, version = codes[self.index(item.OpcodeIndex(), len(codes), "an op refers to operator code")]
             inputs, outputs = self.numbers(item.InputsAsNumpy()), self.numbers(item.OutputsAsNumpy())
-            for index in (*inputs, *outputs):
-                if index != -1:
-                    self.index(index, count, f"op {name} refers to tensor")
+            for index in {*inputs, *outputs} - {-1}:
+                self.index(index, count, f"op {name} refers to tensor")
             operators.append(Operator(name, custom, inputs, outputs, version))
         inputs, outputs = self.numbers(graph.InputsAsNumpy()), self.numbers(graph.OutputsAsNumpy())
         for index in (*inputs, *outputs):
@@ -333,7 +314,7 @@ class _Reader:
             data_bytes = external[identifier]
         quantization = tensor.Quantization()
         scales = quantization.ScaleLength() if quantization else 0
-        blockwise = bool(quantization) and quantization.DetailsType() == self.schema.QuantizationDetails.BlockwiseQuantization
+        blockwise = bool(quantization) and quantization.DetailsType() == schema.QuantizationDetails.BlockwiseQuantization
         return Tensor(
             name=name,
             shape=free if len(free) == len(shape) else shape,
@@ -352,11 +333,11 @@ class _Reader:
         subgraph = self.index(signature.SubgraphIndex(), len(subgraphs), f"signature {key} refers to subgraph")
         count = len(subgraphs[subgraph].tensors)
 
-        def names(length: int, get: Callable[[int], Any]) -> dict[str, int]:
-            return {
+        inputs, outputs = (
+            {
                 self.text(item.Name()): self.index(item.TensorIndex(), count, f"signature {key} refers to tensor")
-                for item in self.tables(length, get)
+                for item in self.tables(signature, ends)
             }
-
-        inputs = names(signature.InputsLength(), signature.Inputs)
-        return Entry(key, subgraph, inputs, names(signature.OutputsLength(), signature.Outputs))
+            for ends in ("Inputs", "Outputs")
+        )
+        return Entry(key, subgraph, inputs, outputs)

@@ -75,8 +75,7 @@ class Summary:
     versions call for where that is later. `data_bytes` counts constant data, each buffer once.
     `integer_only` means: there are ops, and all that the ops of any subgraph read or write are integers, booleans and
     variables' handles, so no float tensor takes part anywhere. `associated_files` are those behind the model, with their bytes.
-    `probe_failure` says why `delegation` is None, `metadata_failure` why `model_metadata` is or what it names in vain.
-    """
+    `probe_failure` says why `delegation` is None, `metadata_failure` why `model_metadata` is or what it names in vain."""
 
     path: str
     size_bytes: int
@@ -105,20 +104,25 @@ class Summary:
     probe_failure: str | None
 
 
-def inspect(path: Path, *, probe: bool = True) -> Summary:
+def inspect(path: str | Path, *, probe: bool = True) -> Summary:
     """Summarise the .tflite file at `path` without TensorFlow; `probe` loads it in a child to count delegate partitions.
 
-    A child that fails or crashes is told in `probe_failure`. Raises `ModelFormatError` for a file that is none.
-    """
+    A child that fails or crashes is told in `probe_failure`. Raises `ModelFormatError` for a file that is none."""
+    path = Path(path)
     file = flatbuffer.read(path)
     delegation, probe_failure = _probe(path) if probe else (None, None)
-    model_metadata, metadata_failure = _model_metadata(file)
     files = metadata.associated_files(path)
+    model_metadata = metadata_failure = None
+    try:
+        model_metadata = metadata.parse(file.model_metadata) if file.model_metadata else None
+    except ModelFormatError as error:
+        metadata_failure = error.message
     if model_metadata is not None and (missing := [item.name for item in model_metadata.all_files if item.name not in files]):
         metadata_failure = f"it names {', '.join(missing)}, which is not behind the model"
     groups = Counter(_group(graph, operator) for graph in file.subgraphs for operator in graph.operators)
     constants = _constants(file)
-    quantized = [tensor for graph in file.subgraphs for tensor in graph.tensors if tensor.scales or tensor.blockwise]
+    tensors = [tensor for graph in file.subgraphs for tensor in graph.tensors]
+    by_scales = Counter("blockwise" if one.blockwise else min(one.scales, 2) for one in tensors)
     return Summary(
         path=str(path),
         size_bytes=file.size_bytes,
@@ -133,12 +137,8 @@ def inspect(path: Path, *, probe: bool = True) -> Summary:
         op_groups=tuple(OpGroup(*key, count) for key, count in sorted(groups.items(), key=lambda item: (-item[1], item[0]))),
         data_bytes=sum(tensor.data_bytes for tensor in constants),
         largest_tensors=tuple(constants[:_LARGEST]),
-        quantization=Quantization(
-            per_tensor=sum(tensor.scales == 1 and not tensor.blockwise for tensor in quantized),
-            per_channel=sum(tensor.scales > 1 and not tensor.blockwise for tensor in quantized),
-            blockwise=sum(tensor.blockwise for tensor in quantized),
-        ),
-        sparse_tensors=sum(tensor.sparse for graph in file.subgraphs for tensor in graph.tensors),
+        quantization=Quantization(per_tensor=by_scales[1], per_channel=by_scales[2], blockwise=by_scales["blockwise"]),
+        sparse_tensors=sum(tensor.sparse for tensor in tensors),
         integer_only=bool(groups) and all(name.startswith(_INTEGERS) for name in _dtypes_of_ops(file)),
         flex_ops=file.flex_ops,
         custom_ops=file.custom_ops,
@@ -160,50 +160,42 @@ def describe(summary: Summary) -> str:
         *([f"needs runtime {summary.min_runtime_version} or later"] if summary.min_runtime_version else []),
     ]
     for key, signature in (summary.signatures or {"": summary.signature}).items():
-        lines.append(
-            f"signature {key}"
-            if key
-            else "no signature" + ("; tensors' own names:" if signature.inputs or signature.outputs else "")
-        )
+        nameless = "no signature" + ("; tensors' own names:" if signature.inputs or signature.outputs else "")
+        lines.append(f"signature {key}" if key else nameless)
         lines += [f"  input  {_line(spec)}" for spec in signature.inputs]
         lines += [f"  output {_line(spec)}" for spec in signature.outputs]
     lines.append(f"{_count(summary.ops, 'op')} in {_count(summary.subgraphs, 'subgraph')}")
     lines += [f"  {group}{' (custom)' if group.custom else ''}" for group in summary.op_groups]
-    if summary.delegation is not None:
-        found = summary.delegation
+    if (split := summary.delegation) is not None:
         where = " of the first subgraph" if summary.subgraphs > 1 else ""
-        lines.append(
-            f"XNNPACK: {found.delegated_ops} of {_count(found.ops, 'op')}{where} in {_count(found.partitions, 'partition')}"
-        )
+        pieces = _count(split.partitions, "partition")
+        lines.append(f"XNNPACK: {split.delegated_ops} of {_count(split.ops, 'op')}{where} in {pieces}")
     if summary.probe_failure is not None:
         lines.append(f"XNNPACK: not known, {summary.probe_failure}")
     lines.append(f"{summary.data_bytes:,} bytes of constant data" + ("; largest tensors:" if summary.largest_tensors else ""))
-    lines += [
-        f"  {item.data_bytes:>12,}  {item.dtype} {_shape(item.shape)}  {_short(item.name)}" for item in summary.largest_tensors
-    ]
+    largest = summary.largest_tensors
+    lines += [f"  {item.data_bytes:>12,}  {item.dtype} {_shape(item.shape)}  {_short(item.name)}" for item in largest]
     counts = summary.quantization
     lines.append(
         f"quantized tensors: {counts.per_tensor} per-tensor, {counts.per_channel} per-channel, {counts.blockwise} blockwise; "
         f"sparse tensors: {summary.sparse_tensors}"
     )
     lines.append(f"integer only: {'yes' if summary.integer_only else 'no'}")
-    lines += [f"Flex ops: {', '.join(summary.flex_ops)}"] if summary.flex_ops else []
-    lines += [f"custom ops: {', '.join(summary.custom_ops)}"] if summary.custom_ops else []
-    lines += [f"metadata: {', '.join(summary.metadata)}"] if summary.metadata else []
+    named = {"Flex ops": summary.flex_ops, "custom ops": summary.custom_ops, "metadata": summary.metadata}
+    lines += [f"{what}: {', '.join(names)}" for what, names in named.items() if names]
     lines += [f"metadata: {summary.metadata_failure}"] if summary.metadata_failure else []
     lines += _metadata_lines(summary.model_metadata) if summary.model_metadata else []
-    if summary.associated_files:
-        sizes = [f"{name} ({size:,} bytes)" for name, size in summary.associated_files.items()]
-        lines.append(f"associated files: {', '.join(sizes)}")
-    lines += [f"constant data in other files: {', '.join(summary.external_files)}"] if summary.external_files else []
+    sizes = [f"{name} ({size:,} bytes)" for name, size in summary.associated_files.items()]
+    named = {"associated files": sizes, "constant data in other files": summary.external_files}
+    lines += [f"{what}: {', '.join(names)}" for what, names in named.items() if names]
     return "\n".join(lines)
 
 
-def _metadata_lines(found: ModelMetadata) -> list[str]:
-    facts = {"name": found.name, "description": found.description, "version": found.version, "author": found.author}
-    facts |= {"licence": found.license, "vocabulary": found.vocabulary.name if found.vocabulary else ""}
+def _metadata_lines(model: ModelMetadata) -> list[str]:
+    facts = {"name": model.name, "description": model.description, "version": model.version, "author": model.author}
+    facts |= {"licence": model.license, "vocabulary": model.vocabulary.name if model.vocabulary else ""}
     lines = [f"  {name}: {' '.join(text.split())}" for name, text in facts.items() if text]
-    for kind, tensors in (("input", found.inputs), ("output", found.outputs)):
+    for kind, tensors in (("input", model.inputs), ("output", model.outputs)):
         for item in tensors:
             said = [f"mean {', '.join(map(str, item.mean))}, std {', '.join(map(str, item.std))}"] if item.mean or item.std else []
             said += [f"scores from {item.score_threshold:g}"] if item.score_threshold is not None else []
@@ -232,10 +224,9 @@ def _shape(shape: tuple[int, ...]) -> str:
 
 
 def _group(graph: Subgraph, operator: Operator) -> tuple[str, bool, tuple[str, ...], tuple[str, ...]]:
-    def dtypes(indices: tuple[int, ...], leave_out: int | None = None) -> tuple[str, ...]:
-        return tuple(
-            dict.fromkeys(graph.tensors[index].dtype for place, index in enumerate(indices) if index != -1 and place != leave_out)
-        )
+    def dtypes(indices: tuple[int, ...], bias: int | None = None) -> tuple[str, ...]:
+        kept = (index for place, index in enumerate(indices) if index != -1 and place != bias)
+        return tuple(dict.fromkeys(graph.tensors[index].dtype for index in kept))
 
     return operator.name, operator.custom, dtypes(operator.inputs, _BIAS.get(operator.name)), dtypes(operator.outputs)
 
@@ -251,23 +242,12 @@ def _dtypes_of_ops(file: ModelFile) -> set[str]:
 
 
 def _constants(file: ModelFile) -> list[TensorSize]:
-    by_buffer = {}
-    for graph in file.subgraphs:
-        for tensor in graph.tensors:
-            # Buffer 0 is the empty one; a tensor that has data all the same keeps it in another file.
-            place = tensor.buffer or tensor.name
-            if tensor.data_bytes and place not in by_buffer:
-                by_buffer[place] = TensorSize(tensor.name, tensor.dtype, tensor.shape, tensor.data_bytes)
+    by_buffer: dict[int | str, TensorSize] = {}
+    for tensor in (tensor for graph in file.subgraphs for tensor in graph.tensors if tensor.data_bytes):
+        # Buffer 0 is the empty one; a tensor that has data all the same keeps it in another file.
+        size = TensorSize(tensor.name, tensor.dtype, tensor.shape, tensor.data_bytes)
+        by_buffer.setdefault(tensor.buffer or tensor.name, size)
     return sorted(by_buffer.values(), key=lambda tensor: -tensor.data_bytes)
-
-
-def _model_metadata(file: ModelFile) -> tuple[ModelMetadata | None, str | None]:
-    if not file.model_metadata:
-        return None, None
-    try:
-        return metadata.parse(file.model_metadata), None
-    except ModelFormatError as error:
-        return None, error.message
 
 
 def _probe(path: Path) -> tuple[Delegation | None, str | None]:

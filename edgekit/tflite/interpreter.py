@@ -24,9 +24,8 @@ _COMPILED = {"edgetpu-custom-op": "an Edge TPU", "DISPATCH_OP": "an NPU"}
 class Model:
     """A loaded .tflite file, called through one signature; XNNPACK is applied as the interpreter does by default.
 
-    `load_ms` is the time that reading the file and allocating its tensors took. A malformed file can crash the process:
-    load files of unknown origin in a worker.
-    """
+    `load_ms` is the time that reading the file and allocating its tensors took, `file` what it is made of, `metadata` its
+    TFLITE_METADATA, empty without one. A malformed file can crash the process: load files of unknown origin in a worker."""
 
     def __init__(
         self,
@@ -43,28 +42,27 @@ class Model:
         """Load `path` and allocate its tensors; with `keep_tensors` what each op computes stays readable by `tensor`.
 
         Without `delegate` every op runs on the runtime's own kernels. The delegate prepares all signatures of a file, each with
-        weights of its own; with `alone` the others are left out, at the cost of a copy of the file.
-        `file` is what `flatbuffer.read` found in it, where that is known.
-
-        `mapped` leaves the file on disk, which saves time and a copy of it in memory; the runtime then checks it less.
+        weights of its own; with `alone` the others are left out, at the cost of a copy of the file. `file` is what
+        `flatbuffer.read` gave, if it was read. `mapped` leaves the file on disk, which saves time and memory; it is checked less.
 
         Raises `ModelFormatError` if it is no .tflite file, has no such signature or cannot be prepared, and
-        `UnsupportedOpError` with the names of Flex or custom ops that the interpreter lacks.
-        """
+        `UnsupportedOpError` with the names of Flex or custom ops that the interpreter lacks."""
         from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
-        self._file = file or flatbuffer.read(path)
-        if names := self._file.flex_ops:
+        self.file = file or flatbuffer.read(path)
+        self.metadata = self.file.model_metadata
+        if names := self.file.flex_ops:
             raise UnsupportedOpError(
                 f"{path}: needs TensorFlow's kernels for {', '.join(names)}; convert the model again with built-in ops only"
             )
-        self._entry = self._file.entry(signature_key)
+        self._entry = self.file.entry(signature_key)
         self._subgraph = 0 if alone else self._entry.subgraph
         self.path = path
         self.signature_key = self._entry.key
-        self.signature: Signature = self._file.signature(self._entry)
-        self.ops = len(self._file.subgraphs[0].operators)
+        self.signature: Signature = self.file.signature(self._entry)
+        self.ops = len(self.file.subgraphs[0].operators)
         started = time.perf_counter()
+        resolvers = OpResolverType.AUTO, OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
         try:
             with self._alone(path) if alone else contextlib.nullcontext(path) as place:
                 content = {"model_path": str(place)} if mapped or alone else {"model_content": path.read_bytes()}
@@ -72,9 +70,7 @@ class Model:
                     **content,
                     num_threads=threads,
                     experimental_preserve_all_tensors=keep_tensors,
-                    experimental_op_resolver_type=(
-                        OpResolverType.AUTO if delegate else OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
-                    ),
+                    experimental_op_resolver_type=resolvers[not delegate],
                 )
             self._runtime: Any = self._interpreter._interpreter
             self._runtime.AllocateTensors(self._subgraph)
@@ -95,16 +91,13 @@ class Model:
             yield Path(copied.name)
 
     def with_signature(self, key: str) -> "Model":
-        """The same loaded file called through another signature; weights and interpreter are shared, so one runs at a time.
-
-        `prepare_ms` is what allocating its tensors took. Raises `ModelFormatError`.
-        """
+        """The same loaded file by another signature, so one runs at a time; it took `prepare_ms`. Raises `ModelFormatError`."""
         if key == self.signature_key:
             return self
         other = copy.copy(self)
-        other._entry = self._file.entry(key)
+        other._entry = self.file.entry(key)
         other._subgraph, other.signature_key = other._entry.subgraph, key
-        other.signature = self._file.signature(other._entry)
+        other.signature = self.file.signature(other._entry)
         started = time.perf_counter()
         try:
             self._runtime.AllocateTensors(other._subgraph)
@@ -131,13 +124,9 @@ class Model:
     def delegated(self) -> set[int]:
         """Their places in the subgraph: what lies between a partition's outputs and its inputs."""
         runtime = self._runtime
-        producers: dict[int, int] = {}
-        delegates = []
-        for node in range(runtime.NumNodes()):
-            if runtime.NodeName(node) == _DELEGATE:
-                delegates.append(node)
-            else:
-                producers.update((int(tensor), node) for tensor in runtime.NodeOutputs(node))
+        nodes = range(runtime.NumNodes())
+        delegates = {node for node in nodes if runtime.NodeName(node) == _DELEGATE}
+        producers = {int(tensor): node for node in nodes if node not in delegates for tensor in runtime.NodeOutputs(node)}
         inside: set[int] = set()
         for delegate in delegates:
             seen = {int(tensor) for tensor in runtime.NodeInputs(delegate)}
@@ -150,30 +139,19 @@ class Model:
                 seen.add(tensor)
         return inside
 
-    @property
-    def file(self) -> flatbuffer.ModelFile:
-        """What the file is made of."""
-        return self._file
-
-    @property
-    def metadata(self) -> bytes:
-        """Content of its TFLITE_METADATA, empty without one."""
-        return self._file.model_metadata
-
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """One inference: arrays by input name in, arrays by output name out.
 
         Quantized inputs take real values (float32, or any dtype but the file's own) and are quantized by the file's
         scale; an array of the file's own dtype is taken as stored. Quantized outputs come back as float32. Ids and
         masks are cast to the file's integer dtype. Free axes take the size of the data. Raises `ModelFormatError`
-        for names and shapes that do not fit or an inference that fails, `DatasetError` for values that do not fit.
-        """
+        for names and shapes that do not fit or an inference that fails, `DatasetError` for values that do not fit."""
         self.set_inputs(inputs)
         self.invoke()
         return self.outputs()
 
     def set_inputs(self, inputs: Mapping[str, np.ndarray]) -> None:
-        """Store one sample; see `run`."""
+        """Store one sample, see `run`; what the graph keeps of an earlier one in variables is gone."""
         expected = self.signature.input_names
         if set(inputs) != set(expected):
             missing = ", ".join(sorted(set(expected) - set(inputs)))
@@ -190,6 +168,7 @@ class Model:
             if changed:
                 self._runtime.AllocateTensors(self._subgraph)
                 self._shapes.update(changed)
+            self._runtime.ResetVariableTensors()
             for name, value in stored.items():
                 self._runtime.SetTensor(self._entry.inputs[name], value, self._subgraph)
         except (ValueError, RuntimeError) as error:
@@ -222,29 +201,22 @@ class Model:
     def _stored(self, spec: TensorSpec, value: np.ndarray) -> np.ndarray:
         if value.ndim == len(spec.shape) + 1 and value.shape[0] == 1:
             value = value[0]  # a row of an input that has no batch axis of its own
-        fits = len(value.shape) == len(spec.shape) and all(
-            wanted in (-1, size) for wanted, size in zip(spec.shape, value.shape, strict=True)
-        )
-        if not fits:
+        sizes = zip(spec.shape, value.shape, strict=False)
+        if value.ndim != len(spec.shape) or not all(own in (-1, size) for own, size in sizes):
             shape = ", ".join("any" if size == -1 else str(size) for size in spec.shape)
             raise ModelFormatError(f"{self.path}: input {spec.name} takes shape ({shape}), the data has {value.shape}")
         try:
             return quantize(value, spec)
-        except ModelFormatError as error:
-            raise ModelFormatError(f"{self.path}: {error}") from None
-        except DatasetError as error:
-            raise DatasetError(f"{self.path}: {error}") from None
+        except (ModelFormatError, DatasetError) as error:
+            raise type(error)(f"{self.path}: {error}") from None
 
     def _failure(self, what: str, error: Exception) -> ModelFormatError | UnsupportedOpError:
         text = str(error)
         if "unresolved custom op" in text:
-            names = self._file.custom_ops
-            chip = next((_COMPILED[name] for name in names if name in _COMPILED), None)
-            advice = (
-                f"it is compiled for {chip}: give the file it was made from"
-                if chip
-                else "convert the model again with built-in ops only"
-            )
+            names = self.file.custom_ops
+            advice = "convert the model again with built-in ops only"
+            if chips := [_COMPILED[name] for name in names if name in _COMPILED]:
+                advice = f"it is compiled for {chips[0]}: give the file it was made from"
             return UnsupportedOpError(
                 f"{self.path}: needs custom op {', '.join(names)}, which the plain interpreter does not have; {advice}", text
             )
@@ -255,12 +227,10 @@ def quantize(values: np.ndarray, spec: TensorSpec) -> np.ndarray:
     """`values` as the file stores them: round(value / scale) + zero_point, half to even, clipped to the dtype.
 
     Without a scale they are cast, and an array of the dtype itself is returned as it is. Raises `ModelFormatError` for
-    a dtype that numpy lacks (string, int4) and `DatasetError` for a value that is not finite or outside the dtype.
-    """
-    try:
+    a dtype that numpy lacks (string, int4) and `DatasetError` for a value that is not finite or outside the dtype."""
+    target: np.dtype[Any] = np.dtype(object)
+    with contextlib.suppress(TypeError):
         target = np.dtype(spec.dtype)
-    except TypeError:
-        target = np.dtype(object)
     if target.kind not in "biufc":
         raise ModelFormatError(f"input {spec.name} is a {spec.dtype} tensor; give a file whose inputs are numbers")
     if values.dtype == target:
@@ -275,9 +245,8 @@ def quantize(values: np.ndarray, spec: TensorSpec) -> np.ndarray:
     if spec.scale is not None:
         levels = np.rint(values / np.float64(spec.scale)) + (spec.zero_point or 0)
         return np.clip(levels, limits.min, limits.max).astype(target)
-    if values.size and (values.min() < limits.min or values.max() > limits.max):
-        worst = values.max() if values.max() > limits.max else values.min()
-        raise DatasetError(f"input {spec.name} holds {worst}, which {spec.dtype} cannot; check the ids")
+    if beyond := [end for end in (values.max(initial=0), values.min(initial=0)) if not limits.min <= end <= limits.max]:
+        raise DatasetError(f"input {spec.name} holds {beyond[0]}, which {spec.dtype} cannot; check the ids")
     if values.dtype.kind == "f" and (values != np.rint(values)).any():
         raise DatasetError(f"input {spec.name} takes whole numbers ({spec.dtype}), the data holds fractions")
     return values.astype(target)

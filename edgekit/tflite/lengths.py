@@ -18,34 +18,29 @@ from edgekit.tflite.interpreter import Model
 Array = np.ndarray[Any, np.dtype[Any]]
 
 MASK = "attention_mask"
-_KEY = re.compile(r"classify_[1-9]\d*")
+_KEY = re.compile(r"run_([1-9]\d*)", re.ASCII)
 
 
 def key(length: int) -> str:
     """Name of the signature for rows of up to `length` tokens."""
-    return f"classify_{length}"
+    return f"run_{length}"
 
 
 def by_length(file: ModelFile) -> dict[int, Entry]:
     """The signatures by their length, the shortest first; empty for a file that has not several of them alone."""
-    found: dict[int, Entry] = {}
+    entries: dict[int, Entry] = {}
     for entry in file.entries:
-        shapes = {spec.shape for spec in file.signature(entry).inputs}
-        shape = next(iter(shapes), ())
-        if not _KEY.fullmatch(entry.key) or MASK not in entry.inputs or len(shapes) != 1 or len(shape) != 2:
+        match = _KEY.fullmatch(entry.key)
+        length = int(match[1]) if match else 0
+        if not length or MASK not in entry.inputs or {spec.shape for spec in file.signature(entry).inputs} != {(1, length)}:
             return {}
-        if shape[0] != 1 or entry.key != key(shape[1]):
-            return {}
-        found[shape[1]] = entry
-    alike = len({frozenset(entry.inputs) for entry in found.values()}) == 1
-    return dict(sorted(found.items())) if alike and len(found) > 1 else {}
+        entries[length] = entry
+    alike = len({frozenset(entry.inputs) for entry in entries.values()}) == 1
+    return dict(sorted(entries.items())) if alike and len(entries) > 1 else {}
 
 
 def needed(mask: Array) -> tuple[int, bool]:
-    """How many positions a row takes without the padding at one end, and whether that end is the right one.
-
-    `mask` is (1, L), 1 for tokens. A row of padding alone takes none.
-    """
+    """Positions that a row takes without the padding at one end, by its mask (1, L), and whether that end is the right one."""
     places = np.flatnonzero(mask)
     if not places.size:
         return 0, True
@@ -58,6 +53,20 @@ def cut(row: Mapping[str, Array], length: int, *, right: bool = True) -> dict[st
     return {name: array[:, :length] if right else array[:, array.shape[1] - length :] for name, array in row.items()}
 
 
+def widen(outputs: Mapping[str, Array], longest: Signature, mask: Array) -> dict[str, Array]:
+    """Outputs (1, …) of a row that was cut, as wide as the `longest` signature gives them; `mask` is the whole row's, (1, L).
+
+    Positions that a shorter one leaves out hold the least value of all: of logits none is chosen there."""
+    _, right = needed(mask)
+    shapes, widened = {spec.name: spec.shape for spec in longest.outputs}, dict(outputs)
+    for name, array in outputs.items():
+        if array.shape != shapes[name] and array.ndim == len(shapes[name]) and array.size:
+            gaps = [max(0, size - own) for size, own in zip(shapes[name], array.shape, strict=True)]
+            sides = [(0, gap) if right else (gap, 0) for gap in gaps]
+            widened[name] = np.pad(array, sides, constant_values=array.min())
+    return widened
+
+
 def fit(row: Mapping[str, Array], lengths: Iterable[int]) -> tuple[int, dict[str, Array]]:
     """The least of `lengths`, which rise, that holds a row of arrays (1, L) by name, L the last of them; and the row cut to it."""
     positions, right = needed(row[MASK])
@@ -66,10 +75,7 @@ def fit(row: Mapping[str, Array], lengths: Iterable[int]) -> tuple[int, dict[str
 
 
 def load(path: Path, *, threads: int = 2, delegate: bool = True) -> "Model | LengthsModel":
-    """The file at `path`, which chooses a signature for each row if it has one for each of several lengths.
-
-    Raises what `Model` raises.
-    """
+    """The file at `path`; with a signature for each of several lengths it chooses one for each row. Raises as `Model` does."""
     model = Model(path, threads=threads, delegate=delegate)
     entries = by_length(model.file)
     return LengthsModel(model.file, path, entries, lambda: model) if entries else model
@@ -89,10 +95,10 @@ def load_lazily(path: Path, *, threads: int = 2) -> "Model | LengthsModel":
 class LengthsModel:
     """A loaded file with several lengths, called like a `Model` of the longest; each row runs in the shortest that holds it.
 
-    All of them share one interpreter. `load_ms` covers what is prepared for all; `ops`, `delegated_ops` and `partitions` are
-    those of the longest, which is the first subgraph of the files that edgekit writes. XNNPACK packs the weights once for each:
-    where `one` loads a signature alone, the length of the first row is all there is until a row needs another.
-    """
+    All of them share one interpreter. `load_ms` covers what is prepared for all; `ops`, `delegated_ops` and `partitions` are those
+    of the longest, which is the first subgraph of the files that edgekit writes. Outputs have the longest's shapes. XNNPACK packs
+    the weights once for each: where `one` loads a signature alone, the length of the first row is all there is until a row needs
+    another."""
 
     def __init__(
         self,
@@ -110,6 +116,7 @@ class LengthsModel:
         self._entries, self._whole, self._one = entries, whole, one
         self.models: dict[int, Model] = {}
         self._model: Model | None = None
+        self._mask: Array = np.empty(0)
         if one is None:
             self._load()
 
@@ -124,8 +131,7 @@ class LengthsModel:
     def prepare(self, inputs: Mapping[str, Array]) -> tuple[str, dict[str, Array]]:
         """Load what this row needs, as `set_inputs` does; returns the signature that it runs in, and the row as that takes it."""
         length, row = fit({name: np.asarray(array) for name, array in inputs.items()}, self._entries)
-        if length not in self.models:
-            self._load_for(length)
+        self._load_for(length)
         return self._entries[length].key, row
 
     def _load_for(self, length: int) -> None:
@@ -133,8 +139,8 @@ class LengthsModel:
             # Without room for a copy of the file all of it is prepared.
             with suppress(OSError):
                 self.models = {length: self._one(signature_key=self._entries[length].key)}
-                return
-        self._load()
+        if length not in self.models:
+            self._load()
 
     @property
     def length(self) -> int:
@@ -149,14 +155,10 @@ class LengthsModel:
 
     def set_inputs(self, inputs: Mapping[str, Array]) -> None:
         """Store one row as wide as the longest signature in the shortest that holds its tokens; see `Model.run`."""
-        fits = MASK in inputs and all(np.shape(array) == (1, self.longest) for array in inputs.values())
-        length = self.longest
-        if fits:
+        self._mask, length = np.asarray(inputs.get(MASK, ())), self.longest
+        if MASK in inputs and all(np.shape(array) == (1, length) for array in inputs.values()):
             length, inputs = fit({name: np.asarray(array) for name, array in inputs.items()}, self._entries)
-            if length not in self.models:
-                self._load_for(length)
-        elif length not in self.models:
-            self._load()
+        self._load_for(length)
         self._model = self.models[length]
         self._model.set_inputs(inputs)
 
@@ -165,8 +167,8 @@ class LengthsModel:
         self._stored.invoke()
 
     def outputs(self) -> dict[str, Array]:
-        """Results of the last `invoke` by output name."""
-        return self._stored.outputs()
+        """Results of the last `invoke` by output name, as wide as the longest signature's."""
+        return widen(self._stored.outputs(), self.signature, self._mask)
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """One inference; see `Model.run`."""

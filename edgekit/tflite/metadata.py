@@ -1,7 +1,6 @@
 """TFLITE_METADATA: what a file says about its inputs and outputs, and the files packed behind it.
 
-The format: https://github.com/tensorflow/tflite-support/blob/master/tensorflow_lite_support/metadata/metadata_schema.fbs
-"""
+The format: https://github.com/tensorflow/tflite-support/blob/master/tensorflow_lite_support/metadata/metadata_schema.fbs"""
 
 import struct
 import zipfile
@@ -47,8 +46,7 @@ class AssociatedFile:
 class TensorMetadata:
     """One input or output in the file's order; real = (pixel - mean) / std per channel, both empty where it says nothing.
 
-    `color_space` is set for images; `score_threshold` is the least score that is worth telling.
-    """
+    `color_space` is set for images; `score_threshold` is the least score that is worth telling."""
 
     name: str
     description: str = ""
@@ -61,10 +59,7 @@ class TensorMetadata:
 
 @dataclass(frozen=True)
 class ModelMetadata:
-    """What the author says of the model; `inputs` and `outputs` are those of its first subgraph.
-
-    `vocabulary` is the word list of the BERT tokenizer that the inputs are made with.
-    """
+    """What the author says of the model and its first subgraph's ends; `vocabulary` is the word list of its BERT tokenizer."""
 
     name: str
     description: str = ""
@@ -125,23 +120,12 @@ def associated_files(path: Path) -> dict[str, int]:
 
 
 def _tensor(table: Any) -> TensorMetadata:
-    mean: tuple[float, ...] = ()
-    std: tuple[float, ...] = ()
-    threshold = None
-    for kind, options in _units(table, _Slot.PROCESS_UNITS):
-        if kind == NORMALIZATION:
-            mean, std = _floats(options, _Slot.MEAN), _floats(options, _Slot.STD)
-        elif kind == SCORE_THRESHOLD:
-            threshold = _number(options, _Slot.THRESHOLD, "<f")
-    return TensorMetadata(
-        _text(table, _Slot.NAME),
-        _text(table, _Slot.DESCRIPTION),
-        mean,
-        std,
-        _files(table, _Slot.TENSOR_FILES),
-        _color_space(table),
-        threshold,
-    )
+    units = dict(_units(table, _Slot.PROCESS_UNITS))
+    pixels, scores = units.get(NORMALIZATION), units.get(SCORE_THRESHOLD)
+    mean, std = (_floats(pixels, slot) if pixels else () for slot in (_Slot.MEAN, _Slot.STD))
+    threshold = _number(scores, _Slot.THRESHOLD, "<f") if scores else None
+    name, description = _text(table, _Slot.NAME), _text(table, _Slot.DESCRIPTION)
+    return TensorMetadata(name, description, mean, std, _files(table, _Slot.TENSOR_FILES), _color_space(table), threshold)
 
 
 def _color_space(table: Any) -> int | None:
@@ -153,10 +137,8 @@ def _color_space(table: Any) -> int | None:
 
 
 def _vocabulary(graph: Any) -> AssociatedFile | None:
-    for kind, options in _units(graph, _Slot.INPUT_UNITS):
-        if kind == BERT_TOKENIZER:
-            return next(iter(_files(options, _Slot.VOCABULARY_FILES)), None)
-    return None
+    tokenizers = (options for kind, options in _units(graph, _Slot.INPUT_UNITS) if kind == BERT_TOKENIZER)
+    return next((file for options in tokenizers for file in _files(options, _Slot.VOCABULARY_FILES)), None)
 
 
 def _files(table: Any, slot: int) -> tuple[AssociatedFile, ...]:
@@ -169,8 +151,7 @@ def _files(table: Any, slot: int) -> tuple[AssociatedFile, ...]:
 def _units(table: Any, slot: int) -> Iterator[tuple[int, Any]]:
     """Kind and options of each process unit that has any."""
     for unit in _tables(table, slot):
-        options = _child(unit, _Slot.OPTIONS)
-        if options is not None:
+        if (options := _child(unit, _Slot.OPTIONS)) is not None:
             yield int(_number(unit, _Slot.OPTIONS_TYPE, "<B")), options
 
 
@@ -196,11 +177,9 @@ def _length(table: Any, offset: int) -> int:
 
 
 def _tables(table: Any, slot: int) -> list[Any]:
-    offset = table.Offset(slot)
-    if not offset:
+    if not (offset := table.Offset(slot)):
         return []
-    start = table.Vector(offset)
-    return [_follow(table, start + 4 * index) for index in range(_length(table, offset))]
+    return [_follow(table, table.Vector(offset) + 4 * index) for index in range(_length(table, offset))]
 
 
 def _floats(table: Any, slot: int) -> tuple[float, ...]:

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from edgekit.errors import ModelFormatError
 from edgekit.tflite import flatbuffer, metadata, signatures
 from edgekit.tflite.metadata import AssociatedFile, ModelMetadata, TensorMetadata
@@ -29,8 +31,7 @@ _LARGEST_FILE = 256 * 2**20
 def attach(model: bytes | memoryview, target: Path, described: bytes, files: Mapping[str, bytes], *, origin: str = "model") -> None:
     """Write `model` to `target` with `described` as its TFLITE_METADATA and `files` behind it, in place of any that it had.
 
-    The archive is uncompressed, as the metadata format wants it. Raises `ModelFormatError` for what is no model.
-    """
+    The archive is uncompressed, as the metadata format wants it. Raises `ModelFormatError` for what is no model."""
     parts = signatures.set_metadata(strip(model), flatbuffer.MODEL_METADATA, described, origin=origin)
     with target.open("wb") as stream:
         stream.writelines(parts)
@@ -63,34 +64,26 @@ def tokenizer_of(file: Path, target: Path) -> Path | None:
 
 
 def read_files(path: Path, names: Sequence[str] | None = None) -> dict[str, bytes]:
-    """Content of the files behind the model at `path`, or of those in `names` that are there; empty without an archive.
-
-    Raises `ModelFormatError` for an archive that is there and damaged.
-    """
-    found: dict[str, bytes] = {}
+    """Files behind the model, all or those in `names` that are there. Raises `ModelFormatError` for a damaged archive."""
     try:
         if not zipfile.is_zipfile(path):
-            return found
+            return {}
         with zipfile.ZipFile(path) as archive:
-            for item in archive.infolist():
-                if names is not None and item.filename not in names:
-                    continue
-                if item.file_size > _LARGEST_FILE:
-                    raise ModelFormatError(f"{path}: {item.filename} behind the model is said to have {item.file_size} bytes")
-                found[item.filename] = archive.read(item)
+            items = [item for item in archive.infolist() if names is None or item.filename in names]
+            if large := [item for item in items if item.file_size > _LARGEST_FILE]:
+                raise ModelFormatError(f"{path}: {large[0].filename} behind the model is said to have {large[0].file_size} bytes")
+            return {item.filename: archive.read(item) for item in items}
     except (zipfile.BadZipFile, OSError, struct.error, ValueError, NotImplementedError, OverflowError, EOFError) as error:
         raise ModelFormatError(f"{path}: the files behind the model are damaged ({error}); convert or download it again") from None
-    return found
 
 
 def settings(path: Path) -> dict[str, Any]:
     """What `SETTINGS` behind the model says; empty without one. Raises `ModelFormatError` if it is damaged."""
-    content = read_files(path, (SETTINGS,)).get(SETTINGS)
     try:
-        found = json.loads(content or b"{}")
+        said = json.loads(read_files(path, (SETTINGS,)).get(SETTINGS, b"{}"))
     except ValueError as error:
         raise ModelFormatError(f"{path}: its {SETTINGS} is damaged ({error}); convert or download it again") from None
-    return found if isinstance(found, dict) else {}
+    return said if isinstance(said, dict) else {}
 
 
 def build(described: ModelMetadata) -> bytes:
@@ -98,12 +91,10 @@ def build(described: ModelMetadata) -> bytes:
     import flatbuffers
 
     writer = _Writer(flatbuffers.Builder(1024))
-    units = [writer.tokenizer(described.vocabulary)] if described.vocabulary else []
-    graph = writer.table(
-        (2, writer.vector([writer.tensor(tensor) for tensor in described.inputs])),
-        (3, writer.vector([writer.tensor(tensor) for tensor in described.outputs])),
-        (5, writer.vector(units)),
-    )
+    words = described.vocabulary
+    units = [writer.unit(metadata.BERT_TOKENIZER, writer.table((0, writer.files([words]))))] if words else []
+    inputs, outputs = (writer.vector([*map(writer.tensor, ends)]) for ends in (described.inputs, described.outputs))
+    graph = writer.table((2, inputs), (3, outputs), (5, writer.vector(units)))
     root = writer.table(
         (0, writer.text(described.name)),
         (1, writer.text(described.description)),
@@ -139,32 +130,19 @@ class _Writer:
         return int(self.builder.CreateString(text)) if text else None
 
     def vector(self, items: Sequence[int]) -> int | None:
-        if not items:
-            return None
-        self.builder.StartVector(4, len(items), 4)
-        for item in reversed(items):
-            self.builder.PrependUOffsetTRelative(item)
-        return int(self.builder.EndVector())
+        return signatures.vector(self.builder, items) if items else None
 
     def floats(self, values: Sequence[float]) -> int:
-        self.builder.StartVector(4, len(values), 4)
-        for value in reversed(values):
-            self.builder.PrependFloat32(value)
-        return int(self.builder.EndVector())
+        return int(self.builder.CreateNumpyVector(np.array(values, np.float32)))
+
+    def file(self, file: AssociatedFile) -> int:
+        return self.table((0, self.text(file.name)), (1, self.text(file.description)), numbers=[(2, "Int8", file.kind)])
 
     def files(self, files: Sequence[AssociatedFile]) -> int | None:
-        return self.vector(
-            [
-                self.table((0, self.text(file.name)), (1, self.text(file.description)), numbers=[(2, "Int8", file.kind)])
-                for file in files
-            ]
-        )
+        return self.vector([self.file(file) for file in files])
 
     def unit(self, kind: int, options: int) -> int:
         return self.table((1, options), numbers=[(0, "Uint8", kind)])
-
-    def tokenizer(self, vocabulary: AssociatedFile) -> int:
-        return self.unit(metadata.BERT_TOKENIZER, self.table((0, self.files([vocabulary]))))
 
     def tensor(self, tensor: TensorMetadata) -> int:
         units = []
@@ -174,10 +152,8 @@ class _Writer:
         if tensor.score_threshold is not None:
             options = self.table(numbers=[(0, "Float32", tensor.score_threshold)])
             units.append(self.unit(metadata.SCORE_THRESHOLD, options))
-        if tensor.color_space is None:
-            kind, properties = _FEATURE, self.table()
-        else:
-            kind, properties = _IMAGE, self.table(numbers=[(0, "Int8", tensor.color_space)])
+        colors = [] if tensor.color_space is None else [(0, "Int8", tensor.color_space)]
+        kind, properties = _IMAGE if colors else _FEATURE, self.table(numbers=colors)
         return self.table(
             (0, self.text(tensor.name)),
             (1, self.text(tensor.description)),

@@ -1,14 +1,13 @@
 """A .tflite file as the schema's object tree, to change it and write it again with its constants inside the flatbuffer."""
 
-import functools
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from edgekit.tflite import flatbuffer
+from edgekit.tflite import flatbuffer, schema
 
 # The schema wants tensor data aligned so; flatbuffers' Python builder does not read that attribute.
 _ALIGNMENT = 16
@@ -23,10 +22,7 @@ _DTYPES = ("float32", "float16", "int8", "int16", "int32", "int64", "uint8", "bo
 def load(model: bytes | memoryview) -> Any | None:
     """The tree (`ModelT`), or None for a file that cannot be written again: above 2 GB, or with constants in other files.
 
-    Data behind the flatbuffer, where ai-edge-quantizer puts it, comes inside: older runtimes and other tools do not look there.
-    """
-    from ai_edge_litert import schema_py_generated as schema
-
+    Data behind the flatbuffer, where ai-edge-quantizer puts it, comes inside: older runtimes and other tools do not look there."""
     if len(model) > _LARGEST:
         return None
     tree = schema.ModelT.InitFromObj(schema.Model.GetRootAs(model, 0))
@@ -47,8 +43,7 @@ def load(model: bytes | memoryview) -> Any | None:
 def pack(tree: Any) -> bytes:
     """The tree as a file; vectors of numbers that are equal are stored once.
 
-    Symmetric weights have a zero point of 8 bytes for each channel, all of them 0: two thirds of what quantization adds.
-    """
+    Symmetric weights have a zero point of 8 bytes for each channel, all of them 0: two thirds of what quantization adds."""
     return bytes(_packed(tree))
 
 
@@ -85,32 +80,30 @@ def _packed(tree: Any) -> memoryview:
 
 def opcodes(root: Any, name: str) -> list[int]:
     """The places of a built-in op among the file's op codes: none, one, or one for each of its versions."""
-    from ai_edge_litert import schema_py_generated as schema
+    number = getattr(schema.BuiltinOperator, name)
+    return [index for index, code in enumerate(root.operatorCodes) if _number(code) == number]
 
-    wanted = getattr(schema.BuiltinOperator, name)
+
+def _number(code: Any) -> int:
     # Up to schema 3a there was the one field only.
-    return [index for index, code in enumerate(root.operatorCodes) if max(code.builtinCode, code.deprecatedBuiltinCode) == wanted]
+    return max(code.builtinCode, code.deprecatedBuiltinCode)
 
 
 def opcode(root: Any, name: str, version: int = 1) -> int:
     """The place of a built-in op among the file's op codes, of at least that version; added if the file has none."""
-    from ai_edge_litert import schema_py_generated as schema
-
-    wanted = getattr(schema.BuiltinOperator, name)
     for index in opcodes(root, name):
         code = root.operatorCodes[index]
         code.version = max(code.version, version)
         return index
-    root.operatorCodes.append(
-        schema.OperatorCodeT(deprecatedBuiltinCode=min(wanted, _PLACEHOLDER), builtinCode=wanted, version=version)
-    )
+    number = getattr(schema.BuiltinOperator, name)
+    code = schema.OperatorCodeT(deprecatedBuiltinCode=min(number, _PLACEHOLDER), builtinCode=number, version=version)
+    root.operatorCodes.append(code)
     return len(root.operatorCodes) - 1
 
 
 def op_name(root: Any, operator: Any) -> str:
     """The schema's name of a built-in op of the tree, CUSTOM for the others; empty for one that the schema does not know."""
-    code = root.operatorCodes[operator.opcodeIndex]
-    return _names("BuiltinOperator").get(max(code.builtinCode, code.deprecatedBuiltinCode), "")
+    return schema.names("BuiltinOperator").get(_number(root.operatorCodes[operator.opcodeIndex]), "")
 
 
 def constant(root: Any, graph: Any, index: int) -> np.ndarray | None:
@@ -118,17 +111,10 @@ def constant(root: Any, graph: Any, index: int) -> np.ndarray | None:
     if index < 0:
         return None
     tensor = graph.tensors[index]
-    data, dtype = root.buffers[tensor.buffer].data, _names("TensorType").get(tensor.type, "").lower()
+    data, dtype = root.buffers[tensor.buffer].data, schema.names("TensorType").get(tensor.type, "").lower()
     if data is None or tensor.sparsity is not None or dtype not in _DTYPES:
         return None
     return np.asarray(data).view(dtype).reshape([int(size) for size in listed(tensor.shape)])
-
-
-@functools.cache
-def _names(enumeration: str) -> dict[int, str]:
-    from ai_edge_litert import schema_py_generated as schema
-
-    return {value: name for name, value in vars(getattr(schema, enumeration)).items() if isinstance(value, int)}
 
 
 def add_tensor(graph: Any, tensor: Any) -> int:
@@ -137,10 +123,14 @@ def add_tensor(graph: Any, tensor: Any) -> int:
     return len(graph.tensors) - 1
 
 
+def add_like(graph: Any, index: int, name: bytes) -> int:
+    """Put a computed float32 tensor of the shape of another into a graph of the tree and give its place there."""
+    like = graph.tensors[index]
+    return add_tensor(graph, schema.TensorT(shape=like.shape, shapeSignature=like.shapeSignature, buffer=0, name=name))
+
+
 def add_constant(tree: Any, graph: Any, name: bytes, values: np.ndarray) -> int:
     """Put `values` into a graph of the tree and give their tensor's place there."""
-    from ai_edge_litert import schema_py_generated as schema
-
     tree.buffers.append(schema.BufferT(data=np.ascontiguousarray(values).reshape(-1).view(np.uint8)))
     dtype = getattr(schema.TensorType, values.dtype.name.upper())
     return add_tensor(graph, schema.TensorT(shape=[*values.shape], type=dtype, buffer=len(tree.buffers) - 1, name=name))
@@ -148,8 +138,6 @@ def add_constant(tree: Any, graph: Any, name: bytes, values: np.ndarray) -> int:
 
 def operation(tree: Any, name: str, inputs: Iterable[int], outputs: Iterable[int], options: Any = None) -> Any:
     """A built-in op of the tree's graphs, to be put where it belongs; `options` is its table, such as `MulOptionsT`."""
-    from ai_edge_litert import schema_py_generated as schema
-
     made = schema.OperatorT(opcodeIndex=opcode(tree, name), inputs=[*map(int, inputs)], outputs=[*map(int, outputs)])
     if options is not None:
         made.builtinOptionsType = getattr(schema.BuiltinOptions, type(options).__name__.removesuffix("T"))
@@ -159,11 +147,9 @@ def operation(tree: Any, name: str, inputs: Iterable[int], outputs: Iterable[int
 
 def reshape(tree: Any, graph: Any, index: int, result: int) -> Any:
     """A RESHAPE of a graph's tensor to another that is there already, to be put where it belongs."""
-    from ai_edge_litert import schema_py_generated as schema
-
     shape, name = [int(size) for size in listed(graph.tensors[result].shape)], graph.tensors[result].name or b""
-    given = add_constant(tree, graph, name + b"_shape", np.array(shape, np.int32))
-    return operation(tree, "RESHAPE", [index, given], [result], schema.ReshapeOptionsT(newShape=shape))
+    sizes = add_constant(tree, graph, name + b"_shape", np.array(shape, np.int32))
+    return operation(tree, "RESHAPE", [index, sizes], [result], schema.ReshapeOptionsT(newShape=shape))
 
 
 def listed(values: Any) -> list[Any]:
@@ -174,3 +160,22 @@ def listed(values: Any) -> list[Any]:
 def text(name: bytes | str | None) -> str:
     """A tensor's name in the tree."""
     return name.decode(errors="replace") if isinstance(name, bytes) else name or ""
+
+
+def named(tensors: Mapping[str, int]) -> list[Any]:
+    """Tensors by name as a signature of the tree lists them."""
+    return [schema.TensorMapT(name.encode(), index) for name, index in tensors.items()]
+
+
+def each_op(tree: Any, *names: str) -> Iterator[tuple[Any, int, Any]]:
+    """Each op of these names with its graph and its place there, the last first, so that more may follow it."""
+    codes = {index for name in names for index in opcodes(tree, name)}
+    for graph in tree.subgraphs:
+        for place, operator in reversed([*enumerate(listed(graph.operators))]):
+            if operator.opcodeIndex in codes:
+                yield graph, place, operator
+
+
+def sharers(tree: Any, tensor: Any) -> int:
+    """How many tensors of all graphs have the buffer of this one."""
+    return sum(other.buffer == tensor.buffer for graph in tree.subgraphs for other in listed(graph.tensors))

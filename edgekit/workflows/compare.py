@@ -2,16 +2,14 @@
 
 import json
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from edgekit.data.encode import Encoding, encode
-from edgekit.data.samples import Samples
+from edgekit.data.encode import Encoding
+from edgekit.data.samples import Samples, described
 from edgekit.data.sources import Rows, TextRows
 from edgekit.errors import CheckpointError, ConfigError, DatasetError, ModelFormatError
 from edgekit.measure import runtimes
@@ -19,98 +17,109 @@ from edgekit.measure.judge import BenchmarkConfig, benchmark
 from edgekit.measure.machine import machine
 from edgekit.measure.runtimes import Description, Runtime
 from edgekit.models import checkpoint
+from edgekit.models.checkpoint import Checkpoint
 from edgekit.report.content import Report
 from edgekit.report.pruned import read_plan
-from edgekit.spec import TensorSpec, path_of, shown
-from edgekit.system.worker import Progress
-from edgekit.workflows.assess import Data, encoding_of, rows_of
+from edgekit.spec import DataSpec, TensorSpec, path_of
+from edgekit.system import settings
+from edgekit.system.settings import Checked, at_least, setting
+from edgekit.system.worker import OnProgress
+from edgekit.tasks.base import Task
+from edgekit.tflite import flatbuffer
+from edgekit.workflows.inputs import classes_of, encoding_of, rows_for, settings_of, tokenizer_in
 
 _DEFAULT_LENGTH = 64
+_PACKAGES = {Runtime.ONNX: "onnxruntime", Runtime.TORCHSCRIPT: "torch", Runtime.PYTORCH: "torch"}
 _FILES = (".tflite", ".onnx", ".ort", ".pt")
 
 
 @dataclass(frozen=True)
+class CompareConfig(Checked):
+    """How versions are compared.
+
+    `reference` is the name or path of the version that ratios and drops are taken from. Tokens are padded to `max_length`; a file
+    of fixed length takes its own, which is the default of the others too. `task` is for versions none of which tells its own."""
+
+    names: tuple[str, ...] = setting((), "What to call a version; once for each, in their order.", option="--name")
+    reference: str | None = setting(None, "The version, by name or path, that ratios and drops are taken from; default: the first.")
+    max_length: int | None = setting(None, "Tokens of an input; default: what a file fixes, else 64.", at_least(1))
+    task: str | None = settings.task()
+    timing: BenchmarkConfig = setting(BenchmarkConfig(), inline=True)
+
+
+@dataclass(frozen=True)
 class _Version:
-    """`length` is the number of tokens that a file takes, None where it takes any (or no tokens)."""
+    """`length` is the number of tokens that a file takes, None where it takes any (or no tokens).
+
+    `settings` say what it is for, as far as it or the checkpoint that it was exported from tells."""
 
     name: str
     path: Path
     known: Description
     encoding: Encoding
     length: int | None
+    settings: Mapping[str, Any]
 
     @property
     def takes_tokens(self) -> bool:
-        return any(len(spec.shape) == 2 for spec in self.known.signature.inputs)
+        return any(len(spec.shape) == 2 and "int" in spec.dtype for spec in self.known.signature.inputs)
 
     def inputs(self, length: int, *, pairs: bool) -> tuple[TensorSpec, ...]:
         """What rows are encoded to: its own inputs with no free axis; a checkpoint takes segments where there are pairs."""
-        specs = [
-            replace(spec, shape=tuple(_size(size, place, length) for place, size in enumerate(spec.shape)))
-            for spec in self.known.signature.inputs
-        ]
+        specs = []
+        for spec in self.known.signature.inputs:
+            free = (1, *[length] * len(spec.shape))
+            shape = tuple(size if size >= 0 else free[place] for place, size in enumerate(spec.shape))
+            specs.append(replace(spec, shape=shape))
         if pairs and self.known.runtime is Runtime.PYTORCH:
             specs.append(replace(specs[-1], name="token_type_ids"))
         return tuple(specs)
 
 
 def compare(
-    references: Sequence[str],
-    data: Data,
-    config: BenchmarkConfig,
-    *,
-    names: Sequence[str] = (),
-    reference: str | None = None,
-    max_length: int | None = None,
-    on_progress: Callable[[Progress], None] | None = None,
+    references: Sequence[str], data: DataSpec, config: CompareConfig = CompareConfig(), *, on_progress: OnProgress = None
 ) -> Report:
     """Measure `references` (.tflite, .onnx, .ort and .pt files, checkpoints) on the same rows and return the report.
 
-    `names` call the versions, one for each; `reference` is the name or path of the one that ratios and drops are taken from,
-    by default the first. Each version's rows are encoded by the tokenizer in its folder; `data.tokenizer` is for those that
-    have none. Tokens are padded to `max_length`; a file of fixed length takes its own, which is also the default of the
-    others. Raises `ConfigError`, `CheckpointError`, `ModelFormatError` and `DatasetError`; a version that fails when it is
-    run has a `failure` in its row instead.
-    """
-    paths = [_found(text) for text in references]
+    All are judged by the task of the first that tells one. Each version's rows are encoded by the tokenizer in its folder;
+    `data.tokenizer` is for those that have none. Raises `ConfigError`, `CheckpointError`, `ModelFormatError` and `DatasetError`;
+    a version that fails when it is run has a `failure` in its row instead."""
+    paths = [_located(text) for text in references]
     places = [path.resolve() for path in paths]
-    if twice := [text for number, text in enumerate(references) if places[number] in places[:number]]:
-        raise ConfigError(f"{twice[0]}: given twice; give each version once")
-    called = _names(references, paths, names)
-    base = _chosen(reference, references, called)
-    plans = [read_plan(path, name) for path, name in zip(paths, called, strict=True)]
+    for number, text in enumerate(references):
+        if places[number] in places[:number]:
+            raise ConfigError(f"{text}: given twice; give each version once")
+    names = _names(references, paths, config.names)
+    base = _chosen(config.reference, references, names)
+    plans = [read_plan(path, name) for path, name in zip(paths, names, strict=True)]
+    timing = config.timing
     with tempfile.TemporaryDirectory(prefix="edgekit-compare-") as place:
         room = Path(place)
-        versions = [
-            _version(name, path, data, room / f"version_{number}")
-            for number, (name, path) in enumerate(zip(called, paths, strict=True))
-        ]
-        lengths = _lengths(versions, max_length)
-        samples = _encoded(versions, rows_of(data, config.seed), lengths, data, room)
-        count = len(next(iter(samples.values())))
-        measured = benchmark(
-            paths,
-            samples,
-            config,
-            reference=paths[base],
-            described={version.path: version.known for version in versions},
-            on_progress=on_progress,
-        )
+        rooms = (room / f"version_{number}" for number in range(len(paths)))
+        versions = [_version(name, path, data, own) for name, path, own in zip(names, paths, rooms, strict=True)]
+        lengths = _lengths(versions, config.max_length)
+        first = next((version for version in versions if "task" in version.settings), versions[0])
+        rows, task, settings = rows_for(data, first.settings, first.known.signature.outputs, config.task)
+        samples = _encoded(versions, rows, lengths, task, settings, room)
+        described_as = {version.path: version.known for version in versions}
+        measured = benchmark(paths, samples, timing, reference=paths[base], described=described_as, on_progress=on_progress)
+    # The machine's line has LiteRT's version.
+    packages = dict.fromkeys(_PACKAGES[version.known.runtime] for version in versions if version.known.runtime in _PACKAGES)
     return Report(
         title="edgekit compare",
         model="",
-        data=f"{count} rows of {shown(data.dataset)}",
-        machine=", ".join([machine(), *_packages(versions)]),
-        settings={"threads": config.threads, "runs": config.runs, "warm-up": config.warmup, "rounds": config.rounds, "batch": 1},
+        data=described(samples[paths[0]], data.origin),
+        machine=", ".join([machine(), *(f"{name} {metadata.version(name)}" for name in packages)]),
+        settings={"threads": timing.threads, "runs": timing.runs, "warm-up": timing.warmup, "rounds": timing.rounds, "batch": 1},
         rows=tuple(measured),
         reference=str(paths[base]),
         notes=_notes(versions, lengths),
-        versions=tuple(called),
+        versions=tuple(names),
         pruned=tuple(plan for plan in plans if plan is not None),
     )
 
 
-def _found(reference: str) -> Path:
+def _located(reference: str) -> Path:
     path = path_of(reference)
     if path.exists():
         return path
@@ -119,11 +128,11 @@ def _found(reference: str) -> Path:
     return checkpoint.resolve(reference)
 
 
-def _names(references: Sequence[str], paths: Sequence[Path], given: Sequence[str]) -> list[str]:
-    if given and len(given) != len(paths):
-        raise ConfigError(f"{len(given)} names for {len(paths)} versions; give --name once for each, in their order")
-    called = list(given) or [Path(reference).name or str(path) for reference, path in zip(references, paths, strict=True)]
-    if not given and len(set(called)) < len(called):
+def _names(references: Sequence[str], paths: Sequence[Path], names: Sequence[str]) -> list[str]:
+    if names and len(names) != len(paths):
+        raise ConfigError(f"{len(names)} names for {len(paths)} versions; give --name once for each, in their order")
+    called = list(names) or [Path(reference).name or str(path) for reference, path in zip(references, paths, strict=True)]
+    if not names and len(set(called)) < len(called):
         called = [f"{path.resolve().parent.name}/{name}" for path, name in zip(paths, called, strict=True)]
     if len(set(called)) < len(called) or not all(name.strip() for name in called):
         raise ConfigError(f"the names {', '.join(called)} do not tell the versions apart; give each another with --name")
@@ -133,47 +142,46 @@ def _names(references: Sequence[str], paths: Sequence[Path], given: Sequence[str
 def _chosen(reference: str | None, references: Sequence[str], called: Sequence[str]) -> int:
     if reference is None:
         return 0
-    for known in (called, references):
-        if reference in known:
-            return list(known).index(reference)
+    for texts in (called, references):
+        if reference in texts:
+            return list(texts).index(reference)
     raise ConfigError(f"--reference {reference}: is none of the versions; give one of {', '.join(called)}")
 
 
-def _version(name: str, path: Path, data: Data, room: Path) -> _Version:
+def _version(name: str, path: Path, data: DataSpec, room: Path) -> _Version:
     known = runtimes.describe(path)
-    folder, length = path, None
+    length = None
+    settings: Mapping[str, Any] = {}
     if known.runtime is Runtime.LITERT:
-        encoding = encoding_of(path, replace(data, tokenizer=None), room)
+        content = flatbuffer.read(path)
+        settings = settings_of(content)
+        encoding = encoding_of(content, settings, replace(data, tokenizer=None), room)
     else:
-        source: Path | None = path
+        folder: Path | None = path
         if path.is_file():
-            source, length = _exported(path)
-            folder = path.parent
-        outputs = known.signature.outputs[0].shape if known.signature.outputs else ()
-        classes = outputs[-1] if outputs and outputs[-1] > 0 else None
-        encoding = Encoding(_tokenizer(folder, source), _labels(source), classes)
-        if path.is_dir():
-            encoding = replace(encoding, vocabulary=checkpoint.vocabulary_size(path))
+            folder, length = _exported(path)
+        source = Checkpoint.read(folder) if folder is not None else None
+        tokenizer = _tokenizer(path.parent if path.is_file() else path, folder)
+        vocabulary = source.vocabulary if source is not None and path.is_dir() else None
+        encoding = Encoding(tokenizer, classes_of(known.signature.outputs), vocabulary, data.mean, data.std)
+        if source is not None:
+            settings = {"task": source.task.name, **source.settings}
     if encoding.tokenizer is None and data.tokenizer is not None:
-        given = data.tokenizer
-        encoding = replace(encoding, tokenizer=given if given.is_file() else checkpoint.tokenizer_folder(given))
+        encoding = replace(encoding, tokenizer=tokenizer_in(data.tokenizer))
     fixed = {spec.shape[1] for spec in known.signature.inputs if len(spec.shape) == 2 and spec.shape[1] > 0}
-    return _Version(name, path, known, encoding, fixed.pop() if len(fixed) == 1 else length)
+    return _Version(name, path, known, encoding, fixed.pop() if len(fixed) == 1 else length, settings)
 
 
 def _exported(file: Path) -> tuple[Path | None, int | None]:
     """The checkpoint that `edgekit export` made `file` from, if it is still there, and the length it was exported at."""
-    # Files of earlier exports have it under their stem.
-    for beside in (file.with_name(f"{file.name}.json"), file.with_suffix(".json")):
-        try:
-            manifest: dict[str, Any] = json.loads(beside.read_text(encoding="utf-8"))
-            if manifest["path"] != file.name:
-                continue
-            sources = [Path(parent) for parent in manifest["parents"] if (Path(parent) / "config.json").is_file()]
-            return next(iter(sources), None), int(manifest["config"]["max_length"])
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            continue
-    return None, None
+    try:
+        manifest: dict[str, Any] = json.loads(file.with_name(f"{file.name}.json").read_text(encoding="utf-8"))
+        if manifest["path"] != file.name:
+            return None, None
+        sources = [Path(parent) for parent in manifest["parents"] if (Path(parent) / "config.json").is_file()]
+        return next(iter(sources), None), int(manifest["config"]["max_length"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None, None
 
 
 def _tokenizer(*folders: Path | None) -> Path | None:
@@ -185,48 +193,38 @@ def _tokenizer(*folders: Path | None) -> Path | None:
     return None
 
 
-def _labels(source: Path | None) -> dict[str, int]:
-    return checkpoint.label_ids(source) if source is not None else {}
-
-
 def _lengths(versions: Sequence[_Version], max_length: int | None) -> list[int]:
     """Tokens that each version's rows are padded to."""
     fixed = [version.length for version in versions if version.length is not None]
     common = max_length if max_length is not None else max(fixed, default=_DEFAULT_LENGTH)
     for version in versions:
         if version.path.is_dir():
-            checkpoint.check_length(version.path, common)
+            Checkpoint.read(version.path).check_length(common)
     return [version.length or common for version in versions]
 
 
-def _encoded(versions: Sequence[_Version], rows: Rows, lengths: Sequence[int], data: Data, room: Path) -> dict[Path, Samples]:
-    """Each version's samples by its path: the same rows in the same order, with the same labels."""
+def _encoded(
+    versions: Sequence[_Version], rows: Rows, lengths: Sequence[int], task: Task, settings: Mapping[str, Any], room: Path
+) -> dict[Path, Samples]:
+    """Each version's samples by its path: the same rows in the same order, with the same labels.
+
+    A version that says nothing of its outputs is read as `settings` have it."""
     pairs = isinstance(rows, TextRows) and rows.pairs is not None
-    # A file whose classes have no names is judged by those of the first version that names them.
-    named = next((version.encoding.label_ids for version in versions if version.encoding.label_ids), {})
-    found: dict[Path, Samples] = {}
-    labels: np.ndarray | None = None
+    samples: dict[Path, Samples] = {}
     for number, (version, length) in enumerate(zip(versions, lengths, strict=True)):
-        encoding = version.encoding if version.encoding.label_ids else replace(version.encoding, label_ids=named)
-        if isinstance(rows, TextRows) and encoding.tokenizer is None:
+        if isinstance(rows, TextRows) and version.encoding.tokenizer is None:
             raise DatasetError(
                 f"{version.path}: has no tokenizer beside it; put its tokenizer.json there, or give its folder with --tokenizer"
             )
-        samples = encode(rows, version.inputs(length, pairs=pairs), encoding, room / f"arrays_{number}")
-        classes = encoding.classes
-        if samples.labels is not None and classes is not None and len(samples.labels) and samples.labels.max() >= classes > 1:
-            raise DatasetError(
-                f"{data.dataset}: labels outside the head: class {samples.labels.max()}, "
-                f"{version.path} has {classes} classes; mend the labels or set --label-column"
-            )
-        if number == 0:
-            labels = samples.labels
-        elif labels is not None and samples.labels is not None and (labels != samples.labels).any():
+        own = {**settings, **(version.settings if version.settings.get("task") == task.name else {})}
+        place = room / f"arrays_{number}"
+        samples[version.path] = task.encode(rows, version.inputs(length, pairs=pairs), version.encoding, own, place)
+        first, labels = samples[versions[0].path].labels, samples[version.path].labels
+        if first is not None and labels is not None and first.shape == labels.shape and (first != labels).any():
             raise DatasetError(
                 f"{version.path}: numbers its classes differently than {versions[0].path}; give versions with the same id2label"
             )
-        found[version.path] = samples
-    return found
+    return samples
 
 
 def _notes(versions: Sequence[_Version], lengths: Sequence[int]) -> tuple[str, ...]:
@@ -243,16 +241,3 @@ def _notes(versions: Sequence[_Version], lengths: Sequence[int]) -> tuple[str, .
         notes.append("The size of a checkpoint is that of its weight files.")
     notes.append("Samples/s is what one process does at batch 1, row after row: 1000 by the mean latency in ms.")
     return tuple(notes)
-
-
-def _packages(versions: Sequence[_Version]) -> list[str]:
-    """The runtimes beside LiteRT, whose version the machine's line has."""
-    names = {Runtime.ONNX: "onnxruntime", Runtime.TORCHSCRIPT: "torch", Runtime.PYTORCH: "torch"}
-    used = dict.fromkeys(names[version.known.runtime] for version in versions if version.known.runtime in names)
-    return [f"{name} {metadata.version(name)}" for name in used]
-
-
-def _size(size: int, place: int, length: int) -> int:
-    if size >= 0:
-        return size
-    return 1 if place == 0 else length

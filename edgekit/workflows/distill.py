@@ -2,54 +2,51 @@
 
 from pathlib import Path
 
-from edgekit.data.sources import TextRows
-from edgekit.errors import CheckpointError
-from edgekit.models.checkpoint import label_ids, read_config
-from edgekit.stages.train.config import DistilConfig, FinetuneResult
+from edgekit.errors import CheckpointError, ConfigError
+from edgekit.models.checkpoint import Checkpoint, resolve
+from edgekit.stages.train.config import DistillConfig, FinetuneResult
 from edgekit.system import artifacts
-from edgekit.system.worker import Worker
-from edgekit.workflows.finetune import run_training
-
-__all__ = ["DistilConfig", "distil"]
+from edgekit.system.worker import OnProgress, Worker
+from edgekit.workflows.finetune import read_texts, run_training
 
 
-def distil(
-    teacher: Path,
-    student: Path,
-    train: TextRows,
-    evaluation: TextRows | None,
-    out: Path,
-    config: DistilConfig,
+def distill(
+    model: str | Path,
+    out: str | Path,
+    config: DistillConfig,
     *,
     overwrite: bool = False,
-    worker: Worker = Worker(),  # noqa: B008 - frozen
+    on_progress: OnProgress = None,
 ) -> FinetuneResult:
-    """Train `student` on what `teacher` says of the rows of `train` and on their labels; publish the checkpoint folder `out`.
+    """Train `model` on what `config.teacher` says of `config.data` and on the rows' labels; publish the checkpoint folder `out`.
 
-    The student may be the teacher pruned, or smaller, with another tokenizer and with or without a head; the classes are the
-    same ones. Rows held out, manifest and resumption are those of `finetune`; the result's `distillation` says which
-    losses were used. Raises `CheckpointError`, `DatasetError`, `ConfigError`, `OutputError` or a `WorkerError`.
-    """
+    The student may be the teacher pruned, or smaller, with another tokenizer and with or without a head; the task and the classes
+    are the same ones. Rows held out, manifest and resumption are those of `finetune`; the result's `distillation` says which
+    losses were used. Raises `CheckpointError`, `DatasetError`, `ConfigError`, `OutputError` or a `WorkerError`."""
+    out = Path(out)
     artifacts.refuse_existing(out, overwrite=overwrite)
-    labels = label_ids(student if _names_classes(student) else teacher)
-    order = _order(teacher, student, labels)
-    return run_training(
-        student, labels, train, evaluation, out, config, overwrite=overwrite, worker=worker, teacher=(teacher, order)
-    )
+    if config.teacher is None:
+        raise ConfigError("teacher is missing; name the checkpoint to learn from")
+    teacher = Checkpoint.read(resolve(config.teacher), config.task)
+    student = Checkpoint.read(resolve(str(model)), teacher.task.name)
+    settings, order = dict(teacher.settings), None
+    if "labels" in settings:
+        settings["labels"] = list((student if "id2label" in student.config else teacher).labels)
+        order = _order(teacher, student, settings["labels"])
+    train = read_texts(config.data, teacher.task)
+    worker = Worker(on_progress=on_progress)
+    return run_training(student, settings, train, out, config, overwrite=overwrite, worker=worker, teacher=(teacher, order))
 
 
-def _names_classes(model: Path) -> bool:
-    return "id2label" in read_config(model)
-
-
-def _order(teacher: Path, student: Path, labels: dict[str, int]) -> tuple[int, ...]:
-    """The teacher's number of each of the student's classes: by name, or by place if the teacher has no names."""
-    theirs = {name.casefold(): number for name, number in label_ids(teacher).items()}
+def _order(teacher: Checkpoint, student: Checkpoint, labels: list[str]) -> tuple[int, ...] | None:
+    """The teacher's number of each of the student's classes, by name; None if they are the same, or the teacher has no names."""
+    theirs = {name.casefold(): number for name, number in teacher.label_ids.items()}
     if {name.casefold() for name in labels} == set(theirs):
-        return tuple(theirs[name.casefold()] for name in labels)
-    if not _names_classes(teacher) and len(theirs) == len(labels):
-        return tuple(range(len(labels)))
+        order = tuple(theirs[name.casefold()] for name in labels)
+        return order if order != tuple(range(len(labels))) else None
+    if "id2label" not in teacher.config and len(theirs) == len(labels):
+        return None
     raise CheckpointError(
-        f"{student}: its classes are {', '.join(labels)}, but those of the teacher {teacher} are {', '.join(label_ids(teacher))}; "
-        "give two checkpoints with the same classes"
+        f"{student.path}: its classes are {', '.join(labels)}, but those of the teacher {teacher.path} are "
+        f"{', '.join(teacher.labels)}; give two checkpoints with the same classes"
     )

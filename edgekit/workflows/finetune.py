@@ -1,179 +1,146 @@
-"""Fine-tune an encoder as a text classifier; torch stays in a worker."""
+"""Fine-tune an encoder for a task on texts; torch stays in a worker."""
 
-import dataclasses
 import hashlib
 import importlib.metadata
 import json
-import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from edgekit.data.sources import TextRows, is_fraction
-from edgekit.data.text import class_numbers
+from edgekit.data import sources
+from edgekit.data.encode import Encoding
+from edgekit.data.representative import draw
+from edgekit.data.samples import Array, Samples
+from edgekit.data.sources import TextRows
+from edgekit.data.text import token_specs
 from edgekit.errors import ConfigError, DatasetError
-from edgekit.models.checkpoint import label_ids, read_config
-from edgekit.spec import shown
+from edgekit.models.checkpoint import Checkpoint, resolve
+from edgekit.spec import DataSpec, shown
 from edgekit.stages.train import loop
 from edgekit.stages.train.config import FinetuneConfig, FinetuneResult
-from edgekit.stages.train.tokens import Encoded
 from edgekit.system import artifacts
-from edgekit.system.artifacts import MANIFEST
-from edgekit.system.worker import Worker
-
-__all__ = ["MANIFEST", "FinetuneConfig", "FinetuneResult", "finetune"]
+from edgekit.system.serial import plain
+from edgekit.system.worker import OnProgress, Worker
+from edgekit.tasks.base import Task
 
 _TOOLS = ("torch", "transformers", "tokenizers")
+# Settings that leave the result as it is, or whose rows are digested themselves.
+_NOT_DECIDING: Mapping[str, Any] = {"checkpoint_every": 0, "data": None, "evaluation_data": None}
 
 
 def finetune(
-    model: Path,
-    train: TextRows,
-    evaluation: TextRows | None,
-    out: Path,
-    config: FinetuneConfig,
-    *,
-    overwrite: bool = False,
-    worker: Worker = Worker(),  # noqa: B008 - frozen
+    model: str | Path, out: str | Path, config: FinetuneConfig, *, overwrite: bool = False, on_progress: OnProgress = None
 ) -> FinetuneResult:
-    """Train `model` on `train` and publish the checkpoint folder `out`, with a tokenizer and the manifest edgekit.json.
+    """Train `model` on `config.data` and publish the checkpoint folder `out`, with a tokenizer and the manifest edgekit.json.
 
-    Without evaluation rows `config.holdout` of the training rows, drawn by class with the seed, are kept back. A run
-    that was killed goes on where it last wrote its state if model, data and settings are the same.
-    Raises `CheckpointError`, `DatasetError`, `ConfigError`, `OutputError` or a `WorkerError`.
-    """
+    Without evaluation data `config.holdout` of the training rows, drawn with the seed, by class where each row has one, are
+    kept back. A run that was killed goes on where it last wrote its state if model, data and settings are the same.
+    Raises `CheckpointError`, `DatasetError`, `ConfigError`, `OutputError` or a `WorkerError`."""
+    out = Path(out)
     artifacts.refuse_existing(out, overwrite=overwrite)
-    labels = _classes(model, train, config)
-    return run_training(model, labels, train, evaluation, out, config, overwrite=overwrite, worker=worker)
+    checkpoint = Checkpoint.read(resolve(str(model)), config.task)
+    train = read_texts(config.data, checkpoint.task)
+    names = checkpoint.labels if "id2label" in checkpoint.config else ()
+    labelled = replace(train, class_names=config.labels) if config.labels else train
+    settings = checkpoint.task.settings_for(labelled, checkpoint.config, names, config.problem, checkpoint.has_head)
+    return run_training(checkpoint, settings, train, out, config, overwrite=overwrite, worker=Worker(on_progress=on_progress))
+
+
+def read_texts(data: DataSpec | None, task: Task, *, labelled: bool = True) -> TextRows:
+    """The rows of a text data set, with labels where they are needed.
+
+    Raises `ConfigError` where there is no data set, `DatasetError` for one of any other kind."""
+    if data is None:
+        raise ConfigError("--dataset is missing: name the rows to learn from")
+    rows = sources.read(data, task.columns, labelled=labelled)
+    if not isinstance(rows, TextRows):
+        raise DatasetError(f"{data.origin}: holds no texts; give a .tsv, .csv, .jsonl or .parquet file, or hub:NAME")
+    if labelled and rows.labels is None:
+        raise DatasetError(f"{data.origin}: its labels are withheld; give a split that has them")
+    return rows if data.samples is None else sources.take(rows, draw(rows, data.samples, data.seed))
+
+
+def encode(rows: TextRows, checkpoint: Checkpoint, settings: Mapping[str, Any], max_length: int) -> Samples:
+    """The rows as the checkpoint's tokenizer splits them, with the labels of a head with these settings.
+
+    Raises `ConfigError` if the checkpoint takes fewer tokens, and what the task's `encode` does."""
+    checkpoint.check_length(max_length)
+    encoding = Encoding(checkpoint.tokenizer, vocabulary=checkpoint.vocabulary)
+    return checkpoint.task.encode(rows, token_specs(max_length, segments=rows.pairs is not None), encoding, settings, Path())
 
 
 def run_training(
-    model: Path,
-    labels: dict[str, int],
+    checkpoint: Checkpoint,
+    settings: Mapping[str, Any],
     train: TextRows,
-    evaluation: TextRows | None,
     out: Path,
     config: FinetuneConfig,
     *,
     overwrite: bool,
     worker: Worker,
-    teacher: tuple[Path, tuple[int, ...]] | None = None,
+    teacher: tuple[Checkpoint, tuple[int, ...] | None] | None = None,
 ) -> FinetuneResult:
-    """What fine-tuning and distillation have in common, once the classes of the head are settled; `teacher` as in `loop.Job`."""
-    numbers = _numbers(train, labels)
+    """What fine-tuning and distillation have in common, once the head is settled; `teacher` as in `loop.Job`."""
+    started = time.perf_counter()
+    evaluation = read_texts(config.evaluation_data, checkpoint.task) if config.evaluation_data else None
+    models = {"": checkpoint} | ({loop.TEACHER: teacher[0]} if teacher else {})
+    parts: dict[str, Samples] = {}
+    for prefix, model in models.items():
+        learn = encode(train, model, settings, config.max_length)
+        if evaluation is not None:
+            judge = encode(evaluation, model, settings, config.max_length)
+        else:
+            if not prefix:
+                kept, held = _split(learn, train.origin, config)
+            learn, judge = learn.take_rows(kept), learn.take_rows(held)
+        parts |= {f"{prefix}{loop.TRAIN}": learn, f"{prefix}{loop.EVALUATION}": judge}
     if evaluation is None:
-        kept, held = _split(numbers, config)
         evaluated_on = f"{len(held)} of the {len(train)} rows of {shown(train.origin)}, held out"
-        learn, judge = _rows(train, numbers, kept), _rows(train, numbers, held)
     else:
         evaluated_on = f"{len(evaluation)} rows of {shown(evaluation.origin)}"
-        learn, judge = _rows(train, numbers), _rows(evaluation, _numbers(evaluation, labels))
-    parents = {model.resolve().name: artifacts.sha256(model), train.origin: _digest(learn)}
+    parents = {checkpoint.name: artifacts.sha256(checkpoint.path), train.origin: digest_of(train)}
     if evaluation is not None:
-        parents[evaluation.origin] = _digest(judge)
+        parents[f"{evaluation.origin} (evaluation)" if evaluation.origin in parents else evaluation.origin] = digest_of(evaluation)
     if teacher is not None:
-        name = teacher[0].resolve().name
-        parents[f"teacher {name}" if name in parents else name] = artifacts.sha256(teacher[0])
+        name = teacher[0].name
+        parents[f"teacher {name}" if name in parents else name] = artifacts.sha256(teacher[0].path)
     tools = {tool: importlib.metadata.version(tool) for tool in _TOOLS}
-    key = _digest([parents, _digest(judge), labels, _deciding(config), tools, teacher[1] if teacher else None])
-    job = loop.Job(model, labels, learn, judge, evaluated_on, config, key, teacher)
-    with artifacts.claimed(out.parent / f".{out.name}.resume") as room:
-        try:
-            result = worker.run(loop.run, job, room).value
-            with artifacts.staged(out, overwrite=overwrite) as partial:
-                (room / loop.MODEL).rename(partial)
-                manifest = artifacts.describe(
-                    partial, "checkpoint", name=out.name, parents=parents, config=config, tools=_TOOLS, measured=result
-                )
-                artifacts.write_manifest(partial, manifest)
-        except BaseException:
-            if not any(room.glob(f"{loop.STATE}*")):
-                shutil.rmtree(room, ignore_errors=True)
-            raise
-        shutil.rmtree(room, ignore_errors=True)
+    resume, deciding = out.parent / f".{out.name}.resume", replace(config, **_NOT_DECIDING)
+    key = digest_of([parents, settings, deciding, tools, teacher[1] if teacher else None])
+    with artifacts.resumable(resume, f"{loop.STATE}*") as room, artifacts.work_folder("edgekit-train-") as rows:
+        for name, samples in parts.items():
+            samples.save(rows / name)
+        seconds = time.perf_counter() - started
+        job = loop.Job(checkpoint, settings, rows, evaluated_on, config, key, teacher, seconds)
+        result = worker.run(loop.run, job, room).value
+        with artifacts.published(
+            out, "checkpoint", parents=parents, config=config, tools=_TOOLS, measured=result, overwrite=overwrite
+        ) as draft:
+            (room / loop.MODEL).rename(draft.path)
     return result
 
 
-def _classes(model: Path, train: TextRows, config: FinetuneConfig) -> dict[str, int]:
-    """Class name to class number of the head: the model's own names where they are as many, else the data's."""
-    if train.labels is None:
-        raise DatasetError(f"{train.origin}: has no label column; name it with --label-column")
-    if not train.labels:
-        raise DatasetError(f"{train.origin}: holds no rows; give a file with at least one of each class")
-    found = set(train.labels)
-    if fractions := sorted(label for label in found if is_fraction(label) and label not in config.labels):
-        raise DatasetError(
-            f"{train.origin}: the label {fractions[0]} is a fraction, no class; a regression is not trained here, so give classes "
-            "or set --label-column"
-        )
-    if len(found) < 2:
-        raise DatasetError(f"{train.origin}: all rows have the label {train.labels[0]!r}; give rows of at least two classes")
-    named = label_ids(model) if "id2label" in read_config(model) else {}
-    if all(isinstance(label, str) for label in found):
-        names = sorted(str(label) for label in found)
-        if config.labels:
-            if missing := [name for name in names if name not in config.labels]:
-                raise ConfigError(
-                    f"{train.origin}: the label {missing[0]!r} is not among the labels {', '.join(config.labels)}; add it"
-                )
-            return {name: number for number, name in enumerate(config.labels)}
-        if {name.casefold() for name in names} == {name.casefold() for name in named}:
-            return named
-        return {name: number for number, name in enumerate(names)}
-    if not all(isinstance(label, int) for label in found):
-        raise DatasetError(f"{train.origin}: some labels are numbers and some are names; use one or the other")
-    given = config.labels or train.class_names
-    known_names = {name: number for number, name in enumerate(given)} if given else named
-    if {str(label) for label in found} <= known_names.keys():
-        return known_names
-    count = len(given) if given else max(int(label) for label in found) + 1
-    numbers = {int(label) for label in found}
-    if strays := sorted(numbers - set(range(count))):
-        known = f"the {count} classes {', '.join(given)}" if given else "0 and upwards"
-        raise DatasetError(f"{train.origin}: the label {strays[0]} is outside {known}; mend the labels")
-    if not given and (gaps := sorted(set(range(count)) - numbers)):
-        raise DatasetError(
-            f"{train.origin}: no row has the label {gaps[0]} but some have {count - 1}; number the classes 0, 1, 2, …"
-        )
-    if given:
-        return {name: number for number, name in enumerate(given)}
-    return named if len(named) == count else {f"LABEL_{number}": number for number in range(count)}
-
-
-def _numbers(rows: TextRows, labels: dict[str, int]) -> np.ndarray:
-    numbers = class_numbers(rows, labels)
-    if numbers is None:
-        raise DatasetError(f"{rows.origin}: has no label column; name it with --label-column")
-    if len(numbers) == 0:
-        raise DatasetError(f"{rows.origin}: holds no rows; give at least one")
-    return numbers
-
-
-def _split(numbers: np.ndarray, config: FinetuneConfig) -> tuple[np.ndarray, np.ndarray]:
-    """Sorted indices of the rows to learn from and of those held out: the same share of every class, one at least of each."""
+def _split(samples: Samples, origin: str, config: FinetuneConfig) -> tuple[Array, Array]:
+    """Sorted numbers of the rows to learn from and of those held out: the same share of every class where each row has one."""
     rng = np.random.default_rng(config.seed)
+    rows = np.arange(len(samples)) if samples.row is None else np.unique(samples.row)
+    groups, labels = [rows], samples.labels
+    if labels is not None and samples.row is None and labels.ndim == 1 and labels.dtype.kind == "i":
+        groups = [np.flatnonzero(labels == number) for number in np.unique(labels)]
     held: list[int] = []
-    for number in np.unique(numbers):
-        members = np.flatnonzero(numbers == number)
+    for members in groups:
         if len(members) < 2:
-            raise DatasetError(f"class {number} has a single row, too few to hold one out; add rows or give evaluation data")
+            what = f"class {labels[members[0]]} has" if labels is not None and len(groups) > 1 else f"{origin}: has"
+            raise DatasetError(f"{what} a single row, too few to hold one out; add rows or give evaluation data")
         count = min(max(1, round(len(members) * config.holdout)), len(members) - 1)
         held += rng.choice(members, count, replace=False).tolist()
-    mask = np.zeros(len(numbers), bool)
-    mask[held] = True
-    return np.flatnonzero(~mask), np.flatnonzero(mask)
+    return np.setdiff1d(rows, held), np.sort(held)
 
 
-def _rows(rows: TextRows, numbers: np.ndarray, chosen: np.ndarray | None = None) -> Encoded:
-    indices = range(len(rows)) if chosen is None else chosen.tolist()
-    pairs = None if rows.pairs is None else tuple(rows.pairs[index] for index in indices)
-    return Encoded(tuple(rows.texts[index] for index in indices), pairs, tuple(int(numbers[index]) for index in indices))
-
-
-def _deciding(config: FinetuneConfig) -> FinetuneConfig:
-    """The settings without those that leave the result as it is."""
-    return dataclasses.replace(config, checkpoint_every=0)
-
-
-def _digest(value: object) -> str:
-    return hashlib.sha256(json.dumps(artifacts.to_jsonable(value), sort_keys=True).encode()).hexdigest()
+def digest_of(value: object) -> str:
+    """SHA-256 of what `plain` makes of a value."""
+    return hashlib.sha256(json.dumps(plain(value), sort_keys=True).encode()).hexdigest()

@@ -1,188 +1,181 @@
-"""Labels and scores of texts and images from a .tflite alone: its tokenizer, labels and settings travel inside it."""
+"""Answers of a .tflite alone, without torch and TensorFlow: its tokenizer, task and settings travel inside it."""
 
+import tempfile
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from edgekit.data.encode import Encoding, is_image, is_text
+from edgekit.data.samples import Array, Samples
+from edgekit.data.sources import ImageRows, TextRows
+from edgekit.data.text import open_tokenizer
 from edgekit.errors import CheckpointError, DatasetError, ModelFormatError
-from edgekit.spec import Signature
-from edgekit.tflite import flatbuffer, lengths, metadata, package
-from edgekit.tflite.interpreter import quantize
+from edgekit.spec import DataSpec, Signature
+from edgekit.tasks.base import Prediction
+from edgekit.tflite import flatbuffer, lengths
+from edgekit.tflite.interpreter import dequantize, quantize
 from edgekit.tflite.lengths import LengthsModel
-from edgekit.tflite.package import LABELS, TOKENIZER
-
-# Input name -> attribute of a tokenizers Encoding.
-_FIELDS = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
+from edgekit.tflite.package import TOKENIZER
+from edgekit.workflows.inputs import encoding_of, read_task
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """The likeliest label and every label's score: a probability, or the value itself where the model gives one value.
-
-    `milliseconds` counts tokenizing or decoding and one inference. `remark` says what happened to an input that was empty
-    or too long. `inputs` are the arrays that the file was given, by name, as it stores them, and `signature` is the one that
-    took them, where the file has one for each of several lengths.
-    """
-
-    label: str
-    scores: Mapping[str, float]
-    milliseconds: float
-    remark: str = ""
-    inputs: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
-    signature: str | None = None
+def load(path: Path | str, threads: int = 2, task: str | None = None) -> "Predictor":
+    """The file at `path`, ready to answer; `task` is for one that says nothing of its own. Raises as `Predictor` does."""
+    return Predictor(Path(path), threads=threads, task=task)
 
 
 class Predictor:
-    """A loaded classifier. A malformed file can crash the process: load files of unknown origin in a child of your own."""
+    """A loaded file. A malformed one can crash the process: load files of unknown origin in a child of your own."""
 
-    def __init__(self, path: Path, *, threads: int = 2) -> None:
-        """Load `path`, with what it needs from inside it, or for older files from the tokenizer and manifest beside it.
+    def __init__(self, path: Path, *, threads: int = 2, task: str | None = None) -> None:
+        """Load `path`, with what it needs from inside it, or with the tokenizer beside it where it holds none.
 
-        Raises `ModelFormatError` for a file that is damaged or no classifier, `CheckpointError` for an unusable tokenizer,
-        and `UnsupportedOpError`.
-        """
+        Raises `ModelFormatError` for a file that is damaged or takes neither texts nor an image, `CheckpointError` for an
+        unusable tokenizer, `ConfigError` for an unknown `task`, and `UnsupportedOpError`."""
         self.path = path
+        self._file = flatbuffer.read(path)
+        self.task, self.settings = read_task(self._file, task)
         self._model = lengths.load_lazily(path, threads=threads)
-        if described := self._model.metadata:
-            try:
-                metadata.parse(described)
-            except ModelFormatError as error:
-                raise ModelFormatError(f"{path}: {error}; convert or download it again") from None
-        files = package.read_files(path, (TOKENIZER, LABELS))
-        signature = self._model.signature
-        shape = signature.outputs[0].shape if signature.outputs else ()
-        if len(shape) != 2 or shape[0] not in (1, -1) or not signature.inputs:
-            raise ModelFormatError(f"{path}: is no classifier (its first output has shape {list(shape)}); give one")
-        self._settings = self._read_settings()
-        self.is_text = all(len(spec.shape) == 2 for spec in signature.inputs)
-        if not self.is_text and (len(signature.inputs) != 1 or len(signature.inputs[0].shape) != 4):
-            listed = ", ".join(f"{spec.name} {list(spec.shape)}" for spec in signature.inputs)
+        inputs = self.signature.inputs
+        self.is_text = is_text(inputs)
+        if not self.is_text and not is_image(inputs):
+            listed = ", ".join(f"{spec.name} {list(spec.shape)}" for spec in inputs) or "nothing"
             raise ModelFormatError(f"{path}: takes {listed}, neither text nor an image; use edgekit evaluate with an .npz file")
-        self.labels = self._read_labels(files, shape[1])
-        self.tokenizer = self._read_tokenizer(files.get(TOKENIZER)) if self.is_text else None
-
-    @property
-    def pairs(self) -> bool:
-        """Whether it judges pairs of texts."""
-        return bool(self._settings.get("pairs", False))
-
-    @property
-    def activation(self) -> str:
-        """What makes scores of its outputs: softmax, sigmoid or none."""
-        return str(self._settings.get("activation", "softmax"))
+        self._room = tempfile.TemporaryDirectory(prefix="edgekit-predict-")
+        self._encoding = self._read_encoding()
 
     @property
     def signature(self) -> Signature:
         """Its inputs and outputs."""
         return self._model.signature
 
-    def text(self, text: str, pair: str | None = None) -> Prediction:
-        """Judge one text, or a text and its second half. Raises `DatasetError` if the model takes the other kind."""
-        if self.tokenizer is None:
-            raise DatasetError(f"{self.path}: takes images; give image files")
-        if (pair is not None) != self.pairs:
-            wanted = (
-                "pairs of texts; give the second after a tab or with --pair" if self.pairs else "single texts; leave --pair out"
-            )
-            raise DatasetError(f"{self.path}: takes {wanted}")
+    @property
+    def halves(self) -> tuple[str, ...]:
+        """What its texts are called: one name, or those of the two texts of a row."""
+        if not self.settings["pairs"]:
+            return ("text",)
+        return self.task.columns.texts[0] if self.task.columns.pairs else ("first text", "second text")
+
+    def __call__(
+        self, text: str | Path | None = None, pair: str | None = None, *, question: str | None = None, context: str | None = None
+    ) -> Prediction:
+        """The answer for one text, a text and its second half, a question and its context, or an image file.
+
+        Raises `DatasetError` for a row that the model does not take."""
         started = time.perf_counter()
+        samples, remark = self.encode(question if text is None else text, context if pair is None else pair)
+        return replace(self.answer(samples, started), remark=remark)
+
+    def batch(self, rows: Iterable[Any]) -> list[Prediction]:
+        """Answers one after the other: a row is a text, a pair, an image file, or the arguments of a call by name."""
+        return [
+            self(**row) if isinstance(row, Mapping) else self(*row) if isinstance(row, tuple | list) else self(row) for row in rows
+        ]
+
+    def encode(self, first: str | Path | None, second: str | None = None) -> tuple[Samples, str]:
+        """The samples of one row, and what happened to a text that was empty or too long. Raises `DatasetError`."""
+        folder = nullcontext(self._room.name) if self.is_text else tempfile.TemporaryDirectory(dir=self._room.name)
+        with folder as place:
+            rows = self._rows(first, second)
+            samples = self.task.encode(rows, self.signature.inputs, self._encoding, self.settings, Path(place))
+        remark = ""
+        if isinstance(rows, TextRows):
+            remark = "" if str(first).strip() else "the text is empty"
+            if samples.row is None and self._is_cut(rows, samples):
+                tokens = self.signature.inputs[0].shape[1]
+                remark = f"the text is too long: cut to the {tokens} tokens that the model takes, as in training"
+        return samples, remark
+
+    def answer(self, samples: Samples, started: float) -> Prediction:
+        """The answer for the samples of one row; its time counts from `started`, by `time.perf_counter`."""
+        runs = []
+        for number in range(len(samples)):
+            row = self._stored(samples, number)
+            if isinstance(self._model, LengthsModel):
+                before = time.perf_counter()
+                self._model.prepare(row)
+                started += time.perf_counter() - before
+            runs.append(self._model.run(row))
+        outputs = {name: np.concatenate([run[name] for run in runs]) for name in runs[0]}
+        prediction = self.task.predict(outputs, samples)
+        return replace(prediction, milliseconds=(time.perf_counter() - started) * 1e3)
+
+    def fed(self, samples: Samples) -> tuple[dict[str, Array], str | None]:
+        """The first sample's arrays (1, …) as stored in the file, and the signature that takes them where it is one of several."""
+        row = self._stored(samples, 0)
+        if isinstance(self._model, LengthsModel):
+            signature, row = self._model.prepare(row)
+            return row, signature
+        return row, None
+
+    def read(self, stored: Mapping[str, Any], samples: Samples) -> Prediction:
+        """The answer in flat outputs by name, as the file stores them, of the one sample in `samples`, fed as `fed` says.
+
+        Raises `DatasetError` for outputs that are not those of the file."""
+        outputs = {}
+        for spec in self._file.signature(self._file.entry(self.fed(samples)[1])).outputs:
+            try:
+                values = np.array(stored[spec.name], np.dtype(spec.dtype)).reshape([abs(size) for size in spec.shape])
+            except (KeyError, TypeError, ValueError, OverflowError) as error:
+                raise DatasetError(f"{self.path}: output {spec.name} {list(spec.shape)} is not there ({error})") from None
+            outputs[spec.name] = dequantize(values, spec)
+        if isinstance(self._model, LengthsModel):
+            outputs = lengths.widen(outputs, self.signature, samples.inputs[lengths.MASK])
+        return self.task.predict(outputs, samples)
+
+    def _stored(self, samples: Samples, number: int) -> dict[str, Array]:
+        return {spec.name: quantize(samples.inputs[spec.name][number : number + 1], spec) for spec in self.signature.inputs}
+
+    def _rows(self, first: str | Path | None, second: str | None) -> TextRows | ImageRows:
+        if not self.is_text:
+            if second is not None or not first:
+                named = ", and the name given is empty; give an image file" if first == "" else "; give image files"
+                raise DatasetError(f"{self.path}: takes images{named}")
+            return ImageRows((Path(first),), None, None, str(first))
+        if isinstance(first, Path):
+            raise DatasetError(f"{self.path}: takes texts, not images")
+        names = self.halves
+        if first is None or (second is not None) != (len(names) == 2):
+            takes = "single texts; leave --pair out"
+            if self.task.columns.pairs:
+                takes = f"a {' and a '.join(names)}; give {' and '.join(f'--{name}' for name in names)}, or a tab between them"
+            elif len(names) == 2:
+                takes = "pairs of texts; give the second after a tab or with --pair"
+            raise DatasetError(f"{self.path}: takes {takes}")
         try:
-            (text + (pair or "")).encode()
+            f"{first}{second or ''}".encode()
         except UnicodeEncodeError:
             raise DatasetError(f"{self.path}: a text is not UTF-8; convert it, for example with iconv") from None
-        encoding = self.tokenizer.encode(text, pair)
-        row = {spec.name: np.array([getattr(encoding, _FIELDS[spec.name])], np.int32) for spec in self._model.signature.inputs}
-        remark = "" if text.strip() else "the text is empty"
-        if encoding.overflowing:
-            remark = f"the text is too long: cut to the {len(encoding.ids)} tokens that the model takes, as in training"
-        return self._run(row, started, remark)
+        return TextRows((first,), None if second is None else (second,), None, str(self.path))
 
-    def image(self, path: Path) -> Prediction:
-        """Judge one image file. Raises `DatasetError` if it cannot be read."""
-        if self.tokenizer is not None:
-            raise DatasetError(f"{self.path}: takes texts, not images")
-        from edgekit.data.images import Preprocessing, for_input, read_image
+    def _is_cut(self, rows: TextRows, samples: Samples) -> bool:
+        """Only a row without padding can have lost tokens."""
+        mask = samples.inputs.get(lengths.MASK)
+        if (mask is not None and not mask.all()) or self._encoding.tokenizer is None:
+            return False
+        tokenizer = open_tokenizer(self._encoding.tokenizer, self.signature.inputs[0].shape[1], pair=rows.pairs is not None)
+        return bool(tokenizer.encode(rows.texts[0], rows.pairs[0] if rows.pairs else None).overflowing)
 
-        spec = self._model.signature.inputs[0]
-        usual = Preprocessing()
-        started = time.perf_counter()
-        _, height, width, channels = spec.shape
-        mean, std = (tuple(self._settings.get(name, getattr(usual, name))) for name in ("mean", "std"))
-        how = for_input(spec, Preprocessing(mean, std, bool(self._settings.get("crop", usual.crop))))
-        pixels = read_image(path, height, width, channels, crop=how.crop)
-        real = (pixels - np.asarray(how.mean, np.float32)) / np.asarray(how.std, np.float32)
-        return self._run({spec.name: real[np.newaxis]}, started, "")
-
-    def _run(self, row: Mapping[str, np.ndarray], started: float, remark: str) -> Prediction:
-        row = {spec.name: quantize(row[spec.name], spec) for spec in self._model.signature.inputs}
-        fed, signature = row, None
-        if isinstance(self._model, LengthsModel):
-            before = time.perf_counter()
-            signature, fed = self._model.prepare(row)
-            started += time.perf_counter() - before
-        values = next(iter(self._model.run(row).values()))[0].astype(np.float64)
-        activation = self.activation
-        if activation == "softmax":
-            values = np.exp(values - values.max())
-            values /= values.sum()
-        elif activation == "sigmoid":
-            values = 1 / (1 + np.exp(-values))
-        milliseconds = (time.perf_counter() - started) * 1e3
-        scores = dict(zip(self.labels, values.tolist(), strict=True))
-        return Prediction(self.labels[int(values.argmax())], scores, milliseconds, remark, fed, signature)
-
-    def _read_settings(self) -> dict[str, Any]:
-        if found := package.settings(self.path):
-            return found
-        told = metadata.normalization(self._model.metadata)
-        settings = {name: value for name, value in zip(("mean", "std"), told, strict=True) if value}
-        from edgekit.stages.quantize.mediapipe import gives_probabilities
-        from edgekit.workflows.assess import manifest_of
-
-        manifest = manifest_of(self.path)
-        settings |= {name: value for name in ("mean", "std") if (value := manifest.get("config", {}).get(name))}
-        pairs = "token_type_ids" in self._model.signature.input_names
-        labels = manifest.get("measured", {}).get("labels", {})
-        activation = "none" if gives_probabilities(flatbuffer.read(self.path)) else "softmax"
-        return {**settings, "pairs": pairs, "labels": list(labels), "activation": activation}
-
-    def _read_labels(self, files: Mapping[str, bytes], classes: int) -> list[str]:
-        """The settings' own, else those of a labels file, else the classes' numbers."""
-        labels = [str(label) for label in self._settings.get("labels", ())]
-        if not labels and LABELS in files:
-            labels = files[LABELS].decode(errors="replace").splitlines()
-        if not labels:
-            # Class 0 is what a sigmoid's one value speaks against.
-            return [str(number) for number in range(classes)] if classes > 1 else ["value"]
-        if len(labels) != classes:
-            raise ModelFormatError(
-                f"{self.path}: names {len(labels)} labels but gives {classes} scores; convert it again with the right labels"
-            )
-        if len(set(labels)) < len(labels):
-            return [f"{number} {label}" if labels.count(label) > 1 else label for number, label in enumerate(labels)]
-        return labels
-
-    def _read_tokenizer(self, content: bytes | None) -> Any:
-        if unknown := [name for name in self._model.signature.input_names if name not in _FIELDS]:
-            raise ModelFormatError(f"{self.path}: text cannot fill its input {unknown[0]}; use edgekit evaluate with an .npz file")
-        if content is not None:
-            from tokenizers import Tokenizer
-
-            try:
-                return Tokenizer.from_buffer(content)
-            except Exception as error:  # the package raises bare exceptions
-                raise ModelFormatError(
-                    f"{self.path}: its {TOKENIZER} is damaged ({str(error)[:200]}); convert or download it again"
-                ) from None
-        from edgekit.data.text import open_tokenizer
-
-        beside = self.path.parent / "tokenizer.json"
-        if not beside.is_file():
+    def _read_encoding(self) -> Encoding:
+        """How rows are encoded. Raises `CheckpointError` for a tokenizer that is missing or unusable."""
+        encoding = encoding_of(self._file, self.settings, DataSpec(""), Path(self._room.name))
+        if not self.is_text:
+            return encoding
+        if encoding.tokenizer is None:
             raise CheckpointError(
                 f"{self.path}: holds no tokenizer, and there is no tokenizer.json beside it; convert the checkpoint again"
             )
-        return open_tokenizer(self.path.parent, self._model.signature.inputs[0].shape[1], pair=self.pairs)
+        try:
+            open_tokenizer(encoding.tokenizer, self.signature.inputs[0].shape[1], pair=self.settings["pairs"])
+        except CheckpointError as error:
+            if encoding.tokenizer == self.path.parent:
+                raise
+            raise ModelFormatError(
+                f"{self.path}: its {TOKENIZER} is damaged ({error.message[:200]}); convert or download it again"
+            ) from None
+        return encoding

@@ -113,6 +113,84 @@ def lie(model: Path, target: Path) -> None:
     target.write_bytes(tree.pack(root))
 
 
+def ruin(model: Path, target: Path) -> None:
+    """A file whose last two of its largest layers have their weights shuffled, where float16 should be."""
+    import numpy as np
+
+    from edgekit.tflite import tree
+
+    root = tree.load(model.read_bytes())
+    assert root is not None
+    graph = root.subgraphs[0]
+    fully_connected = {place for place, code in enumerate(root.operatorCodes) if code.builtinCode == 9}
+    buffers = [graph.tensors[op.inputs[1]].buffer for op in graph.operators if op.opcodeIndex in fully_connected]
+    sizes = [0 if root.buffers[place].data is None else len(root.buffers[place].data) for place in buffers]
+    for place in [place for place, size in zip(buffers, sizes, strict=True) if size == max(sizes)][-2:]:
+        values = np.asarray(root.buffers[place].data).view(np.float32)
+        root.buffers[place].data = np.random.default_rng(0).permutation(values).view(np.uint8)
+    target.write_bytes(tree.pack(root))
+
+
+def write_detector(path: Path) -> None:
+    """Input `image` (1, 3, 8, 8); `boxes` (1, 20, 4) and `scores` (1, 20) from dense layers over a convolution."""
+    import numpy as np
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    draw = np.random.default_rng(0)
+    shapes = {"w1": (16, 3, 3, 3), "b1": (16,), "w2": (1024, 80), "b2": (80,), "w3": (1024, 20), "b3": (20,)}
+    weights = [
+        numpy_helper.from_array((0.1 * draw.standard_normal(shape)).astype(np.float32), name) for name, shape in shapes.items()
+    ]
+    nodes = [
+        helper.make_node("Conv", ["image", "w1", "b1"], ["first"], pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["first"], ["second"]),
+        helper.make_node("Flatten", ["second"], ["flat"]),
+        helper.make_node("Gemm", ["flat", "w2", "b2"], ["corners"]),
+        helper.make_node("Reshape", ["corners", "shape"], ["boxes"]),
+        helper.make_node("Gemm", ["flat", "w3", "b3"], ["raw"]),
+        helper.make_node("Sigmoid", ["raw"], ["scores"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "detector",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, 8, 8])],
+        [
+            helper.make_tensor_value_info("boxes", TensorProto.FLOAT, [1, 20, 4]),
+            helper.make_tensor_value_info("scores", TensorProto.FLOAT, [1, 20]),
+        ],
+        [*weights, numpy_helper.from_array(np.array([1, 20, 4]), "shape")],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+
+
+def write_prices(path: Path, rows: Path) -> None:
+    """Input `x` (1, 16), output `price` (1, 1) around 2,000, and 128 rows with what it says of them as their labels."""
+    import numpy as np
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+    from onnx.reference import ReferenceEvaluator
+
+    draw = np.random.default_rng(0)
+    shapes = {"w1": (16, 32), "b1": (32,), "w2": (32, 1)}
+    weights = [numpy_helper.from_array(draw.standard_normal(shape).astype(np.float32), name) for name, shape in shapes.items()]
+    nodes = [
+        helper.make_node("Gemm", ["x", "w1", "b1"], ["first"]),
+        helper.make_node("Relu", ["first"], ["second"]),
+        helper.make_node("Gemm", ["second", "w2", "b2"], ["price"]),
+    ]
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in (("x", [1, 16]), ("price", [1, 1]))]
+    weights.append(numpy_helper.from_array(np.array([2000], np.float32), "b2"))
+    model = helper.make_model(
+        helper.make_graph(nodes, "prices", ends[:1], ends[1:], weights), opset_imports=[helper.make_opsetid("", 17)], ir_version=8
+    )
+    onnx.save(model, path)
+    features = draw.standard_normal((128, 16)).astype(np.float32)
+    run = ReferenceEvaluator(model).run
+    labels = np.array([run(None, {"x": row[np.newaxis]})[0][0, 0] for row in features])
+    np.savez(rows, x=features, labels=labels)
+
+
 def crash(*_: object) -> None:
     os.abort()
 

@@ -71,7 +71,8 @@ def figures(scheme: str, size: int, p50: float, lost: int = 0, total: int = 500)
         "gzip_bytes": None,
         "scheme": scheme,
         "latency": {"runs": 30, "warmup": 5, "mean_ms": p50, "p50_ms": p50, "p90_ms": p50, "p99_ms": p50, "min_ms": p50},
-        "accuracy": share(0.9 - value),
+        "task": "tabular-classification",
+        "metric": {"metric": "accuracy", **share(0.9 - value), "percent": True},
         "agreement": share(1 - value),
         "drop": None if scheme == "float32" else drop,
         "partitions": 1,
@@ -92,10 +93,9 @@ def publish(
         "path": file.name,
         "size_bytes": size,
         "parents": {"/models/net.onnx": "0"},
-        "config": {"scheme": scheme, "max_drop": 0.05, "mean": [1, 2.5]}
-        | ({"representative_data": "/data/train rows"} if data else {}),
+        "config": {"scheme": scheme, "max_drop": 0.05, "mean": [1, 2.5]} | ({"data": "/data/train rows"} if data else {}),
         "measured": {
-            "measurement": figures(scheme, size, p50, lost) | ({} if data else {"accuracy": None}),
+            "measurement": figures(scheme, size, p50, lost) | ({} if data else {"metric": None}),
             "plan": {"made_by": made_by},
             "data": "500 rows of dev" if data else "16 random rows (no data given)",
         }
@@ -183,7 +183,11 @@ def test_measured_files_are_taken_as_they_are(folder: Path) -> None:
 
 def test_rows_to_judge_on_alone_count(network: Path, rows: Path, tmp_path: Path) -> None:
     np.savez(tmp_path / "x.npz", image=np.load(rows)["image"])
-    found = json.loads(run(network, "--evaluation-data", tmp_path / "x.npz", "--max-drop", "0", "--json").output)
+    found = json.loads(
+        run(
+            network, "--evaluation-data", tmp_path / "x.npz", "--task", "tabular-classification", "--max-drop", "0", "--json"
+        ).output
+    )
     assert found["question"]["data"] == "none"
     assert "judged on 120 rows of " in found["recommendation"]["path"][1]["decided_by"]
     assert not any("kept as" in (candidate["refused"] or "") for candidate in found["candidates"])
@@ -235,7 +239,7 @@ def test_what_was_rejected_is_told_with_its_figures(folder: Path) -> None:
     found = json.loads(run(folder, "--json").output)
     (told,) = [item for item in found["recommendation"]["passed"] if item["name"] == "int16x8"]
     assert told["verdict"] == "loses"
-    assert "loses 9.0 points (8.0 to 10.0" in told["why"]
+    assert "loses 9.0 points of accuracy (8.0 to 10.0" in told["why"]
 
 
 def test_figures_of_a_later_run_go_before_the_manifests(folder: Path) -> None:

@@ -87,7 +87,7 @@ def test_evaluate_finds_the_tokenizer_beside_the_file(float32: Path, dynamic: Pa
 def test_evaluate_agrees_with_the_figures_that_convert_found(float32: Path, tiny_tsv: Path) -> None:
     found = json.loads(edgekit("evaluate", float32, "--dataset", tiny_tsv, "--json").out)
     promised = json.loads(float32.with_suffix(".json").read_text())["measured"]["measurement"]
-    assert found["accuracy"] == promised["accuracy"]
+    assert found["metric"] == promised["metric"]
     assert found["scheme"] == "float32"
     assert found["latency"] is found["samples_per_s"] is None
 
@@ -108,7 +108,7 @@ def test_a_published_float32_file_is_a_source_with_its_own_tokenizer(float32: Pa
     assert said.code == 0, said.err
     measured = json.loads(said.out)["published"][0]["measurement"]
     promised = json.loads(float32.with_suffix(".json").read_text())["measured"]["measurement"]
-    assert measured["accuracy"]["count"] == pytest.approx(promised["accuracy"]["count"], abs=1)
+    assert measured["metric"]["count"] == pytest.approx(promised["metric"]["count"], abs=1)
 
 
 @pytest.mark.parametrize("broken", ["judged", "against"])
@@ -177,7 +177,7 @@ def test_export_to_onnx(tiny_bert: Path, tmp_path: Path) -> None:
     assert said.code == 0, said.err
     manifest = json.loads(said.out)
     assert manifest["size_bytes"] == target.stat().st_size
-    assert manifest["measured"]["parity"]["PyTorch to ONNX"]["same_argmax"] == 1
+    assert manifest["measured"]["parity"]["PyTorch to ONNX"]["max_rel"] < 1e-3
 
 
 @pytest.mark.parametrize("command", [(), ("guide",)])
@@ -283,7 +283,7 @@ def test_predict_needs_the_file_alone(alone: Path, dynamic: Path, tiny_tsv: Path
     assert all(list(line["scores"]) == ["negative", "positive"] for line in found)
     right = sum(["negative", "positive"].index(line["label"]) == int(label) for line, (_, label) in zip(found, rows, strict=True))
     manifest = json.loads(dynamic.with_suffix(".json").read_text())
-    assert right == manifest["measured"]["measurement"]["accuracy"]["count"]
+    assert right == manifest["measured"]["measurement"]["metric"]["count"]
 
 
 def test_predict_prints_a_line_for_each_text_and_tells_what_it_cut(alone: Path) -> None:
@@ -340,7 +340,7 @@ def test_predict_survives_what_crashes_the_interpreter(alone: Path) -> None:
 def test_evaluate_takes_tokenizer_and_labels_from_the_file(alone: Path, dynamic: Path, tiny_tsv: Path) -> None:
     inside = json.loads(edgekit("evaluate", alone, "--dataset", tiny_tsv, "--json").out)
     beside = json.loads(edgekit("evaluate", dynamic, "--dataset", tiny_tsv, "--json").out)
-    assert inside["accuracy"] == beside["accuracy"]
+    assert inside["metric"] == beside["metric"]
 
 
 def test_predict_loads_no_framework(alone: Path) -> None:

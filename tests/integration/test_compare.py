@@ -12,9 +12,9 @@ from edgekit.errors import ConfigError
 from edgekit.measure.judge import BenchmarkConfig
 from edgekit.report.content import Report
 from edgekit.report.html import page
+from edgekit.spec import DataSpec
 from edgekit.system.worker import Worker
-from edgekit.workflows.assess import Data
-from edgekit.workflows.compare import _exported, compare
+from edgekit.workflows.compare import CompareConfig, _exported, compare
 from tests import tiny
 from tests.commands import edgekit
 from tests.unit.measure.files import bag_onnx, ort_of
@@ -57,19 +57,22 @@ def folder(tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def report(folder: Path, tiny_tsv: Path) -> Report:
     versions = [folder / "first" / "bag.onnx", folder / "first" / "bag.ort", folder / "second" / "bag.onnx"]
-    return compare([str(path) for path in versions], Data(str(tiny_tsv)), QUICK, names=("A", "B", "C"), max_length=24)
+    return compare(
+        [str(path) for path in versions], DataSpec(str(tiny_tsv)), CompareConfig(("A", "B", "C"), max_length=24, timing=QUICK)
+    )
 
 
 def test_each_version_reads_the_rows_with_its_own_tokenizer(report: Report) -> None:
     assert report.versions == ("A", "B", "C")
     assert [row.failure for row in report.rows] == [None] * 3
     first, _, second = report.rows
-    assert first.accuracy is not None and first.accuracy.value > 0.9
-    assert second.accuracy == first.accuracy
+    assert first.metric is not None and first.metric.metric == "accuracy" and first.metric.value > 0.9
+    assert second.metric == first.metric
     assert second.agreement is not None and second.agreement.value == 1
     assert second.drop is not None and (second.drop.lost, second.drop.gained) == (0, 0)
     assert first.drop is None
-    assert first.loss == pytest.approx(second.loss)
+    assert [score.metric for score in first.scores] == ["loss"]
+    assert first.scores[0].value == pytest.approx(second.scores[0].value)
     assert first.latency is not None and first.samples_per_s == pytest.approx(1000 / first.latency.mean_ms)
     assert [row.runtime for row in report.rows] == ["ONNX Runtime"] * 3
     assert first.parameters == second.parameters == 2 * len(vocabulary(Path(first.path).parent / "tokenizer.json"))
@@ -77,18 +80,20 @@ def test_each_version_reads_the_rows_with_its_own_tokenizer(report: Report) -> N
 
 def test_rows_are_the_same_draw(folder: Path, tiny_tsv: Path) -> None:
     paths = [str(folder / name / "bag.onnx") for name in ("first", "second")]
-    found = compare(paths, Data(str(tiny_tsv), limit=10), QUICK)
+    found = compare(paths, DataSpec(str(tiny_tsv), samples=10), CompareConfig(timing=QUICK))
     assert found.versions == ("first/bag.onnx", "second/bag.onnx")
     assert found.data.startswith("10 rows")
-    assert found.rows[1].mean_abs_error == pytest.approx(0, abs=1e-5)
+    assert found.rows[1].outputs[0].max_abs == pytest.approx(0, abs=1e-5)
 
 
 def test_a_version_that_stops_at_its_first_inference_leaves_the_others_whole(folder: Path, tiny_tsv: Path, tmp_path: Path) -> None:
     # Too few rows for the ids of its tokenizer.
     shutil.copy(folder / "first" / "tokenizer.json", tmp_path / "tokenizer.json")
     bag_onnx(tmp_path / "short.onnx", np.ones((3, 2)))
-    found = compare([str(folder / "first" / "bag.onnx"), str(tmp_path / "short.onnx")], Data(str(tiny_tsv)), QUICK)
-    assert found.rows[0].failure is None and found.rows[0].accuracy is not None
+    found = compare(
+        [str(folder / "first" / "bag.onnx"), str(tmp_path / "short.onnx")], DataSpec(str(tiny_tsv)), CompareConfig(timing=QUICK)
+    )
+    assert found.rows[0].failure is None and found.rows[0].metric is not None
     assert found.rows[1].failure is not None and "stops during inference" in found.rows[1].failure
     assert found.rows[1].parameters == 6
 
@@ -101,13 +106,13 @@ def test_names_and_reference_have_to_fit(folder: Path, tiny_tsv: Path) -> None:
         ({"reference": "third"}, "none of the versions"),
     ):
         with pytest.raises(ConfigError, match=message):
-            compare(paths, Data(str(tiny_tsv)), QUICK, **wrong)
+            compare(paths, DataSpec(str(tiny_tsv)), CompareConfig(timing=QUICK, **wrong))
     with pytest.raises(ConfigError, match="given twice"):
-        compare([paths[0], paths[0]], Data(str(tiny_tsv)), QUICK)
+        compare([paths[0], paths[0]], DataSpec(str(tiny_tsv)), CompareConfig(timing=QUICK))
 
 
 def test_each_format_under_one_stem_has_a_manifest_of_its_own(tiny_bert: Path, tmp_path: Path) -> None:
-    for name, manifest, length in (("x.onnx", "x.json", 16), ("x.ort", "x.ort.json", 32)):
+    for name, manifest, length in (("x.onnx", "x.onnx.json", 16), ("x.ort", "x.ort.json", 32)):
         told = {"path": name, "parents": {str(tiny_bert): ""}, "config": {"max_length": length}}
         (tmp_path / manifest).write_text(json.dumps(told))
         assert _exported(tmp_path / name) == (tiny_bert, length)
@@ -117,9 +122,10 @@ def test_each_format_under_one_stem_has_a_manifest_of_its_own(tiny_bert: Path, t
 def traced(checkpoint: Path, target: Path) -> None:
     import torch
 
+    from edgekit.models.checkpoint import Checkpoint
     from edgekit.stages.export import module as classifier
 
-    module = classifier.load(checkpoint, ("input_ids", "attention_mask"))
+    module = classifier.load(Checkpoint.read(checkpoint), ("input_ids", "attention_mask"))
     example = tuple(torch.ones((1, 24), dtype=torch.int32) for _ in range(2))
     torch.jit.freeze(torch.jit.trace(module, example, check_trace=False)).save(str(target))
 
@@ -136,12 +142,12 @@ def test_checkpoint_and_torchscript_beside_onnx(tiny_bert: Path, tiny_tsv: Path,
     (pruned / "pruning_plan.json").write_text(json.dumps(plan))
     Worker().run(traced, tiny_bert, pruned / "bert.pt")
     versions = [str(pruned), str(pruned / "bert.pt"), str(folder / "first" / "bag.onnx")]
-    found = compare(versions, Data(str(tiny_tsv), limit=16), QUICK, max_length=24, reference="bert.pt")
+    found = compare(versions, DataSpec(str(tiny_tsv), samples=16), CompareConfig(reference="bert.pt", max_length=24, timing=QUICK))
     eager, script, onnx = found.rows
     assert [row.failure for row in found.rows] == [None] * 3
     assert [row.runtime for row in found.rows] == ["PyTorch", "TorchScript", "ONNX Runtime"]
     assert found.reference == script.path
-    assert eager.mean_abs_error is not None and eager.mean_abs_error < 1e-5
+    assert eager.outputs[0].max_abs < 1e-5
     assert eager.size_bytes == (pruned / "model.safetensors").stat().st_size
     assert script.parameters is not None and eager.parameters is not None and script.parameters <= eager.parameters
     assert eager.latency is not None and onnx.latency is not None and eager.partitions is None
@@ -191,7 +197,7 @@ def test_the_command_prints_and_writes_the_table(tiny_tsv: Path, folder: Path, t
     assert max(map(len, said.out.splitlines())) <= 100
     header = next(line for line in (tmp_path / "r.md").read_text().splitlines() if line.startswith("| Version"))
     assert header == (
-        "| Version | Runtime | Params, M | Size, MB | gzip, MB | Accuracy, % | Drop, points | Loss, nats | Samples/s | p50, ms |"
+        "| Version | Runtime | Params, M | Size, MB | gzip, MB | Accuracy, % | Drop, points | Loss | Samples/s | p50, ms |"
     )
     assert Report.from_json((tmp_path / "r.json").read_text()).versions == ("first", "second")
     assert "<h1>edgekit compare</h1>" in (tmp_path / "r.html").read_text()

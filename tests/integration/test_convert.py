@@ -15,6 +15,7 @@ import pytest
 
 from edgekit.data.samples import Samples
 from edgekit.errors import CalibrationError, ConfigError, DatasetError, EdgekitError, ModelFormatError, OutputError
+from edgekit.spec import DataSpec
 from edgekit.stages.quantize import quantizer
 from edgekit.stages.quantize.schemes import SCHEMES
 from edgekit.system.worker import Worker
@@ -52,7 +53,7 @@ def bert(tiny_bert, tmp_path_factory) -> Conversion:
     """All schemes of a checkpoint through the default road, on sentences."""
     room = tmp_path_factory.mktemp("convert")
     data = tiny.write_tsv(room / "sentences.tsv", 128, seed=5)
-    config = ConvertConfig(schemes=EVERY, representative_data=str(data), representative_samples=64, max_length=LENGTH, max_drop=0.2)
+    config = ConvertConfig(schemes=EVERY, data=DataSpec(str(data)), representative_samples=64, max_length=LENGTH, max_drop=0.2)
     return convert(str(tiny_bert), room / "out", config)
 
 
@@ -100,10 +101,11 @@ def test_the_manifest_names_maker_measurement_and_content(bert, tiny_bert):
         measured = manifest["measured"]
         assert measured["bridge"] == ["torch", "onnx2tf", "tensorflow"]
         assert measured["measurement"]["latency"]["p50_ms"] > 0
-        assert measured["measurement"]["accuracy"]["total"] == 64
+        assert measured["measurement"]["metric"]["total"] == 64
         assert measured["measurement"]["agreement"]["value"] == result.measurement.agreement.value
         assert measured["data"].startswith("64 rows of ")
-        assert measured["labels"] == {"negative": 0, "positive": 1}
+        assert measured["measurement"]["metric"]["metric"] == "accuracy"
+        assert (measured["task"], measured["settings"]["labels"]) == ("text-classification", ["negative", "positive"])
     made_by = {result.scheme: facts(result)["measured"]["plan"]["made_by"] for result in bert.results}
     assert made_by["float16"] == "edgekit"
     assert made_by["int8"] == made_by["int16x8"] == made_by["dynamic"] == "ai-edge-quantizer"
@@ -143,7 +145,7 @@ def foreign(tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize(("name", "output"), [("model.h5", "dense"), ("saved", "output_0"), ("model.onnx", "class scores")])
 def test_a_foreign_source_becomes_all_schemes(foreign, tmp_path, name, output):
-    config = ConvertConfig(schemes=EVERY, representative_data=str(foreign / "images.npz"), representative_samples=32, max_drop=None)
+    config = ConvertConfig(schemes=EVERY, data=DataSpec(str(foreign / "images.npz")), representative_samples=32, max_drop=None)
     found = convert(str(foreign / name), tmp_path / "out", config)
     assert found.refusals == ()
     assert len(list((tmp_path / "out").glob("*.tflite"))) == len(SCHEMES)
@@ -160,7 +162,7 @@ def test_a_float_tflite_becomes_all_schemes_and_the_manifest_says_what_it_was(ne
     found = convert(
         str(network),
         tmp_path / "out",
-        ConvertConfig(schemes=EVERY, representative_data=data, representative_samples=32, max_drop=None),
+        ConvertConfig(schemes=EVERY, data=DataSpec(data), representative_samples=32, max_drop=None),
     )
     assert found.refusals == ()
     assert facts(found.results[0])["measured"]["bridge"] == ["the source is a .tflite"]
@@ -202,7 +204,7 @@ def test_one_of_several_signatures_is_not_guessed(tmp_path):
 
 def test_integer_ends(network, tmp_path):
     config = ConvertConfig(
-        schemes=("int8",), representative_data=images(tmp_path / "i.npz"), max_drop=None, inputs="int8", outputs="uint8"
+        schemes=("int8",), data=DataSpec(images(tmp_path / "i.npz")), max_drop=None, inputs="int8", outputs="uint8"
     )
     found = convert(str(network), tmp_path / "out", config)
     signature = Model(published(found.results[0])).signature
@@ -233,10 +235,10 @@ def test_a_scheme_whose_child_dies_leaves_the_others_published(network, tmp_path
 def test_a_file_that_decides_otherwise_is_refused_with_its_figures(network, tmp_path, monkeypatch):
     monkeypatch.setattr(quantizer, "write_float16", sources.lie)
     data = images(tmp_path / "images.npz", {"image": conv_samples(64).inputs["x"]})
-    config = ConvertConfig(schemes=("float32", "float16", "int8"), representative_data=data, max_drop=0.3)
+    config = ConvertConfig(("float32", "float16", "int8"), "tabular-classification", DataSpec(data), max_drop=0.3)
     found = {result.scheme: result for result in convert(str(network), tmp_path / "out", config).results}
     assert re.match(
-        r"decides otherwise than float32 on [\d.]+ % of 64 rows, --max-drop allows 30.0 %", found["float16"].refused or ""
+        r"decides otherwise than float32 on [\d.]+ % of 64 decisions, --max-drop allows 30.0 %", found["float16"].refused or ""
     )
     assert not (tmp_path / "out/network_float16.tflite").exists()
     assert published(found["float32"]).is_file()
@@ -270,13 +272,13 @@ def broken(name: str) -> dict[str, np.ndarray]:
 def test_bad_representative_data_is_told_before_anything_is_written(network, tmp_path, name, message):
     data = images(tmp_path / "images.npz", broken(name))
     with pytest.raises((CalibrationError, DatasetError), match=message):
-        convert(str(network), tmp_path / "out", ConvertConfig(schemes=("int8",), representative_data=data))
+        convert(str(network), tmp_path / "out", ConvertConfig(schemes=("int8",), data=DataSpec(data)))
     assert list((tmp_path / "out").glob("*.tflite")) == []
 
 
 def test_empty_data_is_told(tiny_bert, tmp_path):
     (tmp_path / "empty.tsv").write_text("sentence\tlabel\n")
-    config = ConvertConfig(schemes=("int8",), representative_data=str(tmp_path / "empty.tsv"))
+    config = ConvertConfig(schemes=("int8",), data=DataSpec(str(tmp_path / "empty.tsv")))
     with pytest.raises((CalibrationError, DatasetError), match=r"empty\.tsv: .*(no rows|0 rows)"):
         convert(str(tiny_bert), tmp_path / "out", config)
 
@@ -284,7 +286,7 @@ def test_empty_data_is_told(tiny_bert, tmp_path):
 def test_labels_outside_the_head_are_told_before_the_export(tiny_bert, tmp_path):
     lines = [f"{text}\t{label + 4}" for text, label in tiny.sentences(32)]
     (tmp_path / "far.tsv").write_text("\n".join(["sentence\tlabel", *lines]) + "\n")
-    config = ConvertConfig(schemes=("int8",), representative_data=str(tmp_path / "far.tsv"), max_length=LENGTH)
+    config = ConvertConfig(schemes=("int8",), data=DataSpec(str(tmp_path / "far.tsv")), max_length=LENGTH)
     with pytest.raises(DatasetError, match=r"far\.tsv.*label"):
         convert(str(tiny_bert), tmp_path / "out", config)
 
@@ -294,7 +296,7 @@ def test_labels_outside_the_head_are_told_before_the_export(tiny_bert, tmp_path)
     [
         ({"schemes": ("float32",), "input_shapes": {"x": (1, 2)}}, "--input-shape is for .onnx files"),
         (
-            {"schemes": ("int8",), "representative_data": "d.tsv", "integer_only": True, "mediapipe": True},
+            {"schemes": ("int8",), "data": DataSpec("d.tsv"), "integer_only": True, "mediapipe": True},
             "MediaPipe takes float32",
         ),
     ],
@@ -305,21 +307,22 @@ def test_what_a_checkpoint_cannot_have_is_told_before_the_export(tiny_bert, tmp_
     assert list(tmp_path.iterdir()) == []
 
 
-def test_integer_schemes_without_data_are_a_wrong_option():
+def test_integer_schemes_without_data_are_a_wrong_option(tmp_path):
     with pytest.raises(ConfigError, match="scheme int8 and int16x8 calibrates on real samples"):
-        ConvertConfig(schemes=("all",))
+        convert("a checkpoint", tmp_path, ConvertConfig(schemes=("all",)))
 
 
 RUN = """
 import sys, time
 from pathlib import Path
 from edgekit.workflows.convert.conversion import convert
+from edgekit.spec import DataSpec
 from edgekit.workflows.convert.config import ConvertConfig
 def tell(step):
     print(step.note, flush=True)
     if step.note == sys.argv[4]:
         time.sleep(30)
-config = ConvertConfig(schemes=("all",), representative_data=sys.argv[2], max_drop=None)
+config = ConvertConfig(schemes=("all",), data=DataSpec(sys.argv[2]), max_drop=None)
 convert(sys.argv[1], Path(sys.argv[3]), config, overwrite=True, on_progress=tell)
 """
 
@@ -359,7 +362,7 @@ def test_images_for_mediapipe_are_measured_as_they_are_published(network, tmp_pa
     (tmp_path / "labels.txt").write_text("".join(f"class {number}\n" for number in range(10)))
     data = images(tmp_path / "images.npz")
     config = ConvertConfig(
-        ("float32", "dynamic"), representative_data=data, max_drop=1.0, mediapipe=True, labels=tmp_path / "labels.txt"
+        ("float32", "dynamic"), data=DataSpec(data), max_drop=1.0, mediapipe=True, labels=tmp_path / "labels.txt"
     )
     found = convert(str(network), tmp_path / "out", config)
     for result in found.results:

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from edgekit.data.samples import Samples
+from edgekit.spec import DataSpec
 from edgekit.system.worker import Worker
-from edgekit.workflows.assess import Data, encode_for
+from edgekit.workflows.inputs import encode_for
 from tests.commands import edgekit
 
 
@@ -51,7 +52,7 @@ def made(tiny_bert: Path, tiny_tsv: Path, tmp_path_factory: pytest.TempPathFacto
         "convert", tiny_bert, "--scheme", "float32", "--representative-data", tiny_tsv, "--max-length", "16", "--out", out / "own"
     )
     assert probe.code == 0, probe.err
-    encode_for(out / "own" / "bert_float32.tflite", Data(str(tiny_tsv), limit=32), 0, out / "room").save(rows)
+    encode_for(out / "own" / "bert_float32.tflite", DataSpec(tiny_tsv, samples=32), out / "room").save(rows)
     Worker(timeout_s=300, env={"TF_USE_LEGACY_KERAS": "1", **os.environ}).run(documented_road, out / "saved", rows, out)
     return out
 

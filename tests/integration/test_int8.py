@@ -10,6 +10,7 @@ import pytest
 
 from edgekit.data.samples import Samples
 from edgekit.errors import ConfigError
+from edgekit.spec import DataSpec
 from edgekit.system.worker import Worker
 from edgekit.tflite.interpreter import Model
 from edgekit.workflows.convert.config import ConvertConfig
@@ -38,7 +39,7 @@ def manifest(path: Path) -> dict[str, Any]:
 
 
 def converted(room: Path, out: Path, *, data: str = "labelled.npz", model: str = "loud.tflite", **more: Any) -> Conversion:
-    given = {"schemes": ("int8",), "representative_data": str(room / data), "representative_samples": 64, **more}
+    given = {"schemes": ("int8",), "data": DataSpec(str(room / data)), "representative_samples": 64, **more}
     overwrite = given.pop("overwrite", False)
     return convert(str(room / model), out, ConvertConfig(**given), overwrite=overwrite)
 
@@ -97,7 +98,7 @@ def test_a_refused_file_is_kept_aside_with_its_diagnosis_until_a_good_one_comes(
     assert told["measured"]["refused"] in said.err[0]
     diagnosis = told["measured"]["diagnosis"]
     assert diagnosis["rows"] == 64
-    assert diagnosis["sqnr_db"] < 10
+    assert diagnosis["error_db"] < 10
     assert (diagnosis["file"], diagnosis["against"]) == (str(out / "loud_int8.tflite.rejected"), str(room / "loud.tflite"))
     assert any(layer["name"] == "loud" for layer in diagnosis["layers"])
     assert converted(room, out, max_drop=0.02).refusals == ()
@@ -115,11 +116,12 @@ def test_a_refusal_leaves_the_file_that_was_there(room, tmp_path):
 
 
 def test_without_labels_agreement_is_the_measure_and_is_said(room, tmp_path):
-    found = converted(room, tmp_path / "out", data="bare.npz", max_drop=0.0, search_seconds=0)
-    assert re.match(r"int8: decides otherwise than float32 on [\d.]+ % of 64 rows, --max-drop allows 0\.0 %", found.refusals[0])
-    told = manifest(tmp_path / "out/loud_int8.tflite.rejected.json")["measured"]
-    assert told["measurement"]["accuracy"] is None
-    assert told["measurement"]["agreement"]["total"] == 64
+    found = converted(room, tmp_path / "out", data="bare.npz", task="tabular-classification", max_drop=0.0, search_seconds=0)
+    told = r"int8: decides otherwise than float32 on [\d.]+ % of 64 decisions, --max-drop allows 0\.0 %"
+    assert re.match(told, found.refusals[0])
+    measured = manifest(tmp_path / "out/loud_int8.tflite.rejected.json")["measured"]
+    assert measured["measurement"]["metric"] is None
+    assert measured["measurement"]["agreement"]["total"] == 64
 
 
 def test_integer_only_is_int8_from_end_to_end(room, tmp_path):
@@ -166,6 +168,6 @@ def test_an_onnx_with_a_fixed_batch_becomes_int8(tmp_path):
 )
 def test_options_that_make_no_sense_together(wrong, told):
     with pytest.raises(ConfigError, match=told) as caught:
-        ConvertConfig(**{"schemes": ("int8",), "representative_data": "rows.npz", **wrong})
+        ConvertConfig(**{"schemes": ("int8",), "data": DataSpec("rows.npz"), **wrong})
     assert caught.value.exit_code == 2
     assert "\n" not in caught.value.message

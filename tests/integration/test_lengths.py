@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edgekit.spec import DataSpec
 from edgekit.tflite import flatbuffer, lengths
 from edgekit.tflite.inspect import inspect
 from edgekit.tflite.lengths import LengthsModel
-from edgekit.workflows.assess import Data, encode_for
-from edgekit.workflows.convert.bridge import Bridge
-from edgekit.workflows.convert.config import ConvertConfig
+from edgekit.workflows.convert.config import Bridge, ConvertConfig
 from edgekit.workflows.convert.conversion import Conversion, Converted, convert
+from edgekit.workflows.inputs import encode_for
 from edgekit.workflows.predict import Predictor
 from edgekit.workflows.recipe import Recipe, dump, load
 from tests import tiny
@@ -36,7 +36,7 @@ def several(tiny_bert, sentences, tmp_path_factory) -> Conversion:
         pytest.skip("needs litert-torch (extra litert), the quicker bridge")
     config = ConvertConfig(
         SCHEMES,
-        representative_data=str(sentences),
+        data=DataSpec(str(sentences)),
         representative_samples=48,
         sequence_lengths=LENGTHS,
         bridge=Bridge.LITERT,
@@ -59,8 +59,8 @@ def test_every_scheme_has_every_length(several):
     assert several.refusals == ()
     for result in several.results:
         found = inspect(published(result), probe=False)
-        assert list(found.signatures) == ["classify_16", "classify_8"]
-        assert [found.signatures[f"classify_{length}"].inputs[0].shape for length in LENGTHS] == [(1, 8), (1, 16)]
+        assert list(found.signatures) == ["run_16", "run_8"]
+        assert [found.signatures[f"run_{length}"].inputs[0].shape for length in LENGTHS] == [(1, 8), (1, 16)]
 
 
 def test_weights_are_shared_in_every_scheme(several):
@@ -84,7 +84,7 @@ def test_short_rows_are_answered_as_in_the_longest(several, sentences, tmp_path)
     for result in several.results:
         model = lengths.load(published(result))
         assert isinstance(model, LengthsModel)
-        samples = encode_for(published(result), Data(str(sentences)), 0, tmp_path)
+        samples = encode_for(published(result), DataSpec(sentences), tmp_path)
         short = [row for row in samples if row["attention_mask"].sum() <= 8]
         assert len(short) >= 8
         own = np.concatenate([model.run(row)["logits"] for row in short])
@@ -106,8 +106,8 @@ def test_the_manifest_has_figures_for_each_length(several):
 
 def test_predict_takes_it(several):
     predictor = Predictor(published(several.results[-1]))
-    assert set(predictor.text("a good film").scores) == {"negative", "positive"}
-    assert "cut to the 16 tokens" in predictor.text("good " * 40).remark
+    assert set(predictor("a good film").fields["scores"]) == {"negative", "positive"}
+    assert "cut to the 16 tokens" in predictor("good " * 40).remark
 
 
 def test_a_recipe_says_it(tmp_path):

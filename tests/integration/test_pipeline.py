@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from edgekit.errors import ConfigError, DatasetError, OutputError
-from edgekit.system.worker import Worker
 from edgekit.workflows import recipe, run
 from edgekit.workflows.recipe import Recipe
 from tests.commands import edgekit
@@ -17,7 +16,7 @@ SCHEMES = ("float32", "dynamic", "int8")
 def _recipe(folder: Path, bert: Path, rows: Path, **changed: str) -> Path:
     lines = {
         "schemes": '["float32", "dynamic", "int8"]',
-        "representative_data": f'"{rows}"',
+        "data": f'"{rows}"',
         "max_length": "16",
         "evaluation_data": f'"{rows}"',
     }
@@ -25,7 +24,7 @@ def _recipe(folder: Path, bert: Path, rows: Path, **changed: str) -> Path:
     file = folder / "tiny.toml"
     file.write_text(
         f'name = "tiny"\nout = "out"\n[model]\nsource = "{bert}"\n'
-        f'[finetune]\ndataset = "{rows}"\nepochs = 2\nbatch_size = 8\nlearning_rate = 1e-3\nmax_length = 16\n'
+        f'[finetune]\ndata = "{rows}"\nepochs = 2\nbatch_size = 8\nlearning_rate = 1e-3\nmax_length = 16\n'
         f"[convert]\nmax_drop = 1.0\n{convert}\n[benchmark]\nruns = 6\nwarmup = 1\nrounds = 2\n"
     )
     return file
@@ -87,23 +86,26 @@ def test_a_second_run_needs_overwrite_and_the_written_recipe_is_the_same_run(
 def test_pruning_and_a_distillation_follow_the_fine_tuning(tiny_bert: Path, tiny_tsv: Path, tmp_path: Path) -> None:
     file = _recipe(tmp_path, tiny_bert, tiny_tsv)
     with file.open("a") as stream:
-        stream.write(f'[prune]\ndataset = "{tiny_tsv}"\nheads = 0.5\nmax_length = 16\n[prune.vocabulary]\n')
-        stream.write(f'[distil]\nteacher = "{tiny_bert}"\ndataset = "{tiny_tsv}"\nepochs = 1\nmax_length = 16\n')
+        stream.write(f'[prune]\ndata = "{tiny_tsv}"\nheads = 0.5\nmax_length = 16\n[prune.vocabulary]\n')
+        stream.write(f'[distill]\nteacher = "{tiny_bert}"\ndata = "{tiny_tsv}"\nepochs = 1\nmax_length = 16\n')
     plan = recipe.load(file)
-    assert plan.finetune is not None and plan.prune is not None and plan.distil is not None
-    assert recipe.from_mapping(recipe.Recipe, recipe.to_mapping(plan), "again", tmp_path) == plan
+    assert plan.finetune is not None and plan.prune is not None and plan.distill is not None
+    file.write_text(recipe.dump(plan))
+    assert recipe.load(file) == plan
     run.check(plan, overwrite=False)
     places = run.folders(plan)
     assert [place.name for place in places.values()] == ["tiny_finetuned", "tiny_pruned", "tiny"]
-    tuned = run.train(str(tiny_bert), places["finetune"], plan, plan.finetune, overwrite=False, worker=Worker())
-    cut = run.cut(str(places["finetune"]), places["prune"], plan, plan.prune, overwrite=False, worker=Worker())
-    assert (sum(cut.steps[0].heads), cut.steps[0].tokens < cut.steps[0].tokens_before, cut.recovery) == (4, True, None)
-    taught = run.teach(str(places["prune"]), places["distil"], plan, plan.distil, overwrite=False, worker=Worker())
+    source, trained = run.train(plan)
+    assert source == str(places["distill"])
+    assert list(trained) == ["Fine-tuning", "Distillation"]
+    (cut,) = json.loads((places["prune"] / "edgekit.json").read_text())["measured"]["steps"]
+    assert (sum(cut["heads"]), cut["tokens"] < cut["tokens_before"]) == (4, True)
     parents = json.loads((plan.out / "tiny" / "edgekit.json").read_text())["parents"]
     assert {"tiny_pruned", "bert"} <= parents.keys()
-    told = run.training({"Fine-tuning": tuned, "Distillation": taught})
+    told = run.training(trained)
     assert told["Distillation"]["Learned from"] == "soft targets, labels, hidden states"
     assert told["Distillation"]["Against the teacher"].endswith(" points")
+    tuned = trained["Fine-tuning"]
     curve = run.curve("Fine-tuning", tuned)
     assert [step for step, _, _ in curve.epochs] == [tuned.steps // 2, tuned.steps]
     assert curve.training[-1][0] == tuned.steps
@@ -114,7 +116,7 @@ def test_pruning_and_a_distillation_follow_the_fine_tuning(tiny_bert: Path, tiny
 @pytest.mark.parametrize(
     ("changed", "error", "cause"),
     [
-        ({"representative_data": '"nowhere.tsv"'}, DatasetError, "nowhere.tsv: does not exist"),
+        ({"data": '"nowhere.tsv"'}, DatasetError, "nowhere.tsv: does not exist"),
         ({"max_length": "129"}, ConfigError, "takes 128 tokens"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Classifiers made by hand, a few milliseconds each, that take what edgekit's own files take."""
+"""Models made by hand, a few milliseconds each, that take what edgekit's own files take."""
 
 import random
 from pathlib import Path
@@ -32,6 +32,43 @@ def text_classifier(length: int = LENGTH, classes: int = 2, *, pairs: bool = Fal
     build.op("CAST", [product], [real], schema.CastOptionsT())
     build.op("FULLY_CONNECTED", [real, weights, -1], [logits], schema.FullyConnectedOptionsT())
     build.ends(inputs, {"logits": logits}, "serving_default")
+    return build.pack()
+
+
+def token_classifier(length: int = LENGTH, classes: int = 3) -> bytes:
+    """Inputs as `text_classifier`; logits (1, length, classes): each token's id, 0 for padding, times a weight a class."""
+    draw = np.random.default_rng(0)
+    build = Builder()
+    ids, mask = build.tensor("ids", [1, length], "int32"), build.tensor("mask", [1, length], "int32")
+    product, real = build.tensor("product", [1, length], "int32"), build.tensor("real", [1, length])
+    column, flat = build.tensor("column", [length, 1]), build.tensor("flat", [length, classes])
+    to_column = build.tensor("to_column", [2], "int32", data=np.array([length, 1], np.int32))
+    to_rows = build.tensor("to_rows", [3], "int32", data=np.array([1, length, classes], np.int32))
+    weights = build.tensor("weights", [classes, 1], data=(0.05 * draw.standard_normal((classes, 1))).astype(np.float32))
+    bias = build.tensor("bias", [classes], data=draw.standard_normal(classes).astype(np.float32))
+    logits = build.tensor("logits", [1, length, classes])
+    build.op("MUL", [ids, mask], [product], schema.MulOptionsT())
+    build.op("CAST", [product], [real], schema.CastOptionsT())
+    build.op("RESHAPE", [real, to_column], [column], schema.ReshapeOptionsT(newShape=[length, 1]))
+    build.op("FULLY_CONNECTED", [column, weights, bias], [flat], schema.FullyConnectedOptionsT())
+    build.op("RESHAPE", [flat, to_rows], [logits], schema.ReshapeOptionsT(newShape=[1, length, classes]))
+    build.ends({"input_ids": ids, "attention_mask": mask}, {"logits": logits}, "serving_default")
+    return build.pack()
+
+
+def span_model(length: int = LENGTH) -> bytes:
+    """Inputs as `text_classifier`; start_logits and end_logits (1, length) are each token's id times 0.01 and -0.02."""
+    build = Builder()
+    ids, mask = build.tensor("ids", [1, length], "int32"), build.tensor("mask", [1, length], "int32")
+    product, real = build.tensor("product", [1, length], "int32"), build.tensor("real", [1, length])
+    build.op("MUL", [ids, mask], [product], schema.MulOptionsT())
+    build.op("CAST", [product], [real], schema.CastOptionsT())
+    outputs = {}
+    for name, factor in (("start_logits", 0.01), ("end_logits", -0.02)):
+        weight = build.tensor(f"{name}_factor", [1], data=np.array([factor], np.float32))
+        outputs[name] = build.tensor(name, [1, length])
+        build.op("MUL", [real, weight], [outputs[name]], schema.MulOptionsT())
+    build.ends({"input_ids": ids, "attention_mask": mask}, outputs, "serving_default")
     return build.pack()
 
 

@@ -15,7 +15,7 @@ def _tree(root: type[EdgekitError]) -> Iterator[type[EdgekitError]]:
         yield from _tree(child)
 
 
-OURS = [kind for kind in _tree(EdgekitError) if kind.__module__ == "edgekit.errors"]
+OURS = [kind for kind in _tree(EdgekitError) if kind.__module__ in ("edgekit", "edgekit.errors")]
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from edgekit.cli.console import print_json
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="Port on 127.0.0.1; left out, a free one.")
 @click.option("--litertjs", type=click.Path(path_type=Path), help="Where LiteRT.js (npm) is installed, if not at its usual place.")
 @click.option("--open", "show", is_flag=True, help="Open the page in the default browser.")
-@click.option("--threads", type=click.IntRange(1, 256), default=2, show_default=True, help="Interpreter threads of predict.")
+@options.threads_option
 @options.common
 def demo(file: Path, port: int, litertjs: Path | None, show: bool, threads: int, as_json: bool, quiet: bool, seed: int) -> None:
     """Serve a page that runs this very file in the browser, beside edgekit predict; Ctrl-C ends it."""

@@ -5,26 +5,51 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from edgekit.cli import options
 from edgekit.errors import ConfigError, DatasetError, WorkerCrashed
+from edgekit.system.child import die_with_parent, signal_name
+
+if TYPE_CHECKING:
+    from edgekit.tasks.base import Prediction
 
 _STREAM = "-"
 
 
 @options.command()
 @click.argument("file", metavar="FILE.tflite", type=click.Path(path_type=Path))
-@click.argument("inputs", metavar="TEXT|IMAGE|-...", nargs=-1, required=True)
+@click.argument("inputs", metavar="[TEXT|IMAGE|-...]", nargs=-1)
 @click.option("--pair", help="Second text of a pair; several pairs have a tab between their texts.")
-@click.option("--threads", type=click.IntRange(1, 256), default=2, show_default=True, help="Interpreter threads.")
+@click.option("--question", help="What to ask of --context; several questions have a tab before their contexts.")
+@click.option("--context", help="Text with the answer to --question.")
+@click.option("--task", help="What the model is for, where the file does not say.")
+@options.threads_option
 @options.common
-def predict(file: Path, inputs: tuple[str, ...], pair: str | None, threads: int, as_json: bool, quiet: bool, seed: int) -> None:
-    """Label and scores of each text or image, from the file alone; - reads a line at a time from stdin."""
-    if pair is not None and (len(inputs) > 1 or inputs[0] == _STREAM):
+def predict(
+    file: Path,
+    inputs: tuple[str, ...],
+    pair: str | None,
+    question: str | None,
+    context: str | None,
+    task: str | None,
+    threads: int,
+    as_json: bool,
+    quiet: bool,
+    seed: int,
+) -> None:
+    """Answer and score of each text or image, from the file alone; - reads a line at a time from stdin."""
+    if (question is None) != (context is None) or (question is not None and (inputs or pair is not None)):
+        raise ConfigError("--question goes with --context alone; put a tab between the texts of several questions")
+    if question is not None:
+        inputs, pair = (question,), context
+    if not inputs:
+        raise ConfigError("there is nothing to answer; give a text, an image file, - for stdin, or --question and --context")
+    if pair is not None and question is None and (len(inputs) > 1 or inputs[0] == _STREAM):
         raise ConfigError("--pair goes with one text; put a tab between the texts of several pairs")
     in_child(file)
     # One inference at a time does no linear algebra, and threads that wait for some take time to start.
@@ -32,28 +57,36 @@ def predict(file: Path, inputs: tuple[str, ...], pair: str | None, threads: int,
     from edgekit.workflows.predict import Predictor
 
     with quiet_runtime():
-        predictor = Predictor(file, threads=threads)
-    for number, given in enumerate(_each(inputs), 1):
+        predictor = Predictor(file, threads=threads, task=task)
+    for number, text in enumerate([question] if question is not None else _each(inputs), 1):
         # A file with several sequence lengths loads those that are needed when they are.
         try:
             with quiet_runtime():
-                if predictor.is_text:
-                    text, second = halves(given, pair, pairs=predictor.pairs)
-                    found = predictor.text(text, second)
-                elif given:
-                    found = predictor.image(Path(given))
-                else:
-                    raise DatasetError(f"{file}: takes images, and the name given is empty; give an image file")
+                found = predictor(*halves(text, pair, pairs=len(predictor.halves) == 2))
         except DatasetError as error:
             raise DatasetError(f"input {number}: {error.message}" if _STREAM in inputs or inputs[1:] else error.message) from None
         if found.remark:
             click.echo(f"edgekit: note: input {number}: {found.remark}", err=True)
         if as_json:
-            line = {"label": found.label, "scores": found.scores, "milliseconds": round(found.milliseconds, 3)}
-            click.echo(json.dumps(line, ensure_ascii=False))
+            click.echo(json.dumps({**found.fields, "milliseconds": round(found.milliseconds, 3)}, ensure_ascii=False))
         else:
-            click.echo(f"{found.label}\t{found.scores[found.label]:.4f}\t{found.milliseconds:.2f} ms\t{' '.join(given.split())}")
+            click.echo("\n".join(lines(found, text)))
     sys.stdout.flush()
+
+
+def lines(found: "Prediction", text: str) -> list[str]:
+    """The answer with its score and, where it stands in the text, its characters; then each entity on a line of its own."""
+    place = [_place(found.fields)] if {"start", "end"} <= found.fields.keys() else []
+    first = [" ".join(found.answer.split()), f"{found.score:.4f}", *place, f"{found.milliseconds:.2f} ms", " ".join(text.split())]
+    entities = found.fields.get("entities", ())
+    return [
+        "\t".join(first),
+        *(f"  {entity['label']}\t{entity['score']:.4f}\t{_place(entity)}\t{entity['text']}" for entity in entities),
+    ]
+
+
+def _place(fields: Mapping[str, Any]) -> str:
+    return f"{fields['start']}-{fields['end']}"
 
 
 @contextlib.contextmanager
@@ -71,41 +104,36 @@ def quiet_runtime() -> Iterator[None]:
 
 
 def _each(inputs: tuple[str, ...]) -> Iterator[str]:
-    for given in inputs:
-        if given != _STREAM:
-            yield given
+    for text in inputs:
+        if text != _STREAM:
+            yield text
             continue
         sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")  # type: ignore[union-attr]
         yield from (line.rstrip("\r\n") for line in sys.stdin)
 
 
-def halves(given: str, pair: str | None, *, pairs: bool) -> tuple[str, str | None]:
+def halves(text: str, pair: str | None, *, pairs: bool) -> tuple[str, str | None]:
     """A tab divides a pair, and is white space in a single text."""
     if pair is not None:
-        return given, pair
-    first, tab, second = given.partition("\t")
-    return (first, second) if pairs and tab else (given, None)
+        return text, pair
+    first, tab, second = text.partition("\t")
+    return (first, second) if pairs and tab else (text, None)
 
 
 def in_child(file: Path) -> None:
     """Go on in a forked child, whose exit this process passes on: a malformed file can crash the interpreter.
 
-    A fork shares what is loaded so far, so it costs a few milliseconds where a fresh child would start Python again.
-    """
+    A fork shares what is loaded so far, so it costs a few milliseconds where a fresh child would start Python again."""
     parent = os.getpid()
     sys.stdout.flush()
     child = os.fork()
     if child == 0:
-        from edgekit.system.child import die_with_parent
-
         die_with_parent(parent)
         return
     # Ctrl-C reaches the child as well, and what it says about it is enough.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     if code < 0:
-        name = str(-code)
-        with contextlib.suppress(ValueError):
-            name = signal.Signals(-code).name
-        raise WorkerCrashed(f"{file}: the interpreter crashed with {name}; convert or download the file again")
+        crash = f"the interpreter crashed with {signal_name(-code)}"
+        raise WorkerCrashed(f"{file}: {crash}; convert or download the file again")
     raise click.exceptions.Exit(code)

@@ -15,14 +15,12 @@ from edgekit.cli.console import print_json
 @options.common
 def report(folder: Path, out: Path, overwrite: bool, as_json: bool, quiet: bool, seed: int) -> None:
     """Write the report of a run, or of the files converted into DIR, as HTML, Markdown or JSON."""
-    from edgekit.report.content import FILE_NAME, load
-    from edgekit.workflows import assess
-    from edgekit.workflows.run import write_report
+    from edgekit.workflows import report as reporting
 
-    kind = options.report_format(out, overwrite=overwrite)
-    found = load(folder) if folder.is_file() or (folder / FILE_NAME).is_file() else assess.from_manifests(folder)
-    write_report(found, {kind: out})
+    options.check_report(out, overwrite=overwrite)
+    content = reporting.report(folder)
+    reporting.write_report(content, [out])
     if as_json:
-        print_json(found)
+        print_json(content)
     else:
         click.echo(str(out))

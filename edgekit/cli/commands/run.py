@@ -6,8 +6,6 @@ import click
 
 from edgekit.cli import options
 from edgekit.cli.console import show_report
-from edgekit.cli.options import fail
-from edgekit.errors import RefusedError
 
 
 @options.command()
@@ -15,13 +13,12 @@ from edgekit.errors import RefusedError
 @options.overwrite_option
 @options.common
 def run(recipe_file: Path, overwrite: bool, as_json: bool, quiet: bool, seed: int) -> None:
-    """Run a whole recipe: fine-tune, prune, distil, convert, measure, report."""
+    """Run a whole recipe: fine-tune, prune, distill, convert, measure, report."""
     from edgekit.cli.progress import progress
     from edgekit.workflows import recipe
-    from edgekit.workflows import run as pipeline
+    from edgekit.workflows.run import run as run_recipe
 
     with progress(quiet) as tell:
-        finished = pipeline.run(recipe.load(recipe_file), overwrite=overwrite, on_progress=tell)
+        finished = run_recipe(recipe.load(recipe_file), overwrite=overwrite, on_progress=tell)
     show_report(finished.report, as_json)
-    if finished.refusals:
-        fail("; ".join(finished.refusals), RefusedError.exit_code)
+    options.refuse(finished.refusals)

@@ -3,25 +3,24 @@
 import importlib.metadata
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from edgekit.data.encode import encode
-from edgekit.data.samples import Samples, random_samples, row_shape
-from edgekit.data.sources import Rows, TextRows, take
+from edgekit.data.encode import is_text
+from edgekit.data.samples import Array, Samples, random_samples, row_shape
+from edgekit.data.sources import TextRows, take
 from edgekit.errors import EdgekitError, ModelFormatError
-from edgekit.spec import TensorSpec, shown
+from edgekit.spec import DataSpec, TensorSpec, shown
 from edgekit.system.worker import Worker
-from edgekit.tflite import flatbuffer, lengths, package
+from edgekit.tasks.base import Settings, Task
+from edgekit.tflite import flatbuffer, lengths
+from edgekit.tflite.flatbuffer import ModelFile
 from edgekit.tflite.interpreter import Model, quantize
 from edgekit.tflite.lengths import LengthsModel
-from edgekit.workflows import assess
-from edgekit.workflows.assess import Data
-
-Array = np.ndarray[Any, np.dtype[Any]]
+from edgekit.workflows import inputs
 
 ROWS = 8
 _SECONDS = 300.0
@@ -34,21 +33,14 @@ _MARGIN = 2.0
 _LEAST_RELATIVE = 1e-4
 _LEAST_ABSOLUTE = 1e-6
 
+# Texts with the second ones that a model of pairs takes.
 _SENTENCES = (
-    "The train arrives at nine in the morning.",
-    "She put the book back on the shelf.",
-    "It has been raining since Tuesday.",
-    "The new phone is lighter than the old one.",
-    "Please send the invoice to the address below.",
-    "Nobody expected the meeting to end so early.",
-)
-_SECOND_SENTENCES = (
-    "Passengers can board from ten to nine.",
-    "The shelf is empty.",
-    "The streets are wet.",
-    "The old phone weighs less.",
-    "The invoice has been paid.",
-    "The meeting was short.",
+    ("The train arrives at nine in the morning.", "Passengers can board from ten to nine."),
+    ("She put the book back on the shelf.", "The shelf is empty."),
+    ("It has been raining since Tuesday.", "The streets are wet."),
+    ("The new phone is lighter than the old one.", "The old phone weighs less."),
+    ("Please send the invoice to the address below.", "The invoice has been paid."),
+    ("Nobody expected the meeting to end so early.", "The meeting was short."),
 )
 
 
@@ -56,8 +48,7 @@ _SECOND_SENTENCES = (
 class Case:
     """One row: what is fed, as stored, and the real values of every output. A short input is repeated until it fills the tensor.
 
-    `label` is set for classifiers where the two highest scores differ by more than the tolerance.
-    """
+    `label` is the class where a row has one and the two highest scores differ by more than the tolerance."""
 
     inputs: Mapping[str, list[Any]]
     outputs: Mapping[str, list[float]]
@@ -77,56 +68,64 @@ class Golden:
     runtime: str
     tolerance: Mapping[str, float]
     kernel_difference: Mapping[str, float | None]
-    cases: Sequence[Case] = field(default=())
+    cases: Sequence[Case] = ()
 
 
-def golden(file: Path, digest: str, labels: Sequence[str], data: Data | None, seed: int, tokenizer: Path | None = None) -> Golden:
+def golden(
+    file: Path, digest: str, task: Task, settings: Settings, data: DataSpec | None, seed: int, tokenizer: Path | None = None
+) -> Golden:
     """Run `file` in a child on rows of `data`, or without it on built-in sentences or random values.
 
-    `tokenizer` is the folder of one, where the file has none.
-
-    Raises `DatasetError`, `ModelFormatError`, `UnsupportedOpError` and `WorkerError`.
-    """
+    `settings` are what `task` reads its outputs with; `tokenizer` is the folder of one, where the file has none. Raises
+    `DatasetError`, `ModelFormatError`, `UnsupportedOpError` and `WorkerError`."""
     content = flatbuffer.read(file)
     entry = content.entry()
-    signature = content.signature(entry)
-    rows, source = _rows(file, data, seed, tokenizer)
-    with tempfile.TemporaryDirectory(prefix="edgekit-golden-") as room:
+    signature, several = content.signature(entry), lengths.by_length(content)
+    samples, rows, source = None, None, f"{ROWS} rows of random values, drawn with seed {seed}"
+    with tempfile.TemporaryDirectory(prefix="edgekit-golden-") as name:
+        room = Path(name)
+        encoding = inputs.encoding_of(content, inputs.settings_of(content), data or DataSpec("", tokenizer=tokenizer), room)
+        if data is not None:
+            rows, task, settings = inputs.rows_for(data, settings, signature.outputs)
+            fit = min(ROWS, max(1, _MOST_VALUES // sum(int(np.prod(np.abs(row_shape(spec)))) for spec in signature.inputs)))
+            rows = take(rows, np.arange(min(len(rows), fit)))
+            source = f"{len(rows)} row{'s' * (len(rows) != 1)} of {shown(data.origin)}, drawn with seed {data.seed}"
+        elif is_text(signature.inputs) and encoding.tokenizer is not None:
+            source = f"{len(_SENTENCES)} built-in sentences"
+            first, second = zip(*_SENTENCES, strict=True)
+            rows = TextRows(first, second if settings["pairs"] else None, None, "built-in sentences")
         if rows is None:
             stored = _random(signature.inputs, seed)
         else:
-            told = data or Data("", tokenizer=tokenizer)
-            samples = encode(rows, signature.inputs, assess.encoding_of(file, told, Path(room)), Path(room))
+            samples = task.encode(rows, signature.inputs, encoding, settings, room).span(slice(0, ROWS))
             stored = _stored(file, samples, signature.inputs)
-        if several := lengths.by_length(content):
+        if several:
             stored = [_cut(row, list(several), number) for number, row in enumerate(stored)]
-        found = Worker(timeout_s=_SECONDS).run(_run, file, stored).value
+        delegated, plain = Worker(timeout_s=_SECONDS).run(_run, file, stored).value
     tolerance, difference = {}, {}
     for spec in signature.outputs:
-        size = int(np.prod(np.abs(spec.shape)))
-        if not size or any(row[spec.name].size != size for row in found.delegated):
+        values = [row[spec.name] for row in delegated]
+        each, whole = per_token(content, spec), int(np.prod(np.abs(spec.shape)))
+        if any((each * next(iter(row.values())).size or whole) != array.size for row, array in zip(stored, values, strict=True)):
             raise ModelFormatError(
                 f"{file}: output {spec.name} has a size that only a run tells, and Kotlin needs it; convert it to fixed shapes"
             )
-        ours = np.stack([row[spec.name] for row in found.delegated])
-        if not np.isfinite(ours).all():
+        if not all(np.isfinite(array).all() for array in values):
             raise ModelFormatError(f"{file}: gives values that are not finite in output {spec.name}; convert it again")
-        gap = None
-        if found.plain:
-            gap = float(max(np.abs(a[spec.name] - b[spec.name]).max() for a, b in zip(found.delegated, found.plain, strict=True)))
-        least = spec.scale or _LEAST_RELATIVE * float(np.abs(ours).max()) + _LEAST_ABSOLUTE
+        gap = float(max(np.abs(a - b[spec.name]).max() for a, b in zip(values, plain, strict=True))) if plain else None
+        least = spec.scale or _LEAST_RELATIVE * float(max(np.abs(array).max() for array in values)) + _LEAST_ABSOLUTE
         tolerance[spec.name], difference[spec.name] = max(_MARGIN * (gap or 0.0), least), gap
-    texts = rows if isinstance(rows, TextRows) else None
     cases = []
-    for number, (row, outputs) in enumerate(zip(stored, found.delegated, strict=True)):
-        first = next(iter(outputs.values())).ravel() if outputs else np.empty(0)
+    texts = rows if isinstance(rows, TextRows) else None
+    for number, (row, outputs) in enumerate(zip(stored, delegated, strict=True)):
+        place = number if samples is None or samples.row is None else int(samples.row[number])
         cases.append(
             Case(
-                {name: _listed(values) for name, values in row.items()},
-                {name: _listed(values.ravel().astype(np.float32)) for name, values in outputs.items()},
-                text=texts.texts[number] if texts else None,
-                pair=texts.pairs[number] if texts and texts.pairs else None,
-                label=_label(first, labels, next(iter(tolerance.values()), 0.0)),
+                {name: _listed(array) for name, array in row.items()},
+                {name: _listed(array.ravel().astype(np.float32)) for name, array in outputs.items()},
+                text=_text(texts.texts[place]) if texts else None,
+                pair=_text(texts.pairs[place]) if texts and texts.pairs else None,
+                label=_label(outputs, task, settings, next(iter(tolerance.values()), 0.0)),
             )
         )
     version = importlib.metadata.version("ai-edge-litert")
@@ -134,25 +133,16 @@ def golden(file: Path, digest: str, labels: Sequence[str], data: Data | None, se
     return Golden(file.name, digest, called, source, f"ai-edge-litert {version}, CPU", tolerance, difference, tuple(cases))
 
 
-def _rows(file: Path, data: Data | None, seed: int, tokenizer: Path | None) -> tuple[Rows | None, str]:
-    """What is fed and where it comes from; None for random values."""
-    content = flatbuffer.read(file)
-    specs = content.signature(content.entry()).inputs
-    if data is not None:
-        rows = assess.rows_of(data, seed)
-        fit = min(ROWS, max(1, _MOST_VALUES // max(1, sum(int(np.prod(np.abs(row_shape(spec)))) for spec in specs))))
-        rows = take(rows, np.arange(min(len(rows), fit)))
-        return rows, f"{len(rows)} row{'s' * (len(rows) != 1)} of {shown(data.dataset)}, drawn with seed {seed}"
-    names = {spec.name for spec in specs}
-    knows = (
-        tokenizer is not None
-        or package.TOKENIZER in package.read_files(file, (package.TOKENIZER,))
-        or (file.parent / package.TOKENIZER).is_file()
-    )
-    if "input_ids" in names and names <= {"input_ids", "attention_mask", "token_type_ids"} and knows:
-        pairs = _SECOND_SENTENCES if package.settings(file).get("pairs") else None
-        return TextRows(_SENTENCES, pairs, None, "built-in sentences"), f"{len(_SENTENCES)} built-in sentences"
-    return None, f"{ROWS} rows of random values, drawn with seed {seed}"
+def per_token(content: ModelFile, spec: TensorSpec) -> int:
+    """How many values of an output there are for each token, where it is as long as the signature's inputs; else 0."""
+    sizes = {
+        length: int(np.prod(np.abs(output.shape)))
+        for length, entry in lengths.by_length(content).items()
+        for output in content.signature(entry).outputs
+        if output.name == spec.name
+    }
+    shares = {size / length for length, size in sizes.items()}
+    return int(shares.pop()) if len(shares) == 1 else 0
 
 
 def _random(specs: Sequence[TensorSpec], seed: int) -> list[dict[str, Array]]:
@@ -163,19 +153,17 @@ def _random(specs: Sequence[TensorSpec], seed: int) -> list[dict[str, Array]]:
     for number in range(ROWS):
         row: dict[str, Array] = {}
         for spec in specs:
-            if spec.scale is not None:
+            if spec.scale is None:
+                values = samples.inputs[spec.name][number].ravel()
+            else:
                 limits = np.iinfo(np.dtype(spec.dtype))
                 values = draw.integers(limits.min, limits.max, _BLOCK, dtype=spec.dtype, endpoint=True)
-            else:
-                values = samples.inputs[spec.name][number].ravel()[:_BLOCK]
-            size = int(np.prod(np.maximum(spec.shape, 1)))
-            row[spec.name] = _rounded(values[:size])
+            row[spec.name] = _rounded(values[: min(_BLOCK, int(np.prod(np.maximum(spec.shape, 1))))])
         rows.append(row)
     return rows
 
 
 def _stored(file: Path, samples: Samples, specs: Sequence[TensorSpec]) -> list[dict[str, Array]]:
-    """Rows as the file's tensors hold them."""
     try:
         return [{spec.name: _rounded(quantize(np.asarray(row[spec.name]), spec)).ravel() for spec in specs} for row in samples]
     except EdgekitError as error:
@@ -194,19 +182,13 @@ def _rounded(values: Array) -> Array:
     return values.round(_DECIMALS) if values.dtype.kind == "f" else values
 
 
-@dataclass(frozen=True)
-class _Found:
-    delegated: list[dict[str, Array]]
-    plain: list[dict[str, Array]]
-
-
-def _run(file: Path, rows: list[dict[str, Array]]) -> _Found:
+def _run(file: Path, rows: list[dict[str, Array]]) -> tuple[list[dict[str, Array]], list[dict[str, Array]]]:
     """Real values of every output, by XNNPACK and by the runtime's own kernels; the latter empty where they do not run it."""
     delegated = _outputs(lengths.load(file), rows)
     try:
-        return _Found(delegated, _outputs(lengths.load(file, delegate=False), rows))
+        return delegated, _outputs(lengths.load(file, delegate=False), rows)
     except EdgekitError:
-        return _Found(delegated, [])
+        return delegated, []
 
 
 def _outputs(model: Model | LengthsModel, rows: list[dict[str, Array]]) -> list[dict[str, Array]]:
@@ -222,8 +204,15 @@ def _listed(values: Array) -> list[Any]:
     return [float(str(value)) for value in values] if values.dtype.kind == "f" else values.astype(int).tolist()
 
 
-def _label(scores: Array, labels: Sequence[str], tolerance: float) -> str | None:
-    if len(labels) != len(scores) or len(scores) < 2:
+def _text(text: Any) -> str:
+    return text if isinstance(text, str) else " ".join(text)
+
+
+def _label(outputs: Mapping[str, Array], task: Task, settings: Settings, tolerance: float) -> str | None:
+    """The class of a row, where it has one and the least tolerated difference cannot change it."""
+    scores = next(iter(outputs.values())).ravel()
+    if scores.size != len(settings["labels"]) or scores.size < 2:
         return None
     second, first = np.sort(scores)[-2:]
-    return labels[int(scores.argmax())] if first - second > 2 * tolerance else None
+    label = task.predict(outputs, Samples({}, settings=settings)).fields.get("label")
+    return label if first - second > 2 * tolerance else None

@@ -1,6 +1,7 @@
 """Names and types of a model's signature as Kotlin has them."""
 
 import json
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -56,25 +57,19 @@ class Tensor:
 
 def tensors(specs: Iterable[TensorSpec], path: str) -> list[Tensor]:
     """`specs` for the templates. Raises `ModelFormatError` for a dtype that Kotlin's arrays do not hold."""
-    found: list[Tensor] = []
-    taken: set[str] = set()
+    by_variable: dict[str, Tensor] = {}
     for spec in specs:
         if spec.dtype not in DTYPES:
             raise ModelFormatError(
                 f"{path}: {spec.name} is {spec.dtype}, which Kotlin has no array for; convert it to float32, int8 or uint8"
             )
         shape = tuple(1 if size < 0 else size for size in spec.shape)
-        size = 1
-        for axis in shape:
-            size *= axis
         variable = identifier(spec.name, upper=False)
-        while variable in taken:
+        while variable in by_variable:
             variable += "_"
-        taken.add(variable)
-        found.append(
-            Tensor(spec.name, variable, spec.dtype, DTYPES[spec.dtype], shape, size, spec.scale or None, spec.zero_point or 0)
-        )
-    return found
+        kind, scale = DTYPES[spec.dtype], spec.scale or None
+        by_variable[variable] = Tensor(spec.name, variable, spec.dtype, kind, shape, math.prod(shape), scale, spec.zero_point or 0)
+    return list(by_variable.values())
 
 
 def identifier(name: str, *, upper: bool) -> str:

@@ -3,9 +3,12 @@
 import json
 import os
 import secrets
+import shutil
 import tempfile
 import threading
+import time
 from collections.abc import Mapping
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
 from pathlib import Path
@@ -15,8 +18,10 @@ from urllib.parse import unquote, urlsplit
 import numpy as np
 import platformdirs
 
-from edgekit.errors import ConfigError, EdgekitError, InputError, UnsupportedOpError
-from edgekit.workflows.predict import Prediction, Predictor
+from edgekit.data.samples import Samples
+from edgekit.errors import ConfigError, DatasetError, EdgekitError, InputError, UnsupportedOpError
+from edgekit.tasks.base import Prediction
+from edgekit.workflows.predict import Predictor
 
 ADDRESS = "127.0.0.1"
 VERSION = "2.5.3"
@@ -26,6 +31,7 @@ _SCOPE = "@litertjs"
 _VARIABLE = "EDGEKIT_LITERTJS"
 _DTYPES = ("float32", "int32", "uint8")
 _LARGEST_BODY = 32 * 2**20
+_MOST_ROWS = 16
 _TYPES = {
     ".css": "text/css; charset=utf-8",
     ".html": "text/html; charset=utf-8",
@@ -43,8 +49,7 @@ def home() -> Path:
 def find_runtime(given: Path | None) -> Path:
     """The folder that holds LiteRT.js's packages: `given`, $EDGEKIT_LITERTJS, ./node_modules or the user's own.
 
-    Raises `InputError` with the command that installs it if none of them has it.
-    """
+    Raises `InputError` with the command that installs it if none of them has it."""
     named = given or (Path(os.environ[_VARIABLE]) if os.environ.get(_VARIABLE) else None)
     places = [named] if named else [Path.cwd(), home()]
     for place in places:
@@ -57,8 +62,8 @@ def find_runtime(given: Path | None) -> Path:
 
 def check_runs(predictor: Predictor) -> None:
     """Raise `UnsupportedOpError` if LiteRT.js cannot feed the file or read it."""
-    ends = [(spec, "--inputs") for spec in predictor.signature.inputs] + [(predictor.signature.outputs[0], "--outputs")]
-    for spec, option in ends:
+    signature = predictor.signature
+    for spec, option in [*((spec, "--inputs") for spec in signature.inputs), *((spec, "--outputs") for spec in signature.outputs)]:
         if spec.dtype not in _DTYPES:
             raise UnsupportedOpError(
                 f"{predictor.path}: {spec.name} is {spec.dtype}, and LiteRT.js takes {', '.join(_DTYPES)}; "
@@ -68,27 +73,19 @@ def check_runs(predictor: Predictor) -> None:
 
 def describe(predictor: Predictor) -> dict[str, Any]:
     """What the page has to know of the file."""
-    output = predictor.signature.outputs[0]
     return {
         "file": predictor.path.name,
         "size_bytes": predictor.path.stat().st_size,
         "kind": "text" if predictor.is_text else "image",
-        "pairs": predictor.pairs,
-        "labels": predictor.labels,
-        "activation": predictor.activation,
+        "task": predictor.task.name,
+        "halves": predictor.halves,
         "inputs": [{"name": spec.name, "dtype": spec.dtype, "shape": list(spec.shape)} for spec in predictor.signature.inputs],
-        "output": {"name": output.name, "scale": output.scale, "zero_point": output.zero_point},
     }
 
 
-def answer(found: Prediction) -> dict[str, Any]:
-    """What `edgekit predict` says, and the arrays that it fed, for the browser to feed alike."""
-    inputs = {
-        name: {"dtype": str(values.dtype), "shape": list(values.shape), "values": np.ravel(values).tolist()}
-        for name, values in found.inputs.items()
-    }
-    told = {"label": found.label, "scores": found.scores, "milliseconds": found.milliseconds, "remark": found.remark}
-    return {"predict": told, "inputs": inputs, "signature": found.signature}
+def shown(prediction: Prediction) -> dict[str, Any]:
+    """An answer as the page shows it."""
+    return {name: getattr(prediction, name) for name in ("answer", "score", "fields", "milliseconds", "remark")}
 
 
 class Server(ThreadingHTTPServer):
@@ -100,6 +97,9 @@ class Server(ThreadingHTTPServer):
         """Listen on loopback; port 0 takes a free one. Raises `ConfigError` for a port that is in use or not allowed."""
         self.predictor, self.runtime = predictor, runtime
         self.turn = threading.Lock()
+        # Rows whose outputs a page still has to bring, by number.
+        self.rows: dict[int, Samples] = {}
+        self.asked = 0
         try:
             super().__init__((ADDRESS, port), _Handler)
         except OSError as error:
@@ -108,6 +108,29 @@ class Server(ThreadingHTTPServer):
     @property
     def url(self) -> str:
         return f"http://{ADDRESS}:{self.server_port}/"
+
+    def answer(self, first: str | Path, second: str | None = None) -> dict[str, Any]:
+        """What `edgekit predict` says, and the arrays that it fed, for the browser to feed alike. Raises `DatasetError`."""
+        started = time.perf_counter()
+        samples, remark = self.predictor.encode(first, second)
+        if len(samples) > 1:
+            remark = f"the text takes {len(samples)} windows, and this page runs the first alone"
+            samples = samples.span(slice(0, 1))
+        prediction = replace(self.predictor.answer(samples, started), remark=remark)
+        row, signature = self.predictor.fed(samples)
+        inputs = {
+            name: {"dtype": str(values.dtype), "shape": list(values.shape), "values": np.ravel(values).tolist()}
+            for name, values in row.items()
+        }
+        self.asked += 1
+        self.rows = {number: self.rows[number] for number in list(self.rows)[1 - _MOST_ROWS :]} | {self.asked: samples}
+        return {"predict": shown(prediction), "inputs": inputs, "signature": signature, "row": self.asked}
+
+    def read(self, row: object, outputs: object) -> dict[str, Any]:
+        """The answer in what the browser's inference gave for a row, raw by name. Raises `DatasetError`."""
+        if not isinstance(row, int) or row not in self.rows or not isinstance(outputs, Mapping):
+            raise DatasetError("there is no such row any more; run it again")
+        return shown(self.predictor.read(outputs, self.rows[row]))
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -144,40 +167,46 @@ class _Handler(BaseHTTPRequestHandler):
             self._json({"error": "the request is too large, or does not say how long it is"}, 413)
             return
         body = self.rfile.read(int(length))
-        judges = {"/predict/text": self._text, "/predict/image": self._image}
-        if (judge := judges.get(self.path)) is None:
+        answers = {"/predict/text": self._text, "/predict/image": self._image, "/read": self._outputs}
+        if (reply := answers.get(self.path)) is None:
             self._send(404, b"not found\n", "text/plain")
             return
         try:
             with self.server.turn:
-                told = answer(judge(body))
+                content = reply(body)
         except (EdgekitError, ValueError, OSError, RecursionError) as error:
             self._json({"error": str(error)}, 400)
         else:
-            self._json(told)
+            self._json(content)
 
-    def _text(self, body: bytes) -> Prediction:
-        told = json.loads(body)
-        if not isinstance(told, Mapping) or not isinstance(told.get("text"), str):
+    def _text(self, body: bytes) -> dict[str, Any]:
+        question = json.loads(body)
+        if not isinstance(question, Mapping) or not isinstance(question.get("text"), str):
             raise ValueError('the body is not {"text": …}')
-        pair = told.get("pair")
-        return self.server.predictor.text(told["text"], str(pair) if pair is not None else None)
+        pair = question.get("pair")
+        return self.server.answer(question["text"], str(pair) if pair is not None else None)
 
-    def _image(self, body: bytes) -> Prediction:
+    def _outputs(self, body: bytes) -> dict[str, Any]:
+        run = json.loads(body)
+        if not isinstance(run, Mapping):
+            raise ValueError('the body is not {"row": …, "outputs": …}')
+        return self.server.read(run.get("row"), run.get("outputs"))
+
+    def _image(self, body: bytes) -> dict[str, Any]:
         with tempfile.NamedTemporaryFile(prefix="edgekit-demo-") as room:
             room.write(body)
             room.flush()
-            return self.server.predictor.image(Path(room.name))
+            return self.server.answer(Path(room.name))
 
     def _is_ours(self) -> bool:
         """Pages of other sites may reach loopback under a name of their own, but not read what is refused."""
         hosts = {f"{name}:{self.server.server_port}" for name in (ADDRESS, "localhost")}
         allowed = {f"http://{host}" for host in hosts}
-        if self.headers.get("Host") in hosts and self.headers.get("Origin", next(iter(allowed))) in allowed:
-            return True
-        self.close_connection = True
-        self._send(403, b"only for pages of this server\n", "text/plain")
-        return False
+        ours = self.headers.get("Host") in hosts and self.headers.get("Origin", next(iter(allowed))) in allowed
+        if not ours:
+            self.close_connection = True
+            self._send(403, b"only for pages of this server\n", "text/plain")
+        return ours
 
     def _page(self) -> None:
         from jinja2 import Environment, StrictUndefined
@@ -195,16 +224,15 @@ class _Handler(BaseHTTPRequestHandler):
     def _runtime_file(self, name: str) -> None:
         allowed = [(self.server.runtime / package).resolve() for package in PACKAGES]
         file = (self.server.runtime / name.replace("\0", "")).resolve()
-        if not any(file.is_relative_to(folder) for folder in allowed) or not file.is_file():
+        if any(file.is_relative_to(folder) for folder in allowed) and file.is_file():
+            self._file(file, _TYPES.get(file.suffix, "application/octet-stream"))
+        else:
             self._send(404, b"not found\n", "text/plain")
-            return
-        self._file(file, _TYPES.get(file.suffix, "application/octet-stream"))
 
     def _file(self, path: Path, kind: str) -> None:
         with path.open("rb") as stream:
             self._head(200, os.fstat(stream.fileno()).st_size, kind, {})
-            while block := stream.read(2**20):
-                self.wfile.write(block)
+            shutil.copyfileobj(stream, self.wfile, 2**20)
 
     def _json(self, content: Mapping[str, Any], status: int = 200) -> None:
         self._send(status, json.dumps(content, ensure_ascii=False).encode(), _TYPES[".json"])

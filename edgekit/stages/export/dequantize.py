@@ -13,8 +13,7 @@ def to_float(model: Any) -> None:
     """Rewrite quantize, dequantize and QLinear nodes of the top graph, in place, as float ops on whole numbers.
 
     Quantize is Clip(Round(x / scale) + zero_point), dequantize (x - zero_point) * scale (ONNX operator specification).
-    A graph in which a scale is not constant is left as it is.
-    """
+    A graph in which a scale is not constant is left as it is."""
     from onnx import numpy_helper
 
     if not any(node.op_type in _QUANTIZED for node in model.graph.node):
@@ -74,7 +73,7 @@ class _Rewriter:
     def _quantize(self, source: str, scale: str, zero: str, target: str, axis: int) -> Iterator[Any]:
         from onnx import helper
 
-        if not self._has(scale, *([zero] if zero else [])):
+        if not self._has(scale, zero):
             return
         limits = np.iinfo(self.constants[zero].dtype if zero else np.uint8)
         scales, zeros = self._parameters(source, scale, zero, target, axis)
@@ -88,7 +87,7 @@ class _Rewriter:
     def _dequantize(self, source: str, scale: str, zero: str, target: str, axis: int) -> Iterator[Any]:
         from onnx import TensorProto, helper
 
-        if not self._has(scale, *([zero] if zero else [])):
+        if not self._has(scale, zero):
             return
         if source in self.constants:
             array = self.constants[source].astype(np.float32)
@@ -105,21 +104,18 @@ class _Rewriter:
 
     def _parameters(self, source: str, scale: str, zero: str, target: str, axis: int) -> tuple[str, str]:
         scales = self.constants[scale].astype(np.float32)
-        zeros = self.constants[zero].astype(np.float32) if zero else np.zeros((), np.float32)
-        if scales.size > 1:
-            if source not in self._ranks:
-                self.failed = True
-            rank = self._ranks.get(source, 1)
-            scales, zeros = _along(scales, rank, axis), _along(zeros, rank, axis)
-        else:
-            scales, zeros = scales.reshape(()), zeros.reshape(())
-        return self._constant(f"{target}/scale", scales), self._constant(f"{target}/zero", zeros)
+        zeros = self.constants[zero].astype(np.float32) if zero else np.float32(0)
+        self.failed |= scales.size > 1 and source not in self._ranks
+        rank = self._ranks.get(source, axis + 1)
+        ends = (f"{target}/scale", scales), (f"{target}/zero", zeros)
+        scale_name, zero_name = (self._constant(name, _along(values, rank, axis)) for name, values in ends)
+        return scale_name, zero_name
 
     def _has(self, *names: str) -> bool:
-        if all(name in self.constants for name in names):
-            return True
-        self.failed = True
-        return False
+        """Whether those that are not left out are constant."""
+        constant = all(name in self.constants for name in names if name)
+        self.failed |= not constant
+        return constant
 
     def _constant(self, name: str, value: np.ndarray | np.generic) -> str:
         self.made[name] = np.asarray(value)

@@ -12,8 +12,7 @@ def flatten(model: Any) -> None:
     """Rewrite GatherElements with constant indices along the last axis, in place.
 
     data (B…, M, K) and indices (B…, M, N) become a Gather from (B…, M·K). Where the indices are the same for all of B, as
-    DeBERTa's relative positions are for all heads, only (M, N) of them are kept. Needs inferred shapes.
-    """
+    DeBERTa's relative positions are for all heads, only (M, N) of them are kept. Needs inferred shapes."""
     from onnx import numpy_helper
 
     places = {tensor.name: tensor for tensor in model.graph.initializer}
@@ -30,9 +29,9 @@ def flatten(model: Any) -> None:
         if len(shape) < 2 or axis not in (-1, len(shape) - 1) or 0 in shape or tuple(shape[:-1]) != indices.shape[:-1]:
             nodes.append(node)
             continue
-        made = dict(_constants(node.output[0], indices, shape))
-        constants.extend(numpy_helper.from_array(array, name) for name, array in made.items())
-        nodes.extend(_gather(node.input[0], node.output[0], reshaped=f"{node.output[0]}/shape" in made))
+        arrays = dict(_constants(node.output[0], indices, shape))
+        constants.extend(numpy_helper.from_array(array, name) for name, array in arrays.items())
+        nodes.extend(_gather(node.input[0], node.output[0], reshaped=f"{node.output[0]}/shape" in arrays))
     del model.graph.node[:]
     model.graph.node.extend(nodes)
     model.graph.initializer.extend(constants)

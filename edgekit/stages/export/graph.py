@@ -18,15 +18,13 @@ _OLDEST, _MODERN = 7, 13
 
 
 def read(path: Path) -> Any:
-    """The model in `path`, sound and made of ops that onnx2tf knows.
-
-    Raises `ModelFormatError` if it is no sound ONNX model and `UnsupportedOpError` naming the ops without a TensorFlow form.
-    """
+    """The sound model in `path`. Raises `ModelFormatError`, and `UnsupportedOpError` naming ops without a TensorFlow form."""
     import onnx
 
     try:
         model = onnx.load(path, load_external_data=False)
-        places = {entry.value for tensor in _stored(model) for entry in tensor.external_data if entry.key == "location"}
+        outside = [tensor for tensor in model.graph.initializer if tensor.data_location == onnx.TensorProto.EXTERNAL]
+        places = {entry.value for tensor in outside for entry in tensor.external_data if entry.key == "location"}
         if missing := sorted(place for place in places if not (path.parent / place).is_file()):
             raise ModelFormatError(
                 f"{path}: its weights lie in {missing[0]}, which is not there; put it beside the file, or save it as one file"
@@ -46,13 +44,6 @@ def read(path: Path) -> Any:
         except Exception as error:
             raise ModelFormatError(f"{path}: not a sound ONNX model ({one_line(error)}); export it again") from error
     return _modern(model)
-
-
-def _stored(model: Any) -> list[Any]:
-    """The constants of the main graph that lie in other files."""
-    import onnx
-
-    return [tensor for tensor in model.graph.initializer if tensor.data_location == onnx.TensorProto.EXTERNAL]
 
 
 def input_names(model: Any) -> list[str]:
@@ -77,24 +68,23 @@ def fix_shapes(path: Path, model: Any, max_length: int, shapes: Mapping[str, Seq
         raise InputError(f"{path}: there is no input {', '.join(unknown)}; it has {', '.join(names) or 'none'}")
     if not names:
         raise UnsupportedOpError(f"{path}: the graph has no inputs; give a model that computes something from its input")
-    for item in model.graph.output:
-        if not _is_numeric(item):
-            raise UnsupportedOpError(
-                f"{path}: output {item.name} is no tensor of numbers, which TFLite needs; cut the graph before it"
-            )
-    for item in model.graph.input:
-        if item.name not in names:
-            continue
-        if not _is_numeric(item):
-            raise UnsupportedOpError(
-                f"{path}: input {item.name} is no tensor of numbers, which TFLite needs; cut the graph after it"
-            )
+    inputs = [item for item in model.graph.input if item.name in names]
+    for what, cut, items in (("output", "before", model.graph.output), ("input", "after", inputs)):
+        if strange := [item.name for item in items if not _is_numeric(item)]:
+            cause = f"{what} {strange[0]} is no tensor of numbers, which TFLite needs"
+            raise UnsupportedOpError(f"{path}: {cause}; cut the graph {cut} it")
+    for item in inputs:
         if item.type.tensor_type.elem_type == onnx.TensorProto.DOUBLE:
             raise UnsupportedOpError(
                 f"{path}: input {item.name} is float64, which TFLite does not compute in; export it in float32"
             )
         _fix_shape(path, item, max_length, shapes.get(item.name))
-    _free_symbols(model)
+    # Free sizes of the outputs and of what lies between go, which shape inference then fills from the inputs.
+    del model.graph.value_info[:]
+    for item in model.graph.output:
+        for dimension in item.type.tensor_type.shape.dim:
+            if dimension.dim_value <= 0:
+                dimension.Clear()
 
 
 def _fix_shape(path: Path, item: Any, max_length: int, sizes: Sequence[int] | None) -> None:
@@ -124,15 +114,6 @@ def _fix_shape(path: Path, item: Any, max_length: int, sizes: Sequence[int] | No
             dimension.dim_value = max_length
         else:
             raise InputError(f"{path}: axis {axis} of input {item.name} ({shape}) is free; fix it with {advice}")
-
-
-def _free_symbols(model: Any) -> None:
-    """Take free sizes out of the outputs and of what lies between, which shape inference then fills from the inputs."""
-    del model.graph.value_info[:]
-    for item in model.graph.output:
-        for dimension in item.type.tensor_type.shape.dim:
-            if dimension.dim_value <= 0:
-                dimension.Clear()
 
 
 def _is_numeric(item: Any) -> bool:
@@ -215,25 +196,19 @@ def _refuse_unknown_ops(path: Path, model: Any) -> None:
     if spec is None or not spec.submodule_search_locations:
         raise EdgekitError("onnx2tf is not installed; install edgekit again")
     handlers = {file.stem for file in (Path(spec.submodule_search_locations[0]) / "ops").glob("[A-Z]*.py")}
-    known = handlers | {function.name for function in model.functions}
-    missing = sorted(
-        {
-            node.op_type if node.domain in _DOMAINS else f"{node.domain}.{node.op_type}"
-            for node in _nodes(model.graph)
-            if node.op_type not in known or not (node.domain in _DOMAINS or model.functions)
-        }
-    )
+    convertible = handlers | {function.name for function in model.functions}
+    missing = {
+        node.op_type if node.domain in _DOMAINS else f"{node.domain}.{node.op_type}"
+        for node in _nodes(model.graph)
+        if node.op_type not in convertible or not (node.domain in _DOMAINS or model.functions)
+    }
     if missing:
-        raise UnsupportedOpError(f"{path}: no TensorFlow form of op {', '.join(missing)}; export the model without it")
+        raise UnsupportedOpError(f"{path}: no TensorFlow form of op {', '.join(sorted(missing))}; export the model without it")
 
 
 def _nodes(graph: Any) -> list[Any]:
-    found = []
-    for node in graph.node:
-        found.append(node)
-        for attribute in node.attribute:
-            found.extend(_nodes(attribute.g) if attribute.HasField("g") else [])
-    return found
+    bodies = [attribute.g for node in graph.node for attribute in node.attribute if attribute.HasField("g")]
+    return [*graph.node, *(node for body in bodies for node in _nodes(body))]
 
 
 def _modern(model: Any) -> Any:

@@ -4,11 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from edgekit.data.samples import Samples
 from edgekit.errors import ConfigError, ModelFormatError, UnsupportedOpError, one_line
-from edgekit.stages.export import module as classifier
+from edgekit.models.checkpoint import Checkpoint
+from edgekit.stages.export import module as exported
 from edgekit.tflite.interpreter import Model
 
 # From here on litert-torch is quicker where it leaves the constants alone and folds those of the finished file: measured, it
@@ -16,22 +15,21 @@ from edgekit.tflite.interpreter import Model
 _LARGE_BYTES = 200 * 2**20
 
 
-def export_litert(checkpoint: Path, samples_folder: Path, target: Path, reference: Path) -> None:
-    """Write `checkpoint` as a float .tflite with the samples' input names and one output `logits`.
+def export_litert(checkpoint: Checkpoint, samples_folder: Path, target: Path, reference: Path) -> None:
+    """Write `checkpoint` as a float .tflite with the samples' input names and its task's outputs.
 
-    Writes the first rows' logits, computed by PyTorch, to `reference` (.npy, float32 (N, C)). Raises `ConfigError` if litert-torch
-    is not installed, `CheckpointError`, and `UnsupportedOpError` if the model cannot be converted. Needs torch.
-    """
+    Writes the first samples' outputs, computed by PyTorch, to the folder `reference`. Raises `ConfigError` if litert-torch
+    is not installed, `CheckpointError`, and `UnsupportedOpError` if the model cannot be converted. Needs torch."""
     try:
         import litert_torch
     except ImportError as error:
         raise ConfigError(f"--bridge litert needs litert-torch ({error}); install edgekit[litert] or use --bridge onnx") from None
     import torch
 
-    samples = Samples.load(samples_folder)
-    module = classifier.load(checkpoint, tuple(samples.inputs))
-    np.save(reference, classifier.logits(module, classifier.first(samples, classifier.PARITY_ROWS)))
-    tensors = dict(zip(samples.inputs, classifier.example(samples), strict=True))
+    few = exported.first(Samples.load(samples_folder))
+    module, names = exported.load(checkpoint, tuple(few.inputs)), checkpoint.task.outputs
+    Samples(exported.run(module, few, names)).save(reference)
+    tensors = dict(zip(few.inputs, exported.example(few), strict=True))
     known = _known_ranges(module, tensors)
 
     class Named(torch.nn.Module):
@@ -43,22 +41,23 @@ def export_litert(checkpoint: Path, samples_folder: Path, target: Path, referenc
             self, input_ids: torch.Tensor, attention_mask: torch.Tensor, token_type_ids: torch.Tensor | None = None
         ) -> dict[str, torch.Tensor]:
             with known:
-                return {"logits": self.module(input_ids, attention_mask, token_type_ids)}
+                return dict(zip(names, self.module(input_ids, attention_mask, token_type_ids), strict=True))
 
     try:
         large = sum(weight.nbytes for weight in module.parameters()) > _LARGE_BYTES
         litert_torch.convert(Named().eval(), sample_kwargs=tensors, lightweight_conversion=large).export(str(target))
     except (RuntimeError, NotImplementedError, ValueError) as error:
-        raise UnsupportedOpError(f"{checkpoint}: litert-torch cannot convert it ({one_line(error)}); use --bridge onnx") from error
-    require_kernels(target, checkpoint)
+        raise UnsupportedOpError(
+            f"{checkpoint.path}: litert-torch cannot convert it ({one_line(error)}); use --bridge onnx"
+        ) from error
+    require_kernels(target, checkpoint.path)
 
 
 def _known_ranges(module: Any, tensors: Mapping[str, Any]) -> Any:
     """A context in which `torch.arange` gives the tensors that it gave when the module ran on `tensors`.
 
     So a tracer takes them for constants. litert-torch rewrites each arange of a graph in Python, and for that traces the whole
-    graph once more: a sixth of the time that it takes.
-    """
+    graph once more: a sixth of the time that it takes."""
     import torch
     from torch.overrides import TorchFunctionMode
 

@@ -1,8 +1,7 @@
 """A float .tflite that computes only the positions that its outputs read.
 
 A classifier looks at the last layer's first token alone, so of that layer's queries, feed-forward network and normalizations
-all other rows are computed for nothing: an eighth of what a six-layer encoder takes.
-"""
+all other rows are computed for nothing: an eighth of what a six-layer encoder takes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from edgekit.tflite import schema
 from edgekit.tflite.tree import add_constant, add_tensor, constant, listed, load, op_name, operation, reshape, write
 
 # Ops that give each element from the elements at its place, after broadcasting.
@@ -37,8 +37,7 @@ _Axes = list[int | None]
 def narrow(path: Path) -> None:
     """Have each op of the model in `path` whose result is read at one position of an axis compute that alone, in place.
 
-    Results stay the same. Without a matrix product among such ops, and above 2 GB, the file does. In a worker child.
-    """
+    Results stay the same. Without a matrix product among such ops, and above 2 GB, the file does. In a worker child."""
     tree = load(path.read_bytes())
     if tree is None:
         return
@@ -52,8 +51,7 @@ def narrow(path: Path) -> None:
 class _Graph:
     """`axes` has the ops that compute one row, by place, and `chosen` the places of those that take a row out of their input.
 
-    `narrowed` are the results that shrink to a row, and `cut` the rows that are taken out of others.
-    """
+    `narrowed` are the results that shrink to a row, and `cut` the rows that are taken out of others."""
 
     tree: Any
     graph: Any
@@ -169,8 +167,6 @@ class _Graph:
 
     def _cut(self, index: int, row: _Row) -> int:
         """A tensor with that row of another: a constant, or what a SLICE gives that comes before all that read it."""
-        from ai_edge_litert import schema_py_generated as schema
-
         key = index, row
         if key not in self.cut:
             tensor, shape = self.graph.tensors[index], self._row_shape(index, row)

@@ -10,8 +10,9 @@ import numpy as np
 from edgekit.data.samples import Samples, as_fed
 from edgekit.errors import ModelFormatError, UnsupportedOpError, one_line
 from edgekit.models import attention_masks
-from edgekit.stages.export import module as classifier
-from edgekit.tasks.parity import Parity, compare, require
+from edgekit.models.checkpoint import Checkpoint
+from edgekit.stages.export import module as exported
+from edgekit.tasks.parity import Parity, compare_all, require
 
 # The first opset with a Gelu node: decomposed into Erf it would become a Flex op on the way to TFLite.
 OPSET = 20
@@ -28,49 +29,45 @@ class OnnxExport:
     mask: float | None
 
 
-def export_onnx(checkpoint: Path, samples_folder: Path, target: Path, reference: Path) -> OnnxExport:
-    """Write `checkpoint` as ONNX: opset 20, inputs named as in the saved samples, batch 1, length fixed.
+def export_onnx(checkpoint: Checkpoint, samples_folder: Path, target: Path, reference: Path) -> OnnxExport:
+    """Write `checkpoint` as ONNX: opset 20, inputs named as in the saved samples, batch 1, length fixed, its task's outputs.
 
-    Writes the logits of the first saved rows, computed by PyTorch, to `reference` (.npy, float32 (N, C)). Raises
-    `CheckpointError`, `UnsupportedOpError` if the model cannot be traced, `ParityError` if ONNX disagrees. Needs torch.
-    """
+    Writes the outputs of the first saved samples, computed by PyTorch, to the folder `reference`, each float32 (N, …) by name.
+    Raises `CheckpointError`, `UnsupportedOpError` if the model cannot be traced, `ParityError` if ONNX disagrees. Needs torch."""
     import torch
 
-    samples = Samples.load(samples_folder)
-    module = classifier.load(checkpoint, tuple(samples.inputs))
-    logits = classifier.logits(module, classifier.first(samples, classifier.PARITY_ROWS))
-    np.save(reference, logits)
+    few = exported.first(Samples.load(samples_folder))
+    module, names = exported.load(checkpoint, tuple(few.inputs)), checkpoint.task.outputs
+    outputs = exported.run(module, few, names)
+    Samples(outputs).save(reference)
     size = sum(parameter.numel() * parameter.element_size() for parameter in module.parameters())
     try:
         program = torch.onnx.export(
             module,
-            classifier.example(samples),
+            exported.example(few),
             dynamo=True,
             opset_version=OPSET,
             optimize=True,
-            input_names=list(samples.inputs),
-            output_names=["logits"],
+            input_names=list(few.inputs),
+            output_names=list(names),
             verbose=False,
         )
     except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
-        raise UnsupportedOpError(
-            f"{checkpoint}: torch cannot export it to ONNX ({one_line(error)}); try --bridge litert"
-        ) from error
+        cause = one_line(error)
+        raise UnsupportedOpError(f"{checkpoint.path}: torch cannot export it to ONNX ({cause}); try --bridge litert") from error
     if program is None:
-        raise UnsupportedOpError(f"{checkpoint}: torch exported nothing to ONNX; try --bridge litert")
+        raise UnsupportedOpError(f"{checkpoint.path}: torch exported nothing to ONNX; try --bridge litert")
     program.save(target, external_data=size > _EXTERNAL_BYTES)
-    few = classifier.first(samples, classifier.PARITY_ROWS)
-    mask, outputs = soften_masks(target, few)
-    parity = compare(outputs, logits[: len(few)])
+    mask, softened = soften_masks(target, few)
+    parity = compare_all(softened, outputs)
     require(parity, "PyTorch to ONNX")
     return OnnxExport(parity, mask)
 
 
-def soften_masks(path: Path, samples: Samples) -> tuple[float | None, np.ndarray]:
+def soften_masks(path: Path, samples: Samples) -> tuple[float | None, dict[str, np.ndarray]]:
     """Replace minus infinity in the attention masks of an ONNX file by the smallest value that gives the same outputs.
 
-    Returns the value, or None where there is no mask or no value does, and the first output of what is there now, (N, ...).
-    """
+    Returns the value, or None where there is no mask or no value does, and the outputs of what is there now, (N, ...) by name."""
     import onnx
     from onnx import numpy_helper
 
@@ -83,19 +80,17 @@ def soften_masks(path: Path, samples: Samples) -> tuple[float | None, np.ndarray
         and tensor.data_location != onnx.TensorProto.EXTERNAL
         and attention_masks.is_mask(array := numpy_helper.to_array(tensor))
     ]
-    reference = run_onnx(path, samples)[0]
+    reference = run_onnx(path, samples)
     if not constants:
         return None, reference
-    trial = path.with_name(f"{path.stem}.mask.onnx")
+    trial, outputs = path.with_name(f"{path.stem}.mask.onnx"), reference
 
-    outputs = reference
-
-    def run(value: float) -> np.ndarray:
+    def run(value: float) -> dict[str, np.ndarray]:
         nonlocal outputs
         for tensor, array in constants:
             tensor.CopyFrom(numpy_helper.from_array(attention_masks.soften(array, value), tensor.name))
         onnx.save(model, trial)
-        outputs = run_onnx(trial, samples)[0]
+        outputs = run_onnx(trial, samples)
         return outputs
 
     chosen = attention_masks.choose(run, reference)
@@ -106,40 +101,37 @@ def soften_masks(path: Path, samples: Samples) -> tuple[float | None, np.ndarray
 
 
 def _constants(model: Any) -> list[Any]:
-    nodes = [
-        attribute.t
-        for node in model.graph.node
-        if node.op_type == "Constant"
-        for attribute in node.attribute
-        if attribute.HasField("t")
-    ]
-    return [*model.graph.initializer, *nodes]
+    attributes = [attribute for node in model.graph.node if node.op_type == "Constant" for attribute in node.attribute]
+    return [*model.graph.initializer, *(attribute.t for attribute in attributes if attribute.HasField("t"))]
 
 
-def run_onnx(path: Path, samples: Samples, *, channels_last: Sequence[str] = (), origin: Path | None = None) -> list[np.ndarray]:
-    """Every output of every row, each (N, ...), by ONNX Runtime.
+def run_onnx(
+    path: Path, samples: Samples, *, channels_last: Sequence[str] = (), origin: Path | None = None
+) -> dict[str, np.ndarray]:
+    """Every output of every row by name, each (N, ...), by ONNX Runtime.
 
     The samples of inputs named in `channels_last` have their channels on the last axis, the graph has them on axis 1;
     `origin` is what errors call the file. Raises `UnsupportedOpError` if ONNX Runtime cannot load the file and
-    `ModelFormatError` if it cannot run it.
-    """
+    `ModelFormatError` if it cannot run it."""
     import onnxruntime
 
     onnxruntime.set_default_logger_severity(4)
     called = origin or path
+    options = onnxruntime.SessionOptions()
+    # Integer products of processors without VNNI saturate, so that quantized graphs are computed in float here.
+    options.add_session_config_entry("session.disable_quant_qdq", "1")
     try:
-        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its exceptions share no public base class
-        raise UnsupportedOpError(
-            f"{called}: ONNX Runtime cannot load it ({one_line(error)}); export it again with standard ops"
-        ) from error
-    wanted = {item.name: (len(item.shape), item.type) for item in session.get_inputs()}
-    if missing := sorted(set(wanted) - set(samples.inputs)):
+        cause = one_line(error)
+        raise UnsupportedOpError(f"{called}: ONNX Runtime cannot load it ({cause}); export it again with standard ops") from error
+    inputs = {item.name: (len(item.shape), item.type) for item in session.get_inputs()}
+    if missing := sorted(set(inputs) - set(samples.inputs)):
         raise ModelFormatError(f"{called}: input {missing[0]} is not in the data, which has {', '.join(samples.inputs)}")
     rows: list[list[np.ndarray]] = []
     for row in samples:
         feed = {}
-        for name, (rank, kind) in wanted.items():
+        for name, (rank, kind) in inputs.items():
             value = as_fed(row[name], rank)
             value = np.ascontiguousarray(np.moveaxis(value, -1, 1)) if name in channels_last else value
             inner = kind.removeprefix("tensor(").removesuffix(")")
@@ -149,14 +141,11 @@ def run_onnx(path: Path, samples: Samples, *, channels_last: Sequence[str] = (),
         except Exception as error:
             raise ModelFormatError(f"{called}: ONNX Runtime stops during inference ({one_line(error)})") from error
     names = [item.name for item in session.get_outputs()]
-    return [stacked(values, f"{called}: output {name}") for values, name in zip(zip(*rows, strict=True), names, strict=True)]
+    return {name: stacked(values, f"{called}: output {name}") for name, values in zip(names, zip(*rows, strict=True), strict=True)}
 
 
 def stacked(rows: Sequence[np.ndarray], what: str) -> np.ndarray:
-    """The outputs of rows as one array (N, ...); a batch axis of 1 gives way to the rows.
-
-    Raises `ModelFormatError`, which calls them `what`, if they differ in shape.
-    """
+    """The outputs of rows as one array (N, ...), without a batch axis of 1; raises `ModelFormatError` if shapes differ."""
     if len({row.shape for row in rows}) > 1:
         shapes = ", ".join(sorted({str(row.shape) for row in rows}))
         raise ModelFormatError(f"{what} changes its shape from row to row ({shapes}); give a model with outputs of one shape")
@@ -166,13 +155,10 @@ def stacked(rows: Sequence[np.ndarray], what: str) -> np.ndarray:
 def comparable(outputs: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Both as they can be compared: the reference with channels where `outputs` has them, and the same infinities as zeros.
 
-    TensorFlow puts channels last. Where both layouts fit, the closer one is meant.
-    """
-    layouts = [reference]
-    for axis in (1, 2):  # behind the rows, or behind rows and batch
-        if reference.ndim > axis + 1:
-            layouts.append(np.moveaxis(reference, axis, -1))
-    fitting = [array for array in layouts if array.shape == outputs.shape]
+    TensorFlow puts channels last. Where both layouts fit, the closer one is meant."""
+    # Channels behind the rows, or behind rows and batch.
+    moved = [np.moveaxis(reference, axis, -1) for axis in (1, 2) if reference.ndim > axis + 1]
+    fitting = [array for array in (reference, *moved) if array.shape == outputs.shape]
     if not fitting:
         return outputs, reference
     closest = min(fitting, key=lambda array: _distance(outputs, array))

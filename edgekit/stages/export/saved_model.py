@@ -15,8 +15,9 @@ import numpy as np
 from edgekit.data.samples import Samples
 from edgekit.errors import ConversionError, UnsupportedOpError, one_line
 from edgekit.stages.export import dequantize, gather, graph
+from edgekit.stages.export.module import first
 from edgekit.stages.export.onnx import run_onnx, stacked
-from edgekit.tasks.parity import Parity, compare, require
+from edgekit.tasks.parity import Parity, compare_all, require
 
 # onnx2tf looks for this file in the working directory and downloads it where it is missing.
 _CALIBRATION_IMAGES = "calibration_image_sample_data_20x128x128x3_float32.npy"
@@ -29,12 +30,12 @@ _SPATIAL = ("Conv", "Pool", "Resize", "Upsample", "DepthToSpace", "SpaceToDepth"
 class SavedModelExport:
     """`names` maps the SavedModel's input and output names to the ONNX file's where they differ.
 
-    `outputs` are the ONNX file's outputs in its order, `channels_last` its inputs whose channels moved from axis 1 to the
-    last, `fixed` the ONNX file with its free axes fixed, which the SavedModel was compared with.
-    """
+    `inputs` and `outputs` are the ONNX file's in its order, `channels_last` those inputs whose channels moved from axis 1 to the
+    last, `fixed` the ONNX file with its free axes fixed, which the SavedModel was compared with."""
 
     parity: Parity | None
     names: Mapping[str, str]
+    inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     channels_last: tuple[str, ...]
     fixed: Path
@@ -55,8 +56,7 @@ def export_saved_model(
     folded and its quantized ops rewritten first, which our own exports do not need. Free axes are fixed: batch to 1, the
     length of token inputs to `max_length`, others by `shapes` (input name to sizes). Raises `ModelFormatError`,
     `UnsupportedOpError` naming the ops, `InputError` naming an input whose shape is free, and `ParityError`. Needs
-    TensorFlow; changes the working directory.
-    """
+    TensorFlow; changes the working directory."""
     import onnx
 
     work = target.parent / f"{target.name}.onnx2tf"
@@ -86,27 +86,24 @@ def export_saved_model(
     names = _write(keras, inputs, outputs, target)
     del keras
     shutil.rmtree(work, ignore_errors=True)
-    parity = _parity(target, onnx_file, samples_folder) if samples_folder is not None else None
-    return SavedModelExport(parity, names, tuple(outputs), moved, fixed)
+    parity = _parity(target, onnx_file, samples_folder, names) if samples_folder is not None else None
+    return SavedModelExport(parity, names, tuple(inputs), tuple(outputs), moved, fixed)
 
 
 def _channels_first(model: Any) -> tuple[str, ...]:
     """Inputs whose channels onnx2tf shall move last: those of rank 3 to 5 if the graph slides over space, and images."""
     spatial = any(part in node.op_type for node in model.graph.node for part in _SPATIAL)
-    found = []
-    for item in model.graph.input:
-        sizes = [dimension.dim_value for dimension in item.type.tensor_type.shape.dim]
-        if 3 <= len(sizes) <= 5 and (spatial or (len(sizes) == 4 and sizes[1] in (1, 3))):
-            found.append(item.name)
-    return tuple(found)
+    sizes = graph.sizes(model)
+    inputs = {item.name: sizes[item.name] for item in model.graph.input}
+    images = {name for name, shape in inputs.items() if len(shape) == 4 and shape[1] in (1, 3)}
+    return tuple(name for name, shape in inputs.items() if 3 <= len(shape) <= 5 and (spatial or name in images))
 
 
 def _keep_layout() -> None:
     """Make onnx2tf take every tensor as it is, for graphs in which no channels move.
 
     It guesses from shapes alone whether it has moved a tensor's axes, wrongly so where these are of one size, and checks
-    its guesses by running the whole graph with every tensor kept: 3 GB for BERT-base.
-    """
+    its guesses by running the whole graph with every tensor kept: 3 GB for BERT-base."""
     import onnx2tf
     from onnx2tf.utils import common_functions
 
@@ -129,8 +126,7 @@ def _keep_layout() -> None:
 
 def _to_keras(path: Path, model: Any, work: Path, moved: tuple[str, ...]) -> Any:
     os.chdir(work)
-    images = np.random.default_rng(0).random((20, 128, 128, 3), np.float32)
-    np.save(work / _CALIBRATION_IMAGES, images)
+    np.save(work / _CALIBRATION_IMAGES, np.random.default_rng(0).random((20, 128, 128, 3), np.float32))
     import onnx2tf
 
     # onnx2tf sets the recursion limit to the largest int, and a fault in it then overflows the C stack.
@@ -189,24 +185,26 @@ def _write(keras: Any, inputs: list[str], outputs: list[str], target: Path) -> d
 
 def _identifiers(names: Sequence[str], what: str) -> list[str]:
     """Names that TensorFlow takes for arguments, each different."""
-    found: list[str] = []
+    identifiers: list[str] = []
     for number, name in enumerate(names):
         cleaned = re.sub(r"\W", "_", name, flags=re.ASCII).strip("_")
         if not cleaned or cleaned[0].isdigit():
             cleaned = f"{what}_{cleaned or number}"
-        found.append(f"{cleaned}_{number}" if cleaned in found else cleaned)
-    return found
+        identifiers.append(f"{cleaned}_{number}" if cleaned in identifiers else cleaned)
+    return identifiers
 
 
-def _parity(saved: Path, onnx_file: Path, samples_folder: Path) -> Parity:
+def _parity(saved: Path, onnx_file: Path, samples_folder: Path, names: Mapping[str, str]) -> Parity:
     import tensorflow as tf
 
     serve = tf.saved_model.load(str(saved)).signatures["serving_default"]
     specs = serve.structured_input_signature[1]
-    samples = Samples.load(samples_folder)
-    samples = samples.take(range(min(_ROWS, len(samples))))
+    samples = first(Samples.load(samples_folder), _ROWS)
     rows = [serve(**{name: tf.constant(row[name], spec.dtype) for name, spec in specs.items()}) for row in samples]
-    name = next(iter(serve.structured_outputs))
-    parity = compare(stacked([row[name].numpy() for row in rows], f"{saved}: output {name}"), run_onnx(onnx_file, samples)[0])
+    outputs = {
+        names.get(key, key): stacked([row[key].numpy() for row in rows], f"{saved}: output {key}")
+        for key in serve.structured_outputs
+    }
+    parity = compare_all(outputs, run_onnx(onnx_file, samples))
     require(parity, "ONNX to SavedModel")
     return parity

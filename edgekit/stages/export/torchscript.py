@@ -2,28 +2,25 @@
 
 from pathlib import Path
 
-import numpy as np
-
 from edgekit.data.samples import Samples
-from edgekit.stages.export import module as classifier
-from edgekit.tasks.parity import Parity, compare, require
+from edgekit.models.checkpoint import Checkpoint
+from edgekit.stages.export import module as exported
+from edgekit.tasks.parity import Parity, compare_all, require
 
 
-def export_torchscript(checkpoint: Path, samples_folder: Path, target: Path) -> Parity:
+def export_torchscript(checkpoint: Checkpoint, samples_folder: Path, target: Path) -> Parity:
     """Trace `checkpoint` on the first saved row, freeze it and write it; inputs by position in the samples' order.
 
-    Raises `CheckpointError`, and `ParityError` if the saved file disagrees with PyTorch. Needs torch.
-    """
+    It returns a tuple of the task's outputs. Raises `CheckpointError`, and `ParityError` if the saved file disagrees with
+    PyTorch. Needs torch."""
     import torch
 
-    samples = Samples.load(samples_folder)
-    few = classifier.first(samples, classifier.PARITY_ROWS)
-    module = classifier.load(checkpoint, tuple(samples.inputs))
-    reference = classifier.logits(module, few)
+    few, names = exported.first(Samples.load(samples_folder)), checkpoint.task.outputs
+    module = exported.load(checkpoint, tuple(few.inputs))
+    reference = exported.run(module, few, names)
     with torch.inference_mode():
-        traced = torch.jit.freeze(torch.jit.trace(module, classifier.example(few), strict=False, check_trace=False))
+        traced = torch.jit.freeze(torch.jit.trace(module, exported.example(few), strict=False, check_trace=False))
     traced.save(str(target))
-    loaded = torch.jit.load(str(target))
-    parity = compare(np.asarray(classifier.logits(loaded, few, batch=1)), reference)
+    parity = compare_all(exported.run(torch.jit.load(str(target)), few, names, batch=1), reference)
     require(parity, "PyTorch to TorchScript")
     return parity

@@ -22,8 +22,7 @@ _CALIBRATION_ROWS = 512
 def describe(source: Path) -> tuple[TensorSpec, int]:
     """The one input (batch 1) and the number of classes of a Keras classifier.
 
-    Raises `ModelFormatError` for a model that is not Keras 2, has wrappers already, or is no classifier of one input.
-    """
+    Raises `ModelFormatError` for a model that is not Keras 2, has wrappers already, or is no classifier of one input."""
     if keras2.is_quantization_aware(source):
         raise ModelFormatError(f"{source}: was trained quantization-aware already; give the float model, or use edgekit convert")
     model = keras2.load(source)
@@ -36,12 +35,11 @@ def describe(source: Path) -> tuple[TensorSpec, int]:
     return TensorSpec(tensor.name, (1, *tensor.shape[1:]), tensor.dtype.name), int(shape[-1])
 
 
-def optimize(source: Path, samples: Path, technique: str, config: OptimizeConfig, room: Path) -> Optimized:
+def apply(source: Path, samples: Path, technique: str, config: OptimizeConfig, room: Path) -> Optimized:
     """Write `room/<technique>.h5`, and for a quantization-aware one `room/<technique>.tflite` in int8 and its float `.float.h5`.
 
     A stage that another technique made in `room` is taken from there: sparsity-qat starts from the model of sparsity.
-    Raises `ConversionError`, `ModelFormatError` and `DatasetError`.
-    """
+    Raises `ConversionError`, `ModelFormatError` and `DatasetError`."""
     warnings.filterwarnings("ignore", message="You are saving your model as an HDF5 file")
     rows = Samples.load(samples)
     if rows.labels is None:
@@ -51,14 +49,14 @@ def optimize(source: Path, samples: Path, technique: str, config: OptimizeConfig
     model, histories = keras2.load(source), []
     names = chosen_layers(model)
     for stage in _stages(chosen):
-        made = room / f"{stage}.h5"
-        if made.exists():
-            model = keras2.load(made)
+        file = room / f"{stage}.h5"
+        if file.exists():
+            model = keras2.load(file)
             continue
-        trained, history = _run(stage, model, data, config, source, sparse=bool(chosen.sparse))
+        trained, history = _run(stage, model, data, config, source)
         # What tfmot strips shares its layers with what it stripped; loaded again it stands for itself.
-        trained.save(str(made))
-        model = keras2.load(made)
+        trained.save(str(file))
+        model = keras2.load(file)
         histories.append(history)
     if chosen.aware:
         keras2.write_integer(model, room / f"{technique}.tflite", source)
@@ -70,39 +68,33 @@ def optimize(source: Path, samples: Path, technique: str, config: OptimizeConfig
 
 def _check(weights: Sequence[Weights], technique: Technique, config: OptimizeConfig, source: Path) -> None:
     """Raise `ConversionError` where a kernel has fewer zeros, zeros elsewhere or more distinct values than were asked for."""
+    longer = "train for more epochs or in smaller batches"
     for kernel in weights:
+        problem, share = "", f"{100 * kernel.sparsity:.1f} % zeros instead of {100 * config.sparsity:.1f} %"
         # The number of zeros is rounded.
         if technique.sparse == "magnitude" and kernel.sparsity < config.sparsity - 1 / kernel.count:
-            raise ConversionError(
-                f"{source}: {kernel.layer} reached {100 * kernel.sparsity:.1f} % zeros instead of {100 * config.sparsity:.1f} %; "
-                "train for more epochs or in smaller batches"
-            )
-        if technique.sparse == "2:4" and kernel.most_in_four > TWO_OF_FOUR[0]:
-            raise ConversionError(
-                f"{source}: {kernel.layer} keeps {kernel.most_in_four} of four neighbouring weights instead of {TWO_OF_FOUR[0]}; "
-                "train for more epochs or in smaller batches"
-            )
+            problem = f"reached {share}; {longer}"
+        elif technique.sparse == "2:4" and kernel.most_in_four > TWO_OF_FOUR[0]:
+            problem = f"keeps {kernel.most_in_four} of four neighbouring weights instead of {TWO_OF_FOUR[0]}; {longer}"
         # tfmot's cluster-preserving training may give each output channel values of its own, which int8 has scales of its own for.
-        if technique.clustered and not technique.aware and kernel.distinct > config.clusters:
-            raise ConversionError(
-                f"{source}: {kernel.layer} has {kernel.distinct} distinct values instead of {config.clusters}; "
-                "give another number of clusters"
-            )
+        elif technique.clustered and not technique.aware and kernel.distinct > config.clusters:
+            problem = f"has {kernel.distinct} distinct values instead of {config.clusters}; give another number of clusters"
+        if problem:
+            raise ConversionError(f"{source}: {kernel.layer} {problem}")
 
 
 def _stages(technique: Technique) -> list[str]:
     """The techniques, and for the last one the model between, that lead to `technique`."""
-    thin = [{"magnitude": "sparsity", "2:4": "sparsity-2-4", "": ""}[technique.sparse]]
-    if technique.clustered:
-        thin.append("sparsity-clustering" if technique.sparse else "clustering")
-    return [*(name for name in thin if name), *([technique.name] if technique.aware else [])]
+    thin = {"magnitude": ["sparsity"], "2:4": ["sparsity-2-4"], "": []}[technique.sparse]
+    clustered = ["sparsity-clustering" if technique.sparse else "clustering"] * technique.clustered
+    return [*thin, *clustered, *[technique.name] * technique.aware]
 
 
-def _run(stage: str, model: Any, data: Split, config: OptimizeConfig, source: Path, *, sparse: bool) -> tuple[Any, History]:
+def _run(stage: str, model: Any, data: Split, config: OptimizeConfig, source: Path) -> tuple[Any, History]:
     if stage in ("sparsity", "sparsity-2-4"):
         return sparsify(model, data, config, TECHNIQUES[stage].sparse, source, stage=stage)
     if stage in ("clustering", "sparsity-clustering"):
-        return cluster(model, data, config, source, keep_zeros=sparse, stage=stage)
+        return cluster(model, data, config, source, keep_zeros=stage == "sparsity-clustering", stage=stage)
     return _aware(TECHNIQUES[stage], model, data, config, source)
 
 
@@ -141,8 +133,7 @@ def _scheme(technique: Technique) -> Any:
         """tfmot's, with quantizers of its own for each layer: a shared one drops all zeros after one layer that has none."""
 
         def get_quantize_config(self, layer: Any) -> Any:
-            fresh = registries.Default8bitClusterPreserveQuantizeRegistry(keep)
-            return fresh.get_quantize_config(layer)
+            return registries.Default8bitClusterPreserveQuantizeRegistry(keep).get_quantize_config(layer)
 
     class Scheme(clusters.Default8BitClusterPreserveQuantizeScheme):
         def get_quantize_registry(self) -> Any:

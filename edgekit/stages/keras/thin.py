@@ -1,8 +1,7 @@
 """Weights made compressible with tfmot: sparse, or of a few distinct values. Needs TensorFlow.
 
 Sources: M. Zhu and S. Gupta, "To prune, or not to prune" (arXiv 1710.01878) for the schedule of sparsity; S. Han et al., "Deep
-Compression" (arXiv 1510.00149) for shared weights.
-"""
+Compression" (arXiv 1510.00149) for shared weights."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from edgekit.data.samples import Array
-from edgekit.errors import ConversionError
+from edgekit.errors import ConversionError, one_line
 from edgekit.stages.keras.config import History, OptimizeConfig, Weights
 from edgekit.stages.keras.train import Split, fit, gives_logits
 
@@ -25,8 +24,7 @@ def chosen_layers(model: Any) -> tuple[str, ...]:
     """Names of the layers whose kernels become sparse or clustered: convolutions and dense layers but the first.
 
     The first has few weights and sees the input, so it costs much and gains little; depthwise kernels have a handful of weights
-    for each channel, and lose accuracy soon.
-    """
+    for each channel, and lose accuracy soon."""
     names = [layer.name for layer in model.layers if type(layer).__name__ in _KERNELS]
     return tuple(names[1:] if len(names) > 1 else names)
 
@@ -35,8 +33,7 @@ def sparsify(model: Any, data: Split, config: OptimizeConfig, pattern: str, sour
     """`model` with the smallest weights of its chosen kernels set to zero, step by step while it trains.
 
     `stage` is what the training is called. `pattern` is `magnitude`, where the share of zeros grows along a cubic curve to
-    `config.sparsity` at half of the training, or `2:4`, where it is a half throughout. Raises `ConversionError`.
-    """
+    `config.sparsity` at half of the training, or `2:4`, where it is a half throughout. Raises `ConversionError`."""
     import tensorflow_model_optimization as tfmot
 
     sparsity = tfmot.sparsity.keras
@@ -44,36 +41,23 @@ def sparsify(model: Any, data: Split, config: OptimizeConfig, pattern: str, sour
     total = batches * config.training.epochs
     frequency = max(1, total // (2 * _MASK_UPDATES))
     end = frequency * max(1, total // 2 // frequency)
-    settings: dict[str, Any]
+    schedule = sparsity.PolynomialDecay(0.0, config.sparsity, 0, end, frequency=frequency)
+    settings: dict[str, Any] = {"pruning_schedule": schedule}
     if pattern == "2:4":
-        settings = {
-            "pruning_schedule": sparsity.ConstantSparsity(0.5, 0, end_step=end, frequency=frequency),
-            "sparsity_m_by_n": TWO_OF_FOUR,
-        }
-    else:
-        settings = {"pruning_schedule": sparsity.PolynomialDecay(0.0, config.sparsity, 0, end, frequency=frequency)}
-    logits = gives_logits(model, data.rows)
+        schedule = sparsity.ConstantSparsity(0.5, 0, end_step=end, frequency=frequency)
+        settings = {"pruning_schedule": schedule, "sparsity_m_by_n": TWO_OF_FOUR}
+    logits, update = gives_logits(model, data.rows), sparsity.UpdatePruningStep()
     wrapped = _wrapped(model, lambda layer: sparsity.prune_low_magnitude(layer, **settings), source)
     # Before the schedule has ended, the model has too few zeros to be chosen.
-    first = end // batches + 1
-    update = sparsity.UpdatePruningStep()
-    history = fit(
-        wrapped,
-        data,
-        config.training,
-        stage=stage,
-        logits=logits,
-        callback=update,
-        first_choice=min(first, config.training.epochs),
-    )
+    first = min(end // batches + 1, config.training.epochs)
+    history = fit(wrapped, data, config.training, stage=stage, logits=logits, callback=update, first_choice=first)
     return sparsity.strip_pruning(wrapped), history
 
 
 def cluster(model: Any, data: Split, config: OptimizeConfig, source: Path, *, keep_zeros: bool, stage: str) -> tuple[Any, History]:
     """`model` with at most `config.clusters` distinct values in each chosen kernel; the values train on.
 
-    With `keep_zeros` a sparse model's zeros stay, and are one of the values. Raises `ConversionError`.
-    """
+    With `keep_zeros` a sparse model's zeros stay, and are one of the values. Raises `ConversionError`."""
     import tensorflow_model_optimization as tfmot
     from tensorflow_model_optimization.python.core.clustering.keras.experimental import cluster as experimental
 
@@ -92,14 +76,14 @@ def cluster(model: Any, data: Split, config: OptimizeConfig, source: Path, *, ke
 
 def weights_of(model: Any, names: Sequence[str]) -> tuple[Weights, ...]:
     """What the kernels of the named layers hold; a quantization-aware model's layers are found under their inner names."""
-    found = []
+    kernels = []
     for layer in model.layers:
         inner = getattr(layer, "layer", layer)
         if inner.name in names:
             kernel = next(weight for weight in layer.weights if weight.name.split(":")[0].endswith("kernel")).numpy()
             zeros = float((kernel == 0).mean())
-            found.append(Weights(inner.name, kernel.size, zeros, len(np.unique(kernel)), most_in_four(kernel)))
-    return tuple(found)
+            kernels.append(Weights(inner.name, kernel.size, zeros, len(np.unique(kernel)), most_in_four(kernel)))
+    return tuple(kernels)
 
 
 def most_in_four(kernel: Array) -> int:
@@ -118,5 +102,4 @@ def _wrapped(model: Any, wrap: Callable[[Any], Any], source: Path) -> Any:
     try:
         return tf_keras.models.clone_model(model, clone_function=lambda layer: wrap(layer) if layer.name in names else layer)
     except Exception as error:  # tfmot and keras raise what they like
-        text = " ".join(str(error).split())[:200]
-        raise ConversionError(f"{source}: tfmot cannot wrap its layers ({text}); try --technique qat") from error
+        raise ConversionError(f"{source}: tfmot cannot wrap its layers ({one_line(error)}); try --technique qat") from error

@@ -11,9 +11,8 @@ from edgekit.errors import DatasetError
 from edgekit.stages.keras.config import Epoch, History, TrainConfig
 from edgekit.system.worker import progress
 
-_EVALUATION_BATCH = 128
+_EVALUATION_BATCH, _LOOKED_AT = 128, 8
 _SUM_TOLERANCE = 1e-3
-_LOOKED_AT = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,61 +35,51 @@ def split(rows: Array, labels: Array, config: TrainConfig) -> Split:
 
 
 def fit(
-    model: Any,
-    data: Split,
-    config: TrainConfig,
-    *,
-    stage: str,
-    logits: bool,
-    callback: Any = None,
-    first_choice: int = 0,
+    model: Any, data: Split, config: TrainConfig, *, stage: str, logits: bool, callback: Any = None, first_choice: int = 0
 ) -> History:
     """Train `model` in place and leave it with the weights of the epoch with the least loss on the held-out rows.
 
     `logits` says whether its outputs are logits or probabilities, see `gives_logits`. Epoch 0 is the model as it came; only
     epochs from `first_choice` on may be chosen, for techniques that reach their goal late. `callback` is a tfmot callback that
-    is told of batches and epochs.
-    """
+    is told of batches and epochs."""
     import tf_keras
 
     started = time.perf_counter()
     tf_keras.utils.set_random_seed(config.seed)
     loss = tf_keras.losses.SparseCategoricalCrossentropy(from_logits=logits)
     model.compile(optimizer=tf_keras.optimizers.legacy.Adam(config.learning_rate), loss=loss)
-    if callback is not None:
-        callback.set_model(model)
-        callback.on_train_begin()
+    callback = callback or tf_keras.callbacks.Callback()
+    callback.set_model(model)
+    callback.on_train_begin()
     draw = np.random.default_rng(config.seed)
     batches = -(-len(data.training) // config.batch_size)
     total = batches * config.epochs
     epochs = [_judged(model, data, 0, None, logits=logits)] if first_choice == 0 else []
-    best, kept = (0, model.get_weights()) if epochs else (first_choice, None)
+    best, kept = (epochs[0], model.get_weights()) if epochs else (None, [])
     for number in range(1, config.epochs + 1):
         losses = []
         order = draw.permutation(data.training)
         for batch in range(batches):
             chosen = np.sort(order[batch * config.batch_size : (batch + 1) * config.batch_size])
-            if callback is not None:
-                callback.on_train_batch_begin(batch)
+            callback.on_train_batch_begin(batch)
             losses.append(float(model.train_on_batch(np.asarray(data.rows[chosen]), data.labels[chosen])))
             done = (number - 1) * batches + batch + 1
             if done % 10 == 0 or done == total:
                 progress(stage, done, total, f"epoch {number}, loss {np.mean(losses[-50:]):.4f}")
-        if callback is not None:
-            callback.on_epoch_end(number - 1)
+        callback.on_epoch_end(number - 1)
         epochs.append(_judged(model, data, number, float(np.mean(losses)), logits=logits))
-        if number >= first_choice and (kept is None or epochs[-1].loss < _loss_of(epochs, best)):
-            best, kept = number, model.get_weights()
-    if kept is not None:
+        if number >= first_choice and (best is None or epochs[-1].loss < best.loss):
+            best, kept = epochs[-1], model.get_weights()
+    if best is not None:
         model.set_weights(kept)
-    seconds = time.perf_counter() - started
-    return History(stage, tuple(epochs), best, len(data.training), len(data.held_out), total, seconds)
+    chosen_epoch, seconds = best.number if best else first_choice, time.perf_counter() - started
+    return History(stage, tuple(epochs), chosen_epoch, len(data.training), len(data.held_out), total, seconds)
 
 
 def gives_logits(model: Any, rows: Array) -> bool:
     """Whether a float model's outputs for `rows` are no probabilities: some lie outside [0, 1] or do not sum to 1."""
-    found = np.asarray(model(np.asarray(rows[:_LOOKED_AT]), training=False))
-    return bool((found < 0).any() or (found > 1).any() or (np.abs(found.sum(axis=-1) - 1) > _SUM_TOLERANCE).any())
+    outputs = np.asarray(model(np.asarray(rows[:_LOOKED_AT]), training=False))
+    return bool((outputs < 0).any() or (outputs > 1).any() or (np.abs(outputs.sum(axis=-1) - 1) > _SUM_TOLERANCE).any())
 
 
 def predict(model: Any, rows: Array) -> Array:
@@ -100,16 +89,9 @@ def predict(model: Any, rows: Array) -> Array:
 
 
 def _judged(model: Any, data: Split, number: int, training_loss: float | None, *, logits: bool) -> Epoch:
-    outputs = predict(model, data.rows[data.held_out]).astype(np.float64)
-    labels = data.labels[data.held_out]
-    if logits:
-        shifted = outputs - outputs.max(axis=1, keepdims=True)
-        scores = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    else:
-        scores = np.log(np.clip(outputs, 1e-7, 1))
+    from scipy.special import log_softmax
+
+    outputs, labels = predict(model, data.rows[data.held_out]).astype(np.float64), data.labels[data.held_out]
+    scores = log_softmax(outputs, axis=1) if logits else np.log(np.clip(outputs, 1e-7, 1))
     loss = -float(scores[np.arange(len(labels)), labels].mean())
     return Epoch(number, loss, float((outputs.argmax(axis=1) == labels).mean()), training_loss)
-
-
-def _loss_of(epochs: list[Epoch], number: int) -> float:
-    return next(epoch.loss for epoch in epochs if epoch.number == number)

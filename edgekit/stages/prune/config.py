@@ -3,7 +3,8 @@
 import enum
 from dataclasses import dataclass
 
-from edgekit.errors import ConfigError
+from edgekit.system import settings
+from edgekit.system.settings import Checked, at_least, part, setting
 
 
 class Importance(enum.StrEnum):
@@ -14,6 +15,11 @@ class Importance(enum.StrEnum):
     ACTIVATION = "activation"
     MAGNITUDE = "magnitude"
     RANDOM = "random"
+
+    @property
+    def needs_labels(self) -> bool:
+        """Whether it is measured by the gradient of a loss."""
+        return self in (Importance.GRADIENT, Importance.TAYLOR)
 
 
 class Scope(enum.StrEnum):
@@ -32,33 +38,19 @@ class Method(enum.StrEnum):
 
 
 @dataclass(frozen=True)
-class PruneConfig:
+class StructureConfig(Checked):
     """Structured pruning. `heads` and `ffn` are the shares of attention heads and FFN units to remove, in [0, 1).
 
     `layers` whole layers, the least important, go first; the shares are of what is left. Each layer keeps one head, and FFN
     widths and heads times their size stay multiples of `round_to`. `samples` training rows, drawn with the seed, give the
-    importance; `max_length` is in tokens. Raises `ConfigError`.
-    """
+    importance; `max_length` is in tokens. Raises `ConfigError`."""
 
-    heads: float = 0.0
-    ffn: float = 0.0
-    layers: int = 0
-    importance: Importance = Importance.GRADIENT
-    scope: Scope = Scope.GLOBAL
-    round_to: int = 8
-    samples: int = 2048
-    max_length: int = 128
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("heads", "ffn"):
-            check_share(f"--{name}", getattr(self, name))
-        for name, least in (("layers", 0), ("round_to", 1), ("samples", 1), ("max_length", 3), ("seed", 0)):
-            if getattr(self, name) < least:
-                raise ConfigError(f"--{name.replace('_', '-')} is {getattr(self, name)}; give at least {least}")
-
-
-def check_share(option: str, value: float) -> None:
-    """Raise `ConfigError` unless `value` is a share below 1."""
-    if not 0 <= value < 1:
-        raise ConfigError(f"{option} is {value}; give the share to remove, from 0 to below 1, such as 0.5")
+    heads: float = setting(0.0, "Share of the attention heads to remove, such as 0.5.", part(0.5))
+    ffn: float = setting(0.0, "Share of the FFN units to remove.", part(0.5))
+    layers: int = setting(0, "How many whole layers to remove first.", at_least(0))
+    importance: Importance = setting(Importance.GRADIENT, "How heads and FFN units are scored.")
+    scope: Scope = setting(Scope.GLOBAL, "Who competes.")
+    round_to: int = setting(8, "Widths stay multiples of this.", at_least(1))
+    samples: int = setting(2048, "Rows that importance is measured on.", at_least(1))
+    max_length: int = setting(128, "Tokens of a row.", at_least(3))
+    seed: int = settings.seed()

@@ -8,10 +8,9 @@ taylor      mean over batches of (sum over rows of sum x g)^2: P. Molchanov et a
             pruning", 2019
 activation  mean over rows and tokens of |x|
 magnitude   Euclidean norm of the weights that take the head's or unit's values
-random      drawn with the seed: what the others have to beat
-"""
+random      drawn with the seed: what the others have to beat"""
 
-from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,56 +18,55 @@ import numpy as np
 from edgekit.data.samples import Samples
 from edgekit.errors import DatasetError
 from edgekit.models import architectures
+from edgekit.models.batches import Batches
 from edgekit.stages.prune.config import Importance
 from edgekit.stages.prune.pruning_plan import Scores
 from edgekit.system.worker import progress
+from edgekit.tasks import table as tasks
 
 _BATCH = 32
 
 
 def score(model: Any, samples: Samples, method: Importance, seed: int) -> Scores:
-    """Scores of all heads and FFN units of a classifier in eval mode, on labelled `samples` (int32, padded on one side).
+    """Scores of all heads and FFN units of a model in eval mode, by the loss of the task of its `samples` (int32, padded).
 
-    Raises `DatasetError` if the gradient is asked for and there are no labels.
-    """
+    Raises `DatasetError` if the gradient is asked for and there are no labels."""
     layers = architectures.layers(model)
-    if method is Importance.RANDOM:
-        rng = np.random.default_rng(seed)
-        return _scores(
-            method,
-            [rng.random(layer.heads.count) for layer in layers],
-            [[rng.random(part.width) for part in layer.ffns] for layer in layers],
-        )
-    if method is Importance.MAGNITUDE:
-        return _scores(
-            method,
-            [_magnitude(layer.heads.output, layer.heads.count) for layer in layers],
-            [[_magnitude(part.down, part.width) for part in layer.ffns] for layer in layers],
-        )
-    return _measured(model, layers, samples, method)
+    if method not in (Importance.RANDOM, Importance.MAGNITUDE):
+        return _measured(model, layers, samples, method)
+    rng = np.random.default_rng(seed)
+
+    def scored(projection: Any, count: int) -> np.ndarray:
+        return rng.random(count) if method is Importance.RANDOM else _magnitude(projection, count)
+
+    heads = [scored(layer.heads.output, layer.heads.count) for layer in layers]
+    return _scores(method, heads, [[scored(part.down, part.width) for part in layer.ffns] for layer in layers])
 
 
 def _measured(model: Any, layers: tuple[architectures.Layer, ...], samples: Samples, method: Importance) -> Scores:
     import torch
 
-    if samples.labels is None and method is not Importance.ACTIVATION:
+    if samples.labels is None and method.needs_labels:
         raise DatasetError(
             "importance by gradients needs labelled rows; name the column with --label-column, or take --importance activation"
         )
+    task, rows = tasks.find(samples.task), Batches.of(samples, model, Path(model.name_or_path))
     gates = [_Gate(layer.heads.output, layer.heads.count) for layer in layers]
     units = [[_Gate(part.down, part.width) for part in layer.ffns] for layer in layers]
     every = [*gates, *(gate for row in units for gate in row)]
     try:
         done = 0
-        for inputs, labels in batches(samples):
-            with torch.set_grad_enabled(method is not Importance.ACTIVATION):
-                logits = model(**inputs).logits
-            if method is not Importance.ACTIVATION:
-                torch.nn.functional.cross_entropy(logits, labels, reduction="sum").backward()
+        for numbers in rows.ranked(_BATCH):
+            batch = rows.batch(numbers)
+            with torch.set_grad_enabled(method.needs_labels):
+                outputs = model(**batch.inputs)
+            if method.needs_labels:
+                # The sum over rows, whose gradient is each row's own.
+                (task.loss(outputs, batch.labels, samples.settings) * len(numbers)).backward()
                 model.zero_grad()
             for gate in every:
-                gate.add(method, inputs["attention_mask"])
-            done += len(logits)
+                gate.add(method, batch.mask)
+            done += len(numbers)
             progress("importance", done, len(samples))
     finally:
         for gate in every:
@@ -95,26 +93,12 @@ class _Gate:
         grouped = (*values.shape[:2], len(self.total), -1)
         if method is Importance.ACTIVATION:
             shares = (values.abs() * mask[:, :, None]).reshape(grouped).mean(3).sum(1) / mask.sum(1, keepdim=True)
-            found = shares.sum(0)
+            scores = shares.sum(0)
         else:
             rows = (values * self._seen.grad).reshape(grouped).sum((1, 3))
-            found = rows.sum(0).square() if method is Importance.TAYLOR else rows.abs().sum(0)
-        self.total += found.double().numpy()
+            scores = rows.sum(0).square() if method is Importance.TAYLOR else rows.abs().sum(0)
+        self.total += scores.double().numpy()
         self._seen = None
-
-
-def batches(samples: Samples) -> Iterator[tuple[dict[str, Any], Any]]:
-    """int64 tensors (rows, longest of them) by input name with labels (rows,), shortest rows first."""
-    import torch
-
-    lengths = samples.inputs["attention_mask"].sum(axis=1)
-    ranked = np.argsort(lengths, kind="stable")
-    for start in range(0, len(ranked), _BATCH):
-        rows = ranked[start : start + _BATCH]
-        used = np.flatnonzero(samples.inputs["attention_mask"][rows].any(axis=0))
-        span = slice(used[0], used[-1] + 1)
-        inputs = {name: torch.from_numpy(np.array(array[rows][:, span])).long() for name, array in samples.inputs.items()}
-        yield inputs, None if samples.labels is None else torch.from_numpy(np.array(samples.labels[rows])).long()
 
 
 def _magnitude(projection: Any, count: int) -> np.ndarray:
@@ -123,8 +107,5 @@ def _magnitude(projection: Any, count: int) -> np.ndarray:
 
 
 def _scores(method: Importance, heads: list[np.ndarray], ffn: list[list[np.ndarray]]) -> Scores:
-    return Scores(
-        str(method),
-        tuple(tuple(float(value) for value in layer) for layer in heads),
-        tuple(tuple(tuple(float(value) for value in part) for part in layer) for layer in ffn),
-    )
+    units = tuple(tuple(tuple(part.tolist()) for part in layer) for layer in ffn)
+    return Scores(str(method), tuple(tuple(layer.tolist()) for layer in heads), units)

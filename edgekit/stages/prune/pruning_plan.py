@@ -10,8 +10,8 @@ import numpy as np
 
 from edgekit.errors import ConfigError
 from edgekit.models.architectures import PLAN, Kept
-from edgekit.stages.prune.config import PruneConfig, Scope
-from edgekit.system import artifacts
+from edgekit.stages.prune.config import Scope, StructureConfig
+from edgekit.system import artifacts, serial
 
 FILE_NAME = PLAN
 
@@ -35,33 +35,32 @@ class PruningPlan:
     tokens: tuple[int, ...] | None = None
 
 
-def choose(scores: Scores, config: PruneConfig, head_size: int) -> tuple[Kept, ...]:
+def choose(scores: Scores, config: StructureConfig, head_size: int) -> tuple[Kept, ...]:
     """The most important heads and units within the shares that may stay; heads have `head_size` values each.
 
-    Raises `ConfigError` if more layers are to go than there are.
-    """
+    Raises `ConfigError` if more layers are to go than there are."""
     count = len(scores.heads)
     if config.layers >= count:
         raise ConfigError(f"--layers is {config.layers} but the model has {count}; leave at least one")
     weights = [sum(heads) + sum(map(sum, ffn)) for heads, ffn in zip(scores.heads, scores.ffn, strict=True)]
     gone = sorted(range(count), key=lambda layer: (weights[layer], -layer))[: config.layers]
-    left = [layer for layer in range(count) if layer not in gone]
+    staying = [layer for layer in range(count) if layer not in gone]
     # So many heads together are a multiple of what widths are rounded to.
     block = config.round_to // math.gcd(config.round_to, head_size)
-    heads = _choose([scores.heads[layer] for layer in left], config.heads, block, config.scope)
-    parts = [(layer, number) for layer in left for number in range(len(scores.ffn[layer]))]
+    heads = _choose([scores.heads[layer] for layer in staying], config.heads, block, config.scope)
+    parts = [(layer, number) for layer in staying for number in range(len(scores.ffn[layer]))]
     units = _choose([scores.ffn[layer][number] for layer, number in parts], config.ffn, config.round_to, config.scope)
-    by_layer: dict[int, list[tuple[int, ...]]] = {layer: [] for layer in left}
-    for (layer, _), kept in zip(parts, units, strict=True):
-        by_layer[layer].append(kept)
-    return tuple(Kept(layer, kept, tuple(by_layer[layer])) for layer, kept in zip(left, heads, strict=True))
+    by_part = dict(zip(parts, units, strict=True))
+    return tuple(
+        Kept(layer, kept, tuple(members for (number, _), members in by_part.items() if number == layer))
+        for layer, kept in zip(staying, heads, strict=True)
+    )
 
 
 def _choose(scores: Sequence[Sequence[float]], share: float, block: int, scope: Scope) -> list[tuple[int, ...]]:
     """Members to keep of each group, in blocks of `block`: one block of each at least, else `share` of all goes.
 
-    Scores are divided by their group's Euclidean norm first, as Michel et al. do, so that groups can be compared.
-    """
+    Scores are divided by their group's Euclidean norm first, as Michel et al. do, so that groups can be compared."""
     ranked = [np.argsort(-np.asarray(group), kind="stable") for group in scores]
     blocks = []
     for number, (group, order) in enumerate(zip(scores, ranked, strict=True)):
@@ -89,7 +88,7 @@ def write(plan: PruningPlan, folder: Path) -> None:
 
     scores = plan.importance
     shortened = Scores(scores.method, tuple(map(short, scores.heads)), tuple(tuple(map(short, layer)) for layer in scores.ffn))
-    text = json.dumps(artifacts.to_jsonable(replace(plan, importance=shortened)))
+    text = json.dumps(serial.plain(replace(plan, importance=shortened)))
     (folder / FILE_NAME).write_text(text + "\n", encoding="utf-8")
 
 
@@ -107,26 +106,10 @@ def read(path: Path) -> PruningPlan:
     """The plan in `path`, a file or a folder that holds one. Raises `ConfigError` if it is none."""
     file = path / FILE_NAME if path.is_dir() else path
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-        scores = found["importance"]
-        plan = PruningPlan(
-            checkpoint_sha256=str(found["checkpoint_sha256"]),
-            importance=Scores(
-                str(scores["method"]),
-                tuple(tuple(map(float, layer)) for layer in scores["heads"]),
-                tuple(tuple(tuple(map(float, part)) for part in layer) for layer in scores["ffn"]),
-            ),
-            layers=tuple(
-                Kept(int(part["layer"]), tuple(map(int, part["heads"])), tuple(tuple(map(int, units)) for units in part["ffn"]))
-                for part in found["layers"]
-            ),
-            tokens=None if found["tokens"] is None else tuple(map(int, found["tokens"])),
-        )
-    except OSError as error:
-        raise ConfigError(f"{file}: cannot be read ({error.strerror}); give the {FILE_NAME} of a pruned checkpoint") from None
-    except (ValueError, KeyError, TypeError):
-        raise ConfigError(f"{file}: not a pruning plan; give the {FILE_NAME} of a pruned checkpoint") from None
-    return plan
+        return serial.read(PruningPlan, json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        wrong = f"cannot be read ({error.strerror})" if isinstance(error, OSError) else "not a pruning plan"
+        raise ConfigError(f"{file}: {wrong}; give the {FILE_NAME} of a pruned checkpoint") from None
 
 
 def check_source(plan: PruningPlan, checkpoint: Path, origin: Path) -> None:

@@ -2,8 +2,7 @@
 
 Only `tokenizer.json` (the `tokenizers` package's format) is read and written. Kept besides the used tokens are the special
 and added ones, those that byte-pair merging goes through on its way to a kept one, and the single characters of the kept
-ones (all bytes of a byte-level vocabulary), so that an unknown word is spelled, not lost.
-"""
+ones (all bytes of a byte-level vocabulary), so that an unknown word is spelled, not lost."""
 
 import itertools
 import json
@@ -13,26 +12,25 @@ from typing import Any
 
 from edgekit.errors import CheckpointError, ConfigError
 
-TOKENIZER = "tokenizer.json"
-PIECES = "vocab.txt"
-_CONFIG = "tokenizer_config.json"
-_SPECIAL = "special_tokens_map.json"
+TOKENIZER, PIECES = "tokenizer.json", "vocab.txt"
+CONFIG, SPECIAL = "tokenizer_config.json", "special_tokens_map.json"
 # What transformers' tokenizer classes call their special tokens, whether a checkpoint's files name them or not.
 _USUAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "<pad>", "<unk>", "<s>", "</s>", "<mask>", "<|endoftext|>")
 _BATCH = 4096
 _METASPACE = "\u2581"
 
 
-def used(tokenizer: Path, texts: Sequence[str], pairs: Sequence[str] | None) -> set[int]:
-    """Ids of all tokens in the texts, whole and not cut to a length, with the special ones around them."""
+def used(tokenizer: Path, texts: Sequence[Any], pairs: Sequence[Any] | None) -> set[int]:
+    """Ids of all tokens in texts or tuples of words, whole and not cut to a length, with the special ones around them."""
     encoder = _open(tokenizer)
-    found: set[int] = set()
+    ids: set[int] = set()
+    words = not isinstance(next(iter(texts), ""), str)
     for start in range(0, len(texts), _BATCH):
         part = slice(start, start + _BATCH)
         rows = list(texts[part]) if pairs is None else list(zip(texts[part], pairs[part], strict=True))
-        for encoding in encoder.encode_batch_fast(rows):
-            found.update(encoding.ids)
-    return found
+        for encoding in encoder.encode_batch_fast(rows, is_pretokenized=words):
+            ids.update(encoding.ids)
+    return ids
 
 
 def named(tokenizer: Path, file: Path) -> set[int]:
@@ -48,8 +46,7 @@ def named(tokenizer: Path, file: Path) -> set[int]:
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
-        token = encoder.token_to_id(line) if encoder.token_to_id(line) is not None else encoder.token_to_id(line.strip())
-        if token is None:
+        if (token := encoder.token_to_id(line)) is None and (token := encoder.token_to_id(line.strip())) is None:
             raise ConfigError(
                 f"{file}: line {number}: {line.strip()[:40]!r} is not a token of the checkpoint; "
                 "give tokens as tokenizer.json spells them, such as ##ing"
@@ -66,13 +63,14 @@ def special(tokenizer: Path, config_ids: Mapping[str, Any]) -> dict[int, str]:
     model, padding = content["model"], content.get("padding") or {}
     ids: list[Any] = [int(token["id"]) for token in content.get("added_tokens", ())]
     ids += [vocabulary[token] for token in (model.get("unk_token"), *_USUAL, *_named(tokenizer)) if token in vocabulary]
-    ids += [*_processor_ids(content.get("post_processor")), *config_ids.values(), model.get("unk_id"), padding.get("pad_id")]
+    ids += [held[place] for held, place in _processor_ids(content.get("post_processor"))]
+    ids += [*config_ids.values(), model.get("unk_id"), padding.get("pad_id")]
     return {number: names[number] for number in ids if number in names}
 
 
 def _named(folder: Path) -> Iterator[str]:
     """The special tokens that the settings beside tokenizer.json name: AutoTokenizer would add those that are lost."""
-    for file in (folder / _CONFIG, folder / _SPECIAL):
+    for file in (folder / CONFIG, folder / SPECIAL):
         for name, value in (_read(file) if file.is_file() else {}).items():
             if not name.endswith(("_token", "_tokens", "_tokens_decoder")):
                 continue
@@ -119,8 +117,7 @@ def check(tokenizer: Path, kept: Collection[int], config_ids: Mapping[str, Any],
 def cut(folder: Path, kept: Sequence[int]) -> dict[int, int]:
     """Rewrite the tokenizer in `folder` to the ids `kept` (sorted), renumbered from 0 in their order.
 
-    Returns new id by old id. Raises `CheckpointError` for a kind of tokenizer that is not known.
-    """
+    Returns new id by old id. Raises `CheckpointError` for a kind of tokenizer that is not known."""
     content = _read(folder / TOKENIZER)
     renumbered = {old: new for new, old in enumerate(kept)}
     vocabulary = {
@@ -143,55 +140,35 @@ def cut(folder: Path, kept: Sequence[int]) -> dict[int, int]:
         token["id"] = renumbered[token["id"]]
     if content.get("padding"):
         content["padding"]["pad_id"] = renumbered[content["padding"]["pad_id"]]
-    _renumber(content.get("post_processor"), renumbered)
+    for held, place in _processor_ids(content.get("post_processor")):
+        held[place] = renumbered[held[place]]
     (folder / TOKENIZER).write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
-    _cut_config(folder / _CONFIG, renumbered)
+    settings = _read(folder / CONFIG) if (folder / CONFIG).is_file() else {}
+    if decoder := settings.get("added_tokens_decoder"):
+        kept_tokens = {str(renumbered[int(number)]): token for number, token in decoder.items() if int(number) in renumbered}
+        text = json.dumps({**settings, "added_tokens_decoder": kept_tokens}, ensure_ascii=False, indent=2)
+        (folder / CONFIG).write_text(text, encoding="utf-8")
     if model["type"] == "WordPiece":
         pieces = sorted(_vocabulary(content, folder).items(), key=lambda item: item[1])
         (folder / PIECES).write_text("".join(f"{piece}\n" for piece, _ in pieces), encoding="utf-8")
     return renumbered
 
 
-def _cut_config(file: Path, renumbered: Mapping[int, int]) -> None:
-    if not file.is_file():
-        return
-    settings = _read(file)
-    if decoder := settings.get("added_tokens_decoder"):
-        settings["added_tokens_decoder"] = {
-            str(renumbered[int(number)]): token for number, token in decoder.items() if int(number) in renumbered
-        }
-        file.write_text(json.dumps(settings, ensure_ascii=False, indent=2), encoding="utf-8")
-
-
-def _processor_ids(processor: Any) -> Iterator[int]:
+def _processor_ids(processor: Any) -> Iterator[tuple[Any, int]]:
+    """Where a post-processor holds ids, as a list and a place in it: a template's special tokens, or BERT's and RoBERTa's pairs."""
     if isinstance(processor, dict):
         for inner in processor.get("processors", ()):
             yield from _processor_ids(inner)
         specials = processor.get("special_tokens")
         for token in specials.values() if isinstance(specials, dict) else ():
-            yield from token["ids"]
-        yield from (processor[name][1] for name in ("sep", "cls") if name in processor)
-
-
-def _renumber(processor: Any, renumbered: Mapping[int, int]) -> None:
-    """Ids that a post-processor holds: a template's special tokens, or the pairs of BERT's and RoBERTa's own."""
-    if not isinstance(processor, dict):
-        return
-    for inner in processor.get("processors", ()):
-        _renumber(inner, renumbered)
-    specials = processor.get("special_tokens")
-    for token in specials.values() if isinstance(specials, dict) else ():
-        token["ids"] = [renumbered[number] for number in token["ids"]]
-    for name in ("sep", "cls"):
-        if name in processor:
-            processor[name][1] = renumbered[processor[name][1]]
+            yield from ((token["ids"], place) for place in range(len(token["ids"])))
+        yield from ((processor[name], 1) for name in ("sep", "cls") if name in processor)
 
 
 def _merged(model: Mapping[str, Any], tokens: Collection[str]) -> set[str]:
     """The tokens between single characters and each of `tokens`, as byte-pair merging makes them, lowest rank first.
 
-    Merges never cross the bounds of a token that came out, so a token alone goes the way that it went inside a word.
-    """
+    Merges never cross the bounds of a token that came out, so a token alone goes the way that it went inside a word."""
     ranks = {_pair(merge): rank for rank, merge in enumerate(model["merges"])}
     found: set[str] = set()
     for token in tokens:

@@ -2,8 +2,7 @@
 
 What rounding the weights adds to an op's mean output is taken off its bias again: Nagel et al., Data-Free Quantization
 Through Weight Equalization and Bias Correction, ICCV 2019, section 4.2; the mean inputs are measured here on representative
-data. Depthwise convolutions gain most: nine weights a channel average nothing out.
-"""
+data. Depthwise convolutions gain most: nine weights a channel average nothing out."""
 
 import contextlib
 from collections import Counter
@@ -16,6 +15,7 @@ import numpy as np
 
 from edgekit.stages.quantize.moments import BIAS, WEIGHTS, Moments, has_bias, matrix, names, unmatrix
 from edgekit.stages.quantize.rounding import Rounding, single_threaded, steps_of
+from edgekit.tflite import schema
 from edgekit.tflite.tree import listed, text
 
 # Products that are rounded side by side; each holds a covariance and its factor.
@@ -28,8 +28,7 @@ _SAME_STEP = 1e-5
 class Product:
     """A product's float32 weights (groups, outputs, size) and what is known of its input; see `Moments`.
 
-    `levels` are the weights rounded together to `steps` (groups, outputs), None where they round as usual.
-    """
+    `levels` are the weights rounded together to `steps` (groups, outputs), None where they round as usual."""
 
     mean: np.ndarray
     steps: np.ndarray
@@ -37,10 +36,7 @@ class Product:
 
 
 def prepared(weights: Mapping[str, tuple[str, np.ndarray]], moments: Mapping[str, Moments]) -> dict[str, Product]:
-    """Each product's weights rounded, by the name of its output; `weights` holds its op and float32 values.
-
-    The covariances in `moments` are used up.
-    """
+    """Products by the names of their outputs; `weights` holds op and float32 values. The covariances of `moments` are used up."""
     sharing: dict[int, list[str]] = {}
     for output in moments.keys() & weights.keys():
         sharing.setdefault(id(moments[output]), []).append(output)
@@ -74,10 +70,7 @@ def correct(root: Any, weights: Mapping[str, tuple[str, np.ndarray]], products: 
     `weights` are those before quantization and `products` what `prepared` gave, both by the name of the op's output.
 
     An op is left as it is where its weights are not constant and quantized, or nothing is known of its input; its bias
-    where it has none of its own.
-    """
-    from ai_edge_litert import schema_py_generated as schema
-
+    where it has none of its own."""
     kinds = names(root)
     sharers = Counter(tensor.buffer for graph in root.subgraphs for tensor in listed(graph.tensors))
     for graph in root.subgraphs:
@@ -115,13 +108,11 @@ def correct(root: Any, weights: Mapping[str, tuple[str, np.ndarray]], products: 
                 error = levels * fitted[..., np.newaxis].astype(np.float64) - real
                 shift = np.einsum("goi,gi->go", error, product.mean)
                 factors = np.divide(fitted, steps, out=np.ones_like(steps), where=steps > 0)
-                _correct_bias(root.buffers[bias.buffer], bias, shift.reshape(-1), factors.reshape(-1), schema)
+                _correct_bias(root.buffers[bias.buffer], bias, shift.reshape(-1), factors.reshape(-1))
 
 
 def _own_bias(root: Any, graph: Any, operator: Any, users: Mapping[int, int], sharers: Counter[int]) -> Any | None:
     """The op's bias with data of its own, or None where it has none or another op uses it too."""
-    from ai_edge_litert import schema_py_generated as schema
-
     if not has_bias(operator) or users[int(operator.inputs[BIAS])] > 1:
         return None
     bias = graph.tensors[operator.inputs[BIAS]]
@@ -134,7 +125,7 @@ def _own_bias(root: Any, graph: Any, operator: Any, users: Mapping[int, int], sh
     return bias
 
 
-def _correct_bias(buffer: Any, bias: Any, shift: np.ndarray, factors: np.ndarray, schema: Any) -> None:
+def _correct_bias(buffer: Any, bias: Any, shift: np.ndarray, factors: np.ndarray) -> None:
     """Take `shift` off the bias of each channel, whose weights' steps have become `factors` times what they were."""
     dtypes = {schema.TensorType.FLOAT32: np.float32, schema.TensorType.INT32: np.int32, schema.TensorType.INT64: np.int64}
     dtype = np.dtype(dtypes[bias.type])

@@ -1,7 +1,6 @@
 """What quantization has to know of a float32 .tflite's tensors, gathered by running it on representative data.
 
-In a worker child; no memory grows with the number of samples.
-"""
+In a worker child; no memory grows with the number of samples."""
 
 import itertools
 import os
@@ -63,8 +62,7 @@ def calibrate(
     `histogram`, and keep those two as `least` and `greatest`, which int16 takes. `looked_at` is where to write the
     model as `prepare` leaves it, which spares all who quantize it that work; `expect` is done for `trial` meanwhile. Raises
     `ConfigError` for another method, and `ConversionError` if the model does not run on the samples or a tensor takes a value
-    that is not finite.
-    """
+    that is not finite."""
     check_method(method)
     data = prepare(model.read_bytes())
     if looked_at is not None:
@@ -75,19 +73,19 @@ def calibrate(
         rounded = pool.submit(_products, model, data, samples_folder)
         expected = pool.submit(expect, model, trial) if trial is not None else None
         try:
-            found = ranged.result() if ranged is not None else {}, rounded.result()
+            results = ranged.result() if ranged is not None else {}, rounded.result()
             if expected is not None:
                 expected.result()
         except (ValueError, RuntimeError, KeyError) as error:
-            told = one_line(error)
-            raise ConversionError(f"{model.name}: calibration failed ({told}); check the representative data") from error
-    target.write_bytes(pickle.dumps(found))
+            cause = one_line(error)
+            raise ConversionError(f"{model.name}: calibration failed ({cause}); check the representative data") from error
+    target.write_bytes(pickle.dumps(results))
 
 
 def _products(model: Path, data: bytes, samples_folder: Path) -> Mapping[str, Product]:
     moments = gather(data, Samples.load(samples_folder))
-    for output, known in moments.items():
-        if not np.isfinite(known.mean).all():
+    for output, of_inputs in moments.items():
+        if not np.isfinite(of_inputs.mean).all():
             raise ConversionError(_NOT_FINITE.format(model.name, f"what {output} is computed from"))
     return prepared(product_weights(data), moments)
 
@@ -96,23 +94,22 @@ def _ranges(model: Path, data: bytes, samples_folder: Path, method: str) -> dict
     from ai_edge_quantizer.calibrator import CalibrationMode
 
     file = flatbuffer.parse(data, str(model))
+    entry = file.entry()
+    graph = file.subgraphs[entry.subgraph]
+    names = {graph.tensors[index].name for index in computed(graph)}
     # Statistics are gathered inside the interpreter, tensor by tensor: 7 times faster than keeping all tensors for Python
     # to look at, and nothing grows with the number of samples.
-    statistics = _statistics(data, file.entry().key, samples_folder, CalibrationMode.CALIBRATION_PROFILER_BASED)
+    statistics = _statistics(data, entry.key, samples_folder, CalibrationMode.CALIBRATION_PROFILER_BASED)
     # What the delegate fuses away or a called subgraph computes may be missing; the slow way sees it.
-    if _computed(file) - set(statistics):
-        slow = _statistics(data, file.entry().key, samples_folder, CalibrationMode.CALIBRATION_PRESERVE_ALL_TENSORS)
+    if names - set(statistics):
+        slow = _statistics(data, entry.key, samples_folder, CalibrationMode.CALIBRATION_PRESERVE_ALL_TENSORS)
         statistics = {**slow, **statistics}
-    _refuse_not_finite(model.name, file, statistics)
+    for name in sorted(names & set(statistics)):
+        if not all(np.isfinite(statistics[name][end]).all() for end in ("min", "max")):
+            raise ConversionError(_NOT_FINITE.format(model.name, f"tensor {name}"))
     if method != MINMAX:
         statistics = {**statistics, **_clipped(data, file, statistics, samples_folder, method)}
     return statistics
-
-
-def _refuse_not_finite(name: str, file: flatbuffer.ModelFile, statistics: Mapping[str, Any]) -> None:
-    for tensor in sorted(_computed(file) & set(statistics)):
-        if not all(np.isfinite(statistics[tensor][end]).all() for end in ("min", "max")):
-            raise ConversionError(_NOT_FINITE.format(name, f"tensor {tensor}"))
 
 
 def _statistics(model: bytes, key: str, samples_folder: Path, mode: Any) -> dict[str, Any]:
@@ -135,23 +132,16 @@ def _statistics(model: bytes, key: str, samples_folder: Path, mode: Any) -> dict
     return calibrator.get_model_qsvs()
 
 
-def _computed(file: flatbuffer.ModelFile) -> set[str]:
-    """Names of the float32 tensors that the entry's graph computes or is given."""
-    graph = file.subgraphs[file.entry().subgraph]
-    return {graph.tensors[index].name for index in computed(graph)}
-
-
 def _clipped(
     data: bytes, file: flatbuffer.ModelFile, statistics: Mapping[str, Any], samples_folder: Path, method: str
 ) -> dict[str, Any]:
     """Statistics with the range that `method` finds, of the tensors that may be clipped."""
     entry = file.entry()
     graph = file.subgraphs[entry.subgraph]
-    full = full_range(graph)
     histograms: dict[int, Histogram] = {}
-    for index in computed(graph) - full:
-        if (found := statistics.get(graph.tensors[index].name)) is not None:
-            histograms[index] = Histogram(float(np.min(found["min"])), float(np.max(found["max"])))
+    for index in computed(graph) - full_range(graph):
+        if (limits := statistics.get(graph.tensors[index].name)) is not None:
+            histograms[index] = Histogram(float(np.min(limits["min"])), float(np.max(limits["max"])))
     _fill(Tensors(data, entry, sorted(histograms)), samples_folder, histograms)
     clipped = {}
     for index, histogram in histograms.items():
@@ -175,9 +165,9 @@ def _fill(tensors: Tensors, samples_folder: Path, histograms: Mapping[int, Histo
             real = row[MASK].reshape(-1) > 0 if {MASK, _IDS} <= row.keys() else None
             if axes is None and real is not None and real.any() and not real.all():
                 axes = token_axes(tensors, row, real)
-            found = tensors.run(row)
+            value_of = tensors.run(row)
             for index, histogram in histograms.items():
-                values = found(index)
+                values = value_of(index)
                 if real is not None and axes is not None:
                     for axis in axes[index]:
                         values = values.compress(real, axis)
@@ -188,16 +178,15 @@ def token_axes(tensors: Tensors, row: Mapping[str, np.ndarray], real: np.ndarray
     """Axes of each tensor along which positions are tokens and padding does not count, found by putting other padding in.
 
     `real` (length,) says which tokens of `row` are none. A size alone does not tell a token axis: a head or a layer may be
-    as wide as the text is long. Where padding changes what real tokens give, it counts, and no axis is named.
-    """
-    found = tensors.run(row)
-    before = {index: found(index) for index in tensors.indices}
+    as wide as the text is long. Where padding changes what real tokens give, it counts, and no axis is named."""
+    value_of = tensors.run(row)
+    before = {index: value_of(index) for index in tensors.indices}
     ids = row[_IDS].copy()
     ids.reshape(-1)[~real] = ids.reshape(-1)[real][0]
-    found = tensors.run({**row, _IDS: ids})
+    value_of = tensors.run({**row, _IDS: ids})
     axes = {}
     for index, values in before.items():
-        changed = np.abs(found(index) - values) > _CHANGED * np.abs(values).max(initial=0)
+        changed = np.abs(value_of(index) - values) > _CHANGED * np.abs(values).max(initial=0)
         axes[index] = tuple(axis for axis, size in enumerate(values.shape) if size == len(real) and _follows(changed, axis, real))
     return axes
 
@@ -219,16 +208,13 @@ def full_range(graph: flatbuffer.Subgraph) -> set[int]:
 
     The graph's ends: clipping makes equal what was to be told apart. What a softmax reads, and all between it and the
     matrix product behind it: an attention mask has to stay far below the scores. What has its range by definition. And what
-    ai-edge-quantizer gives one scale with any of these.
-    """
+    ai-edge-quantizer gives one scale with any of these."""
     from ai_edge_quantizer.algorithms.utils.common_utils import OpQuantConstraint
     from ai_edge_quantizer.utils.constrained_ops_utils import get_constrained_op_list
 
-    fixed = set(get_constrained_op_list(OpQuantConstraint.FIXED_OUTPUT_SCALE))
-    alike = {
-        *get_constrained_op_list(OpQuantConstraint.SAME_AS_INPUT_SCALE),
-        *get_constrained_op_list(OpQuantConstraint.SAME_AS_OUTPUT_SCALE),
-    }
+    kinds = (OpQuantConstraint.FIXED_OUTPUT_SCALE, OpQuantConstraint.SAME_AS_INPUT_SCALE, OpQuantConstraint.SAME_AS_OUTPUT_SCALE)
+    fixed, *same = (get_constrained_op_list(kind) for kind in kinds)
+    alike = {name for names in same for name in names}
     kept = {index for operator in graph.operators if operator.name in fixed for index in operator.outputs}
     kept |= {*graph.inputs, *graph.outputs}
     compared = {index for operator in graph.operators if operator.name in _COMPARING for index in operator.inputs[:1]}
@@ -238,9 +224,9 @@ def full_range(graph: flatbuffer.Subgraph) -> set[int]:
 
 def _behind(graph: flatbuffer.Subgraph, tensors: set[int], through: Callable[[flatbuffer.Operator], bool]) -> set[int]:
     """`tensors` and what they are computed from, through the ops that `through` names."""
-    found = set(tensors)
+    behind = set(tensors)
     # Ops stand in order of execution.
     for operator in reversed(graph.operators):
-        if found & set(operator.outputs) and through(operator):
-            found |= {index for index in operator.inputs if index >= 0}
-    return found
+        if behind & set(operator.outputs) and through(operator):
+            behind |= {index for index in operator.inputs if index >= 0}
+    return behind

@@ -1,6 +1,5 @@
 """Ways to use integers, run on representative rows and timed against each other."""
 
-import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -9,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from edgekit.data.samples import Samples
+from edgekit.data.samples import Array, Samples
 from edgekit.errors import RefusedError
 from edgekit.stages.quantize.forms import Form
+from edgekit.tasks.judgement import judge
 from edgekit.tflite.interpreter import Model
 
 # Rows a candidate is tried on: enough for a per cent or two of agreement, few enough for reference kernels.
@@ -19,7 +19,7 @@ ROWS = 64
 _SECONDS = 6.0
 # However slow a model is.
 LEAST_ROWS = 4
-# Rows that tell what is lost of the accuracy, where there are so many: a row or two is no per cent of them.
+# Rows that tell what is lost of the metric, where there are so many: a row or two is no per cent of them.
 LABELLED_ROWS = 256
 # Interpreters that run side by side.
 LANES = 2
@@ -28,6 +28,8 @@ LANES = 2
 _TOLERANCE = 0.03
 _TWICE_DB = 3.0
 _ENOUGH_DB = 30.0
+# A share that floats do not hold exactly.
+ROUNDING = 1e-9
 # Two medians closer than this are the same on a machine that does other things too.
 _SAME_SPEED = 1.1
 # Runs of each file in one turn, warm after the first; turns until the time is over.
@@ -38,12 +40,14 @@ _TIMING_SECONDS = 2.0
 
 @dataclass(frozen=True)
 class Candidate:
-    """One way to use integers, tried on `rows` representative rows: agreement and SQNR (dB) with float32, p50, partitions."""
+    """One way to use integers, tried on `rows` representative rows against float32.
+
+    `agreement` is the share of equal decisions, None where the task decides nothing; `error_db` is that of the worst output."""
 
     name: str
     rows: int = 0
-    agreement: float = 0.0
-    sqnr_db: float = 0.0
+    agreement: float | None = None
+    error_db: float = 0.0
     p50_ms: float = 0.0
     partitions: int = 0
     failure: str | None = None
@@ -51,8 +55,9 @@ class Candidate:
     @property
     def told(self) -> str:
         """Its figures in words."""
+        same = "" if self.agreement is None else f"{self.agreement:.1%} agreement with float32, "
         return (
-            f"integers in {self.name}: {self.agreement:.1%} agreement with float32, SQNR {self.sqnr_db:.1f} dB "
+            f"integers in {self.name}: {same}worst output at {self.error_db:.1f} dB "
             f"on {self.rows} representative rows, {self.p50_ms:.2f} ms, {self.partitions} partitions"
         )
 
@@ -61,66 +66,74 @@ def choose(tried: Sequence[Candidate], *, trained: str | None = None) -> tuple[C
     """The fastest candidate among those as true to float32 as the best, and why; of equally fast ones the first in `tried`.
 
     The one named `trained` is what the weights were trained for; its decisions count, its distance from float32 does not.
-    Raises `RefusedError` with each one's failure if none runs.
-    """
+    Raises `RefusedError` with each one's failure if none runs."""
     running = [candidate for candidate in tried if candidate.failure is None]
     if not running:
         causes = "; ".join(dict.fromkeys(candidate.failure or "" for candidate in tried))
         raise RefusedError(f"no integer form of the model runs ({causes}); choose dynamic or float16")
-    agreement = max(candidate.agreement for candidate in running)
-    sqnr = min(max(candidate.sqnr_db for candidate in running), _ENOUGH_DB)
+    agreement = max(alike(candidate.agreement) for candidate in running)
+    error_db = min(max(candidate.error_db for candidate in running), _ENOUGH_DB)
     true = [
         candidate
         for candidate in running
         # One row more or less is chance, however few there are.
-        if candidate.agreement >= agreement - max(_TOLERANCE, 1 / candidate.rows)
-        and (candidate.sqnr_db >= sqnr - _TWICE_DB or candidate.name == trained)
-    ] or [max(running, key=lambda candidate: (candidate.agreement, candidate.sqnr_db))]
+        if alike(candidate.agreement) >= agreement - max(_TOLERANCE, 1 / candidate.rows)
+        and (candidate.error_db >= error_db - _TWICE_DB or candidate.name == trained)
+    ] or [max(running, key=lambda candidate: (alike(candidate.agreement), candidate.error_db))]
     fastest = min(candidate.p50_ms for candidate in true)
     chosen = next(candidate for candidate in true if candidate.p50_ms <= fastest * _SAME_SPEED)
-    told = [
-        f"integers in {candidate.name} do not run ({candidate.failure})" if candidate.failure else candidate.told
-        for candidate in tried
-        if candidate is not chosen
-    ]
-    return chosen, "; ".join([chosen.told, *told])
+    others = [candidate for candidate in tried if candidate is not chosen]
+    failures = {one.name: f"integers in {one.name} do not run ({one.failure})" for one in others if one.failure}
+    return chosen, "; ".join([chosen.told, *(failures.get(other.name, other.told) for other in others)])
+
+
+def alike(agreement: float | None) -> float:
+    """Share of equal decisions, 1 where there are none to differ."""
+    return 1.0 if agreement is None else agreement
 
 
 @dataclass(frozen=True)
 class Reference:
-    """A folder of saved rows to try files on, and the file of what float32 gives on the first of them, from `expect`."""
+    """A folder of saved rows to try files on, and the one of float32's outputs on the first of them, from `expect`."""
 
     rows: Path
     outputs: Path
 
 
 def expect(model: Path, reference: Reference) -> None:
-    """Write what `first_outputs` gives for `model` on the first rows, fewer where it is slow. In a worker child."""
-    np.save(reference.outputs, _outputs(model, Samples.load(reference.rows), ROWS, _SECONDS))
+    """Write all outputs of `model` on the first rows, of fewer where it is slow. In a worker child."""
+    Samples(run_rows(lanes(model), Samples.load(reference.rows), ROWS, _SECONDS)).save(reference.outputs)
 
 
-def _outputs(file: Path, samples: Samples, count: int, seconds: float) -> np.ndarray:
-    """`first_outputs` of the first `count` rows, of fewer once `seconds` have passed."""
-    models = [Model(file, threads=1) for _ in range(LANES)]
-    rows = [*itertools.islice(samples, count)]
+def lanes(file: Path) -> list[Model]:
+    """The file as many times as rows run side by side."""
+    return [Model(file, threads=1) for _ in range(LANES)]
+
+
+def run_rows(
+    models: Sequence[Model], samples: Samples, count: int, seconds: float = np.inf, more: Mapping[str, Array] | None = None
+) -> dict[str, Array]:
+    """Every output (N, ...) by name, a batch axis of 1 left out, of the first samples, run side by side by `models`.
+
+    N is `count` or what makes the last row whole, and less once `seconds` have passed. `more` is fed beside each sample."""
+    count = samples.row_end(min(count, len(samples)), len(samples))
     started = time.perf_counter()
-    found: list[np.ndarray] = []
-    for start in range(0, len(rows), LANES):
-        found.append(first_outputs(models, rows[start : start + LANES]))
-        if start + LANES >= LEAST_ROWS and time.perf_counter() - started > seconds:
-            break
-    return np.concatenate(found)
+    places, late = iter(range(count)), [count]
+    results: dict[int, dict[str, Array]] = {}
 
-
-def first_outputs(models: Sequence[Model], rows: Sequence[Mapping[str, np.ndarray]]) -> np.ndarray:
-    """First output of each row (rows, batch, ...), the models side by side with a share of the rows each."""
-
-    def share(number: int) -> list[np.ndarray]:
-        return [_first(models[number].run(row)) for row in rows[number :: len(models)]]
+    def share(model: Model) -> None:
+        for place in places:
+            starts = place == samples.row_end(place, count) if place else True
+            if starts and place >= LEAST_ROWS and time.perf_counter() - started > seconds:
+                late.append(place)
+                return
+            fed = {name: array[place : place + 1] for name, array in samples.inputs.items()}
+            results[place] = model.run({**fed, **(more or {})})
 
     with ThreadPoolExecutor(len(models)) as pool:
-        shares = list(pool.map(share, range(len(models))))
-    return np.stack([shares[place % len(models)][place // len(models)] for place in range(len(rows))])
+        list(pool.map(share, models))
+    outputs = {name: np.stack([results[place][name] for place in range(min(late))]) for name in results[0]}
+    return {name: array[:, 0] if array.ndim > 1 and array.shape[1] == 1 else array for name, array in outputs.items()}
 
 
 def make(
@@ -139,46 +152,21 @@ def make(
 
 
 def attempt(file: Path, reference: Reference) -> Candidate:
-    """Run a file on the rows that float32 ran on; stops early where it is slow."""
-    from edgekit.tasks.parity import compare, sqnr_db
-
-    expected = np.load(reference.outputs)
+    """Run a file on the rows that float32 ran on; stops early where it is slow. Raises what `judge` raises."""
+    samples, expected = Samples.load(reference.rows), Samples.load(reference.outputs)
     # One thread: candidates are tried side by side, and timed later.
     model = Model(file, threads=1)
-    started = time.perf_counter()
-    found: list[np.ndarray] = []
-    for row in itertools.islice(Samples.load(reference.rows), len(expected)):
-        found.append(_first(model.run(row)))
-        if time.perf_counter() - started > _SECONDS:
-            break
-    outputs = np.stack(found)
-    return Candidate(
-        name="",
-        rows=len(found),
-        agreement=compare(outputs, expected[: len(found)]).same_argmax,
-        sqnr_db=sqnr_db(outputs, expected[: len(found)]),
-        partitions=model.partitions,
-    )
-
-
-def lost(outputs: np.ndarray, expected: np.ndarray, labels: np.ndarray | None) -> float:
-    """Accuracy that `outputs` (N, ..., classes) lose against `expected`.
-
-    Without a label for each decision it is the share of other decisions.
-    """
-    found, wanted = (values.argmax(axis=-1).reshape(len(values), -1) for values in (outputs, expected))
-    if labels is None or found.shape[1] != 1:
-        return float((found != wanted).mean())
-    known = labels[: len(found), np.newaxis]
-    return float((wanted == known).mean() - (found == known).mean())
+    judgement = judge(run_rows([model], samples, len(expected), _SECONDS), samples, expected.inputs)
+    agreement = judgement.agreement.value if judgement.agreement is not None else None
+    return Candidate("", judgement.rows, agreement, judgement.error_db or 0.0, partitions=model.partitions)
 
 
 def loss(model: Path, file: Path, rows: Path) -> float:
-    """What `file` loses against float32 `model` on the saved rows, see `lost`; on fewer where they are slow. In a worker child."""
+    """What `file` loses against float32 `model` on the saved rows, fewer where they are slow: see `Judgement.lost`. In a child."""
     samples = Samples.load(rows)
-    expected = _outputs(model, samples, LABELLED_ROWS, _SECONDS / 2)
-    found = _outputs(file, samples, len(expected), _SECONDS / 2)
-    return lost(found, expected[: len(found)], samples.labels)
+    expected = run_rows(lanes(model), samples, LABELLED_ROWS, _SECONDS / 2)
+    count = len(next(iter(expected.values())))
+    return judge(run_rows(lanes(file), samples, count, _SECONDS / 2), samples, expected).lost
 
 
 def time_in_turns(files: Sequence[Path], samples_folder: Path) -> dict[Path, float]:
@@ -187,8 +175,7 @@ def time_in_turns(files: Sequence[Path], samples_folder: Path) -> dict[Path, flo
     models = {file: Model(file) for file in files}
     times: dict[Path, list[float]] = {file: [] for file in files}
     for model in models.values():
-        model.set_inputs(row)
-        model.invoke()
+        model.run(row)
     started = time.perf_counter()
     for turn in range(_TURNS):
         for file in files if turn % 2 else reversed(files):
@@ -201,7 +188,3 @@ def time_in_turns(files: Sequence[Path], samples_folder: Path) -> dict[Path, flo
         if time.perf_counter() - started > _TIMING_SECONDS:
             break
     return {file: float(np.median(values)) * 1e3 for file, values in times.items()}
-
-
-def _first(outputs: dict[str, np.ndarray]) -> np.ndarray:
-    return next(iter(outputs.values()))

@@ -1,5 +1,6 @@
 """SavedModel or Keras-2 model to a float32 .tflite with built-in ops, through TFLiteConverter."""
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,15 +19,15 @@ def convert_float(
     max_length: int,
     *,
     names: Mapping[str, str] | None = None,
+    inputs: Sequence[str] = (),
     outputs: Sequence[str] = (),
     origin: Path | None = None,
 ) -> None:
     """Write a SavedModel folder or a Keras-2 .h5 file as a float32 .tflite; a free batch is fixed to 1.
 
-    A SavedModel that edgekit wrote comes with `outputs`, their names in order, and with `names`, which renames its inputs
-    and outputs; its shapes are fixed, and it is not loaded here a first time. `origin` is what errors call the model.
-    Raises `ModelFormatError`, `UnsupportedOpError` naming the ops that TFLite lacks, and `ConversionError`. Needs TensorFlow.
-    """
+    A SavedModel that edgekit wrote comes with `inputs` and `outputs`, their names in order, and with `names`, which renames
+    them; its shapes are fixed, and it is not loaded here a first time. `origin` is what errors call the model.
+    Raises `ModelFormatError`, `UnsupportedOpError` naming the ops that TFLite lacks, and `ConversionError`. Needs TensorFlow."""
     if source.is_file():
         keras2.check_format(source)
     import tensorflow as tf
@@ -37,17 +38,17 @@ def convert_float(
     else:
         held, function = _load(source)
         outputs = tuple(function.structured_outputs)
-        specs = _specs(source, function, max_length)
+        if not (named := function.structured_input_signature[1]):
+            raise ModelFormatError(f"{source}: its signature takes no named inputs; save the model with a serving signature")
+        specs = [_fixed(source, name, spec, max_length) for name, spec in named.items()]
         # A name in the graph's own signature that TensorFlow sanitised on saving is kept as the SavedModel has it.
-        concrete = tf.function(
-            lambda *tensors: function(**dict(zip((s.name for s in specs), tensors, strict=True))), input_signature=specs
-        )
+        concrete = tf.function(lambda *tensors: function(**dict(zip(named, tensors, strict=True))), input_signature=specs)
         functions = [concrete.get_concrete_function()]
         model = _converted(tf.lite.TFLiteConverter.from_concrete_functions, functions, held, origin=called)
     model = signatures.add_signature(model, origin=str(called))
     if names:
         model = signatures.rename(model, names, origin=str(called))
-    target.write_bytes(signatures.order_outputs(model, outputs, origin=str(called)))
+    target.write_bytes(signatures.order(model, inputs, outputs, origin=str(called)))
 
 
 def _converted(open_source: Callable[..., Any], *arguments: Any, origin: Path) -> bytes:
@@ -73,20 +74,13 @@ def reference_outputs(source: Path, samples_folder: Path, target: Path, limit: i
     held, function = _load(source)
     specs = function.structured_input_signature[1].items()
     rows: dict[str, list[np.ndarray]] = {name: [] for name in function.structured_outputs}
-    for _, row in zip(range(limit), Samples.load(samples_folder), strict=False):
+    for row in itertools.islice(Samples.load(samples_folder), limit):
         results = function(**{name: tf.constant(as_fed(row[name], spec.shape.rank), spec.dtype) for name, spec in specs})
         for name, value in results.items():
             output = value.numpy()
             rows[name].append(output[0] if output.ndim and output.shape[0] == 1 else output)
     Samples({name: np.stack(values) for name, values in rows.items()}).save(target)
     del held
-
-
-def _specs(source: Path, function: Any, max_length: int) -> list[Any]:
-    found = function.structured_input_signature[1]
-    if not found:
-        raise ModelFormatError(f"{source}: its signature takes no named inputs; save the model with a serving signature")
-    return [_fixed(source, name, spec, max_length) for name, spec in found.items()]
 
 
 def _load(source: Path) -> tuple[Any, Any]:
@@ -105,12 +99,12 @@ def _load(source: Path) -> tuple[Any, Any]:
         raise ModelFormatError(f"{source}: TensorFlow cannot load it ({text}); save it again as a SavedModel") from error
     if not loaded.signatures:
         raise ModelFormatError(f"{source}: the SavedModel has no signature; save it with one")
-    keys = sorted(loaded.signatures)
-    if flatbuffer.DEFAULT_KEY not in keys and len(keys) > 1:
+    keys, default = sorted(loaded.signatures), flatbuffer.DEFAULT_KEY
+    if default not in keys and len(keys) > 1:
         raise ModelFormatError(
-            f"{source}: has the signatures {', '.join(keys)} and no {flatbuffer.DEFAULT_KEY}; save it with the one to convert alone"
+            f"{source}: has the signatures {', '.join(keys)} and no {default}; save it with the one to convert alone"
         )
-    return loaded, loaded.signatures[flatbuffer.DEFAULT_KEY if flatbuffer.DEFAULT_KEY in keys else keys[0]]
+    return loaded, loaded.signatures[default if default in keys else keys[0]]
 
 
 def _fixed(source: Path, name: str, spec: Any, max_length: int) -> Any:

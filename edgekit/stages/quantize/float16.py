@@ -1,8 +1,7 @@
 """float16 weights: each large constant is stored in half precision, with a DEQUANTIZE op that the runtime runs once.
 
 The same layout as TFLiteConverter's, made from the float32 file, so that every source has it and no second
-conversion is paid for.
-"""
+conversion is paid for."""
 
 from collections import defaultdict
 from collections.abc import Mapping
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from edgekit.errors import RefusedError, UnsupportedOpError
-from edgekit.tflite import flatbuffer, tree
+from edgekit.tflite import flatbuffer, schema, tree
 from edgekit.tflite.tree import listed
 
 # Smaller constants save nothing, and among them are LayerNorm's epsilons, which would become zero.
@@ -26,27 +25,24 @@ def to_float16(model: bytes, *, origin: str = "model") -> bytes:
 
     Constants stay as they are where float16 cannot hold them or something else refers to them: sparse ones, variables,
     inputs and outputs of a graph, and what graphs called by control flow use, where each call would convert them again.
-    Raises `RefusedError` if nothing is left to halve and `UnsupportedOpError` for a file that `tree.load` does not take.
-    """
-    from ai_edge_litert import schema_py_generated as schema
-
+    Raises `RefusedError` if nothing is left to halve and `UnsupportedOpError` for a file that `tree.load` does not take."""
     file = flatbuffer.parse(model, origin)
     root = tree.load(model)
     if root is None:
         raise UnsupportedOpError(f"{origin}: is above 2 GB or has constants in other files; choose dynamic instead of float16")
     entries = {entry.subgraph for entry in file.entries} or {0}
-    halved = _halves(root, entries, schema)
+    halved = _halves(root, entries)
     if not halved:
         raise RefusedError(f"{origin}: has no float32 constant of {_LEAST_ELEMENTS} values or more to halve; choose float32")
     code = tree.opcode(root, "DEQUANTIZE", _VERSION)
     for index in entries:
-        _dequantize_constants(root.subgraphs[index], halved, code, schema)
+        _dequantize_constants(root.subgraphs[index], halved, code)
     for index, half in halved.items():
         root.buffers[index].data = half.view(np.uint8)
     return tree.pack(root)
 
 
-def _halves(root: Any, entries: set[int], schema: Any) -> dict[int, np.ndarray]:
+def _halves(root: Any, entries: set[int]) -> dict[int, np.ndarray]:
     """float16 values by buffer, for each buffer that all its users can do with."""
     users: defaultdict[int, list[bool]] = defaultdict(list)
     for number, graph in enumerate(root.subgraphs):
@@ -56,8 +52,8 @@ def _halves(root: Any, entries: set[int], schema: Any) -> dict[int, np.ndarray]:
             users[tensor.buffer].append(plain and number in entries and index not in ends)
     for entry in listed(root.metadata):
         users[entry.buffer].append(False)
-    found = {index: _half(root.buffers[index]) for index, plain in users.items() if index and all(plain)}
-    return {index: half for index, half in found.items() if half is not None}
+    halves = {index: _half(root.buffers[index]) for index, plain in users.items() if index and all(plain)}
+    return {index: half for index, half in halves.items() if half is not None}
 
 
 def _half(buffer: Any) -> np.ndarray | None:
@@ -68,7 +64,7 @@ def _half(buffer: Any) -> np.ndarray | None:
     return values.astype(np.float16) if np.abs(values).max() <= _LARGEST else None
 
 
-def _dequantize_constants(graph: Any, halved: Mapping[int, np.ndarray], code: int, schema: Any) -> None:
+def _dequantize_constants(graph: Any, halved: Mapping[int, np.ndarray], code: int) -> None:
     used = {int(index) for operator in listed(graph.operators) for index in listed(operator.inputs)}
     replaced: dict[int, int] = {}
     operators = []
@@ -80,11 +76,8 @@ def _dequantize_constants(graph: Any, halved: Mapping[int, np.ndarray], code: in
         tensor.quantization = None
         if index not in used:
             continue
-        restored = schema.TensorT(
-            shape=tensor.shape, type=schema.TensorType.FLOAT32, buffer=0, name=(tensor.name or b"") + b"_float32", hasRank=True
-        )
-        graph.tensors.append(restored)
-        replaced[index] = len(graph.tensors) - 1
+        name = (tensor.name or b"") + b"_float32"
+        replaced[index] = tree.add_tensor(graph, schema.TensorT(shape=tensor.shape, buffer=0, name=name, hasRank=True))
         operators.append(schema.OperatorT(opcodeIndex=code, inputs=[index], outputs=[replaced[index]]))
     for operator in listed(graph.operators):
         operator.inputs = [replaced.get(int(index), int(index)) for index in listed(operator.inputs)]

@@ -1,5 +1,6 @@
 """Which op computes in which dtype: the forms of an integer file that a plan chooses between."""
 
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -24,8 +25,7 @@ class Form:
     """One way to use integers, with ops known as `output` says.
 
     Activations of every op that has an integer form have `bits`, or only of those named in `ops`; the ops in `wide` have
-    int16 ones, and those in `floating` stay in float32, with int8 weights where a kernel takes both.
-    """
+    int16 ones, and those in `floating` stay in float32, with int8 weights where a kernel takes both."""
 
     name: str
     bits: int = 8
@@ -48,15 +48,14 @@ def thin_convolutions(graph: Subgraph) -> frozenset[str]:
 
     They compute too little from each value to make up for quantizing it on the fly: up to ten times slower, for hardly any weights.
     """
-    return _outputs(graph, (operator for operator in graph.operators if operator.name == "CONV_2D" and _thin(graph, operator)))
 
-
-def _thin(graph: Subgraph, operator: Operator) -> bool:
-    shape = graph.tensors[operator.inputs[1]].shape
-    if len(shape) != 4 or shape[1:3] != (1, 1):
+    def thin(operator: Operator) -> bool:
+        match graph.tensors[operator.inputs[1]].shape:
+            case (outputs, 1, 1, inputs):
+                return inputs * (outputs - _FOR_VALUE) < _FOR_PLACE and inputs * outputs <= _LARGEST_THIN
         return False
-    outputs, inputs = shape[0], shape[3]
-    return inputs * (outputs - _FOR_VALUE) < _FOR_PLACE and inputs * outputs <= _LARGEST_THIN
+
+    return _outputs(graph, (operator for operator in graph.operators if operator.name == "CONV_2D" and thin(operator)))
 
 
 def candidates(graph: Subgraph, form: Form) -> list[str]:
@@ -71,41 +70,37 @@ def normalizations(graph: Subgraph) -> frozenset[str]:
 
     In int8 the variance of values that differ by a factor of a hundred is a handful of steps; these ops are elementwise and
     cheap, so int16 costs little. Found as all that is connected to an inverse root by
-    elementwise ops and means.
-    """
-    touching: dict[int, list[int]] = {}
+    elementwise ops and means."""
+    touching: dict[int, list[int]] = defaultdict(list)
     for place, operator in enumerate(graph.operators):
         if operator.name in (*STEPS, *ROOTS):
             for tensor in (*operator.inputs, *operator.outputs):
                 if tensor >= 0 and not graph.tensors[tensor].data_bytes and graph.tensors[tensor].dtype == "float32":
-                    touching.setdefault(tensor, []).append(place)
+                    touching[tensor].append(place)
     pending = [place for place, operator in enumerate(graph.operators) if operator.name in ROOTS]
-    found: set[int] = set()
+    connected: set[int] = set()
     while pending:
-        place = pending.pop()
-        if place not in found:
-            found.add(place)
+        if (place := pending.pop()) not in connected:
+            connected.add(place)
             operator = graph.operators[place]
-            pending.extend(other for tensor in (*operator.inputs, *operator.outputs) for other in touching.get(tensor, ()))
-    return _outputs(graph, (graph.operators[place] for place in found))
+            pending.extend(other for tensor in (*operator.inputs, *operator.outputs) for other in touching[tensor])
+    return _outputs(graph, (graph.operators[place] for place in connected))
 
 
 def variances(graph: Subgraph) -> frozenset[str]:
     """The inverse roots, and what each is computed from back to the squares.
 
     A root of a small value makes much of it: where tokens differ by a factor of a hundred, their variances do by ten
-    thousand, and the smallest are a few steps of int16 too.
-    """
+    thousand, and the smallest are a few steps of int16 too."""
     givers = {index: operator for operator in graph.operators for index in operator.outputs}
     pending = [operator for operator in graph.operators if operator.name in ROOTS]
-    found: list[Operator] = []
+    before: list[Operator] = []
     while pending:
-        operator = pending.pop()
-        found.append(operator)
+        before.append(operator := pending.pop())
         square = operator.name == "SQUARED_DIFFERENCE" or (operator.name == "MUL" and len({*operator.inputs}) == 1)
         if not square:
             pending.extend(givers[index] for index in operator.inputs if index in givers and givers[index].name in STEPS)
-    return _outputs(graph, found)
+    return _outputs(graph, before)
 
 
 def around_products(graph: Subgraph) -> frozenset[str]:

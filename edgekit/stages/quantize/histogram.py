@@ -52,8 +52,7 @@ def percentile(histogram: Histogram, percent: float = PERCENTILE) -> tuple[float
 def mse(histogram: Histogram) -> tuple[float, float]:
     """The range in which int8 has the least squared error: a step's square / 12 for each value inside, the distance outside.
 
-    Zero is always among the levels, so values in zero's own bin (half of a ReLU's) have no error.
-    """
+    Zero is always among the levels, so values in zero's own bin (half of a ReLU's) have no error."""
     edges = histogram.edges
     centres = (edges[:-1] + edges[1:]) / 2
     counts = histogram.counts.astype(np.float64)
@@ -78,8 +77,7 @@ def entropy(histogram: Histogram) -> tuple[float, float]:
     """The range whose 255 levels lose the least information: Kullback-Leibler divergence of the values from what they become.
 
     Szymon Migacz, 8-bit Inference with TensorRT, GTC 2017; there for one end of a symmetric range, here for one end after
-    the other. Zero's own bin, which a ReLU fills, counts as much as the fuller one beside it: zero is a level and loses nothing.
-    """
+    the other. Zero's own bin, which a ReLU fills, counts as much as the fuller one beside it: zero is a level and loses nothing."""
     edges = histogram.edges
     counts = histogram.counts.astype(np.float64)
     if (zero := _zero(histogram)).size:

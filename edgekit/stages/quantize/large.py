@@ -14,8 +14,7 @@ _LARGE = 32 * 2**20  # bytes from which ai-edge-quantizer works in pieces
 def large_weights() -> Iterator[None]:
     """While it lasts, such weights are handed to ai-edge-quantizer's own function as a matrix, a row for each scale.
 
-    It works through tensors above 32 MiB in pieces of a matrix, and fits the scales to that only where it was one before.
-    """
+    It works through tensors above 32 MiB in pieces of a matrix, and fits the scales to that only where it was one before."""
     from ai_edge_quantizer.algorithms.uniform_quantize import uniform_quantize_tensor as module
 
     own = module.uniform_quantize

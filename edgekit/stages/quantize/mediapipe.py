@@ -4,7 +4,7 @@ import copy
 from typing import Any
 
 from edgekit.errors import ConfigError, UnsupportedOpError
-from edgekit.tflite import flatbuffer, tree
+from edgekit.tflite import flatbuffer, schema, tree
 from edgekit.tflite.flatbuffer import Entry, ModelFile
 from edgekit.tflite.tree import listed
 
@@ -30,8 +30,7 @@ def adapt(model: bytes, *, origin: str, segments: bool, activation: str | None) 
 
     The segments are read by no op: MediaPipe's TextClassifier feeds three inputs and fills the segments with zeros, which is
     what a model of single texts holds as a constant. `activation` is a key of `ACTIVATIONS`, or None to leave the output.
-    Raises `ConfigError` for an output that is not float32, and `UnsupportedOpError` for a file above 2 GB.
-    """
+    Raises `ConfigError` for an output that is not float32, and `UnsupportedOpError` for a file above 2 GB."""
     file = flatbuffer.parse(model, origin)
     entry = file.entry()
     add_segments = segments and SEGMENTS not in entry.inputs
@@ -54,36 +53,29 @@ def adapt(model: bytes, *, origin: str, segments: bool, activation: str | None) 
 
 def _add_segments(root: Any, entry: Entry) -> None:
     graph = root.subgraphs[entry.subgraph]
-    tensor = copy.deepcopy(graph.tensors[next(iter(entry.inputs.values()))])
-    tensor.name = f"serving_default_{SEGMENTS}:0".encode()
-    index = tree.add_tensor(graph, tensor)
+    index = _copied(graph, next(iter(entry.inputs.values())), f"serving_default_{SEGMENTS}:0")
     graph.inputs = [*listed(graph.inputs), index]
     for signature in _signatures(root, entry):
-        signature.inputs = [*listed(signature.inputs), _named(SEGMENTS, index)]
+        signature.inputs = [*listed(signature.inputs), *tree.named({SEGMENTS: index})]
 
 
 def _add_activation(root: Any, entry: Entry, activation: str) -> None:
-    from ai_edge_litert import schema_py_generated as schema
-
     graph = root.subgraphs[entry.subgraph]
     logits = next(iter(entry.outputs.values()))
-    tensor = copy.deepcopy(graph.tensors[logits])
-    tensor.name = SCORES.encode()
-    index = tree.add_tensor(graph, tensor)
-    name = ACTIVATIONS[activation]
+    index, name = _copied(graph, logits, SCORES), ACTIVATIONS[activation]
     options = schema.SoftmaxOptionsT(beta=1.0) if name == "SOFTMAX" else None
     graph.operators = [*listed(graph.operators), tree.operation(root, name, [logits], [index], options)]
     graph.outputs = [index if output == logits else output for output in listed(graph.outputs)]
     for signature in _signatures(root, entry):
         others = [output for output in listed(signature.outputs) if output.tensorIndex != logits]
-        signature.outputs = [_named(SCORES, index), *others]
+        signature.outputs = [*tree.named({SCORES: index}), *others]
+
+
+def _copied(graph: Any, index: int, name: str) -> int:
+    tensor = copy.deepcopy(graph.tensors[index])
+    tensor.name = name.encode()
+    return tree.add_tensor(graph, tensor)
 
 
 def _signatures(root: Any, entry: Entry) -> list[Any]:
     return [signature for signature in listed(root.signatureDefs) if signature.subgraphIndex == entry.subgraph]
-
-
-def _named(name: str, index: int) -> Any:
-    from ai_edge_litert import schema_py_generated as schema
-
-    return schema.TensorMapT(name.encode(), index)

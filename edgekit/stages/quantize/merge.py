@@ -2,54 +2,51 @@
 
 import hashlib
 import pickle
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from edgekit.errors import ConversionError, UnsupportedOpError
 from edgekit.stages.quantize.forms import Form, output
-from edgekit.stages.quantize.prepare import prepare
-from edgekit.tflite import flatbuffer
+from edgekit.stages.quantize.prepare import read_graph
+from edgekit.tflite import flatbuffer, schema, tree
 from edgekit.tflite.lengths import key
-from edgekit.tflite.tree import listed, load, write
+from edgekit.tflite.tree import listed
 
 
 def merge(files: Mapping[int, Path], target: Path, *, origin: str) -> None:
-    """Write the single-signature files, by length, as one with a signature `classify_<length>` for each; in a worker child.
+    """Write the single-signature files, by length, as one with a signature `run_<length>` for each; in a worker child.
 
     The longest comes first, so that a runtime which knows no signatures runs it. Constants, and the tables that describe tensors
-    and ops, are stored once where they are equal. Raises `UnsupportedOpError` for files above 2 GB and graphs that call others.
-    """
+    and ops, are stored once where they are equal. Raises `UnsupportedOpError` for files above 2 GB and graphs that call others."""
     merger = _Merger(origin)
     for length in sorted(files, reverse=True):
         # Mapped: the tree's arrays are views of it, and all lengths are held until they are written.
         merger.add(length, flatbuffer.mapped(files[length]))
-    write(merger.tree, target)
+    tree.write(merger.tree, target)
 
 
 class _Merger:
     def __init__(self, origin: str) -> None:
-        from ai_edge_litert import schema_py_generated as schema
-
-        self.schema, self.origin = schema, origin
+        self.origin = origin
         self.tree: Any = None
         self.codes: dict[bytes, int] = {}
         self.buffers: dict[bytes, int] = {}
         self.tables: dict[bytes, _Once] = {}
 
     def add(self, length: int, model: memoryview) -> None:
-        found = load(model)
-        if found is None:
+        one = tree.load(model)
+        if one is None:
             raise UnsupportedOpError(f"{self.origin}: is above 2 GB; leave --sequence-lengths out")
-        if len(found.subgraphs) != 1:
+        if len(one.subgraphs) != 1:
             raise UnsupportedOpError(f"{self.origin}: its graph calls others (control flow); leave --sequence-lengths out")
         entry = flatbuffer.parse(model, self.origin).entry()
-        graph, codes, buffers = found.subgraphs[0], found.operatorCodes, found.buffers
+        graph, codes, buffers = one.subgraphs[0], one.operatorCodes, one.buffers
         if self.tree is None:
-            self.tree, found.operatorCodes, found.buffers = found, [], [self.schema.BufferT()]
-            found.subgraphs, found.signatureDefs, found.metadataBuffer = [], [], None
-            for item in listed(found.metadata):
+            self.tree, one.operatorCodes, one.buffers = one, [], [schema.BufferT()]
+            one.subgraphs, one.signatureDefs, one.metadataBuffer = [], [], None
+            for item in listed(one.metadata):
                 item.buffer = self._buffer(buffers[item.buffer])
         for tensor in listed(graph.tensors):
             tensor.buffer = self._buffer(buffers[tensor.buffer])
@@ -59,14 +56,8 @@ class _Merger:
         graph.operators = [self._once(operator) for operator in listed(graph.operators)]
         graph.name = key(length).encode()
         self.tree.subgraphs.append(graph)
-        self.tree.signatureDefs.append(
-            self.schema.SignatureDefT(
-                inputs=self._named(entry.inputs),
-                outputs=self._named(entry.outputs),
-                signatureKey=key(length),
-                subgraphIndex=len(self.tree.subgraphs) - 1,
-            )
-        )
+        ends = tree.named(entry.inputs), tree.named(entry.outputs)
+        self.tree.signatureDefs.append(schema.SignatureDefT(*ends, key(length), len(self.tree.subgraphs) - 1))
 
     def _buffer(self, buffer: Any) -> int:
         """The place of the same constant; buffer 0 is that of tensors that are computed."""
@@ -89,9 +80,6 @@ class _Merger:
         # What is equal pickles alike; where it does not, a table is stored twice and nothing is wrong.
         return self.tables.setdefault(pickle.dumps(table), _Once(table))
 
-    def _named(self, tensors: Mapping[str, int]) -> list[Any]:
-        return [self.schema.TensorMapT(name, index) for name, index in tensors.items()]
-
 
 class _Once:
     """A table that is written once, however many vectors refer to it; a weight's scales by channel are many."""
@@ -105,13 +93,11 @@ class _Once:
 
 
 def same_names(longest: Path, other: Path) -> dict[str, str]:
-    """Names of tensors, and of ops as `forms.output` has them, in `longest` and in `other`: one model at two lengths.
-
-    Raises `ConversionError` where the graphs do not have the same ops.
-    """
-    graphs = [flatbuffer.parse(prepare(path.read_bytes()), str(path)).subgraphs[0] for path in (longest, other)]
+    """Tensors' and ops' (see `forms.output`) names at two lengths of a model; raises `ConversionError` where their ops differ."""
+    graphs = [read_graph(path) for path in (longest, other)]
     ours, theirs = (graph.operators for graph in graphs)
-    if [(op.name, len(op.inputs), len(op.outputs)) for op in ours] != [(op.name, len(op.inputs), len(op.outputs)) for op in theirs]:
+    kinds, others = ([(op.name, len(op.inputs), len(op.outputs)) for op in graph.operators] for graph in graphs)
+    if kinds != others:
         raise ConversionError(
             f"{longest.name}: the graph has other ops at another length ({len(ours)} and {len(theirs)}); "
             "leave --sequence-lengths out, or try the other --bridge"
@@ -127,16 +113,11 @@ def same_names(longest: Path, other: Path) -> dict[str, str]:
 
 def carry_calibration(calibration: Path, names: Mapping[str, str], target: Path) -> None:
     """Write what was calibrated at the longest length under the names at another one: the same ranges give the same integers."""
-    found = [
-        {names[name]: value for name, value in values.items() if name in names} for values in pickle.loads(calibration.read_bytes())
-    ]
-    target.write_bytes(pickle.dumps(tuple(found)))
+    parts = pickle.loads(calibration.read_bytes())
+    target.write_bytes(pickle.dumps(tuple({names[name]: part[name] for name in part if name in names} for part in parts)))
 
 
 def carry_form(form: Form, names: Mapping[str, str]) -> Form:
     """The form with its ops named as at another length."""
-
-    def renamed(ops: Iterable[str]) -> frozenset[str]:
-        return frozenset(names.get(op, op) for op in ops)
-
-    return replace(form, wide=renamed(form.wide), floating=renamed(form.floating))
+    wide, floating = (frozenset(names.get(op, op) for op in ops) for ops in (form.wide, form.floating))
+    return replace(form, wide=wide, floating=floating)

@@ -1,7 +1,6 @@
 """What goes into a model's matrix products on representative data: its mean and its covariance.
 
-Rounding weights well and correcting biases need no more than these two, and neither grows with the number of rows.
-"""
+Rounding weights well and correcting biases need no more than these two, and neither grows with the number of rows."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,9 +9,8 @@ from typing import Any
 import numpy as np
 
 from edgekit.data.samples import Samples
-from edgekit.stages.quantize.tensors import Tensors
-from edgekit.tflite import flatbuffer
-from edgekit.tflite.lengths import MASK
+from edgekit.stages.quantize.tensors import Tensors, real_tokens, token_mask
+from edgekit.tflite import flatbuffer, schema
 from edgekit.tflite.tree import listed, load, opcodes, text
 
 PRODUCTS = ("FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D")
@@ -30,8 +28,7 @@ class Moments:
 
     A depthwise convolution has a group for each channel that it reads, all others have one. The covariance is None where
     using it would take too long, and is taken around zero where the op has no bias that could take up the mean. Products
-    that read the same share one object.
-    """
+    that read the same share one object."""
 
     mean: np.ndarray
     covariance: np.ndarray | None
@@ -69,9 +66,7 @@ class _Window:
     def vectors(self, values: np.ndarray, mask: np.ndarray | None, draw: np.random.Generator) -> np.ndarray:
         """Of one inference (groups, places, size)."""
         if self.features:
-            rows = values.reshape(-1, self.features)
-            if mask is not None and len(rows) == len(mask):
-                rows = rows[mask]
+            rows = real_tokens(values.reshape(-1, self.features), mask)
             return rows[_some(len(rows), draw)][np.newaxis]
         return np.concatenate([self._of_image(image, draw) for image in values], axis=1)
 
@@ -99,8 +94,7 @@ class _Sums:
     """Over all vectors of a window so far; their squares only if a covariance is `wanted`.
 
     Squares are taken around the first vectors' mean: where inputs vary little around a large value, those around zero would
-    leave nothing but rounding of their difference.
-    """
+    leave nothing but rounding of their difference."""
 
     def __init__(self, wanted: bool) -> None:
         self.wanted, self.count = wanted, 0
@@ -144,13 +138,11 @@ def _outer(vectors: np.ndarray) -> np.ndarray:
 def gather(model: bytes, samples: Samples) -> dict[str, Moments]:
     """The moments of each product with constant weights, by the name of its output; padding tokens are left out.
 
-    Nothing where the entry is not the main graph, or for a file that cannot be written again.
-    """
+    Nothing where the entry is not the main graph, or for a file that cannot be written again."""
     entry, tree = flatbuffer.parse(model, "model").entry(), load(model)
     if entry.subgraph or tree is None:
         return {}
-    windows = _windows(tree)
-    if not windows:
+    if not (windows := _windows(tree)):
         return {}
     chosen = _affordable(tree, windows)
     sums = {window: _Sums(window in chosen) for window in windows.values()}
@@ -158,21 +150,14 @@ def gather(model: bytes, samples: Samples) -> dict[str, Moments]:
     draw = np.random.default_rng(0)
     # Spread over all of them, which may be sorted by class.
     for row in samples.take(np.unique(np.linspace(0, len(samples) - 1, _ROWS).astype(np.int64))):
-        given = tensors.run(row)
-        mask = row[MASK].reshape(-1) > 0 if MASK in row else None
-        values = {index: given(index) for index in tensors.indices}
+        value_of, mask = tensors.run(row), token_mask(row)
+        values = {index: value_of(index) for index in tensors.indices}
         for window, sum_ in sums.items():
             sum_.add(window.vectors(values[window.tensor], mask, draw))
-    made: dict[tuple[_Window, bool], Moments] = {}
-    found = {}
-    for place, window in windows.items():
-        operator = tree.subgraphs[0].operators[place]
-        key = window, has_bias(operator)
-        if sums[window].count:
-            if key not in made:
-                made[key] = sums[window].moments(centred=key[1])
-            found[text(tree.subgraphs[0].tensors[operator.outputs[0]].name)] = made[key]
-    return found
+    graph = tree.subgraphs[0]
+    keys = {place: (window, has_bias(graph.operators[place])) for place, window in windows.items() if sums[window].count}
+    moments = {key: sums[key[0]].moments(centred=key[1]) for key in set(keys.values())}
+    return {text(graph.tensors[graph.operators[place].outputs[0]].name): moments[key] for place, key in keys.items()}
 
 
 def names(tree: Any) -> Mapping[int, str]:
@@ -187,25 +172,22 @@ def has_bias(operator: Any) -> bool:
 
 def _windows(tree: Any) -> dict[int, _Window]:
     """What each product of the main graph reads, by its place there."""
-    from ai_edge_litert import schema_py_generated as schema
-
     graph, products = tree.subgraphs[0], names(tree)
-    found = {}
+    windows = {}
     for place, operator in enumerate(listed(graph.operators)):
-        name = products.get(operator.opcodeIndex)
-        if name is None:
+        if (name := products.get(operator.opcodeIndex)) is None:
             continue
         tensor, weights = (int(operator.inputs[which]) for which in (ACTIVATIONS, WEIGHTS))
         shape, options = graph.tensors[weights].shape, operator.builtinOptions
         if tree.buffers[graph.tensors[weights].buffer].data is None or graph.tensors[tensor].type != schema.TensorType.FLOAT32:
             continue
         if name == "FULLY_CONNECTED":
-            found[place] = _Window(tensor, features=int(shape[-1]))
+            windows[place] = _Window(tensor, features=int(shape[-1]))
         elif options is not None and len(shape) == 4:
             # A grouped convolution has fewer input channels in its weights than its input has.
             if name == "CONV_2D" and int(shape[-1]) != int(graph.tensors[tensor].shape[-1]):
                 continue
-            found[place] = _Window(
+            windows[place] = _Window(
                 tensor,
                 (int(shape[1]), int(shape[2])),
                 (options.strideH, options.strideW),
@@ -213,7 +195,7 @@ def _windows(tree: Any) -> dict[int, _Window]:
                 options.padding == schema.Padding.SAME,
                 name == "DEPTHWISE_CONV_2D",
             )
-    return found
+    return windows
 
 
 def _affordable(tree: Any, windows: Mapping[int, _Window]) -> set[_Window]:

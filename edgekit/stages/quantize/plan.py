@@ -1,5 +1,6 @@
 """Which op runs in which dtype, found by making the candidates, running them and comparing."""
 
+import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,7 +12,7 @@ from edgekit.errors import ConfigError, EdgekitError, RefusedError
 from edgekit.models.ranges import TrainedRanges
 from edgekit.stages.quantize import forms, quantizer
 from edgekit.stages.quantize.calibrate import calibrate
-from edgekit.stages.quantize.candidates import Candidate, Reference, choose, expect, loss, make, time_in_turns
+from edgekit.stages.quantize.candidates import ROUNDING, Candidate, Reference, alike, choose, expect, loss, make, time_in_turns
 from edgekit.stages.quantize.forms import Form
 from edgekit.stages.quantize.prepare import read_graph
 from edgekit.stages.quantize.rewrite import make_quantizable
@@ -31,7 +32,7 @@ _CONVERSIONS = ("QUANTIZE", "DEQUANTIZE", "CAST")
 _INTERFACE = ("float32", "int8", "uint8")
 # What makes a file with ranges from training, and none of ours.
 TRAINED = "TFLiteConverter, trained ranges"
-# Below this SQNR of the logits, or with more other decisions than allowed, single ops are looked into.
+# Below this in the worst output, or with more lost than allowed, single ops are looked into.
 _QUIET_DB = 20.0
 
 
@@ -41,12 +42,11 @@ class IntegerSettings:
 
     `inputs` and `outputs` are the dtypes of its float inputs and outputs. `integer_only` leaves no float op, and calibrates the
     graph that was rewritten for it by the method `calibration`. The search for ops to leave in float takes `search_seconds` at
-    most (0 is no search), allows `max_drop` of the accuracy to be lost (without labels: so many other decisions than float32's),
-    and keeps its steps in `journal`.
+    most (0 is no search), allows `max_drop` of the task's metric to be lost (without labels: so many other decisions than
+    float32's), and keeps its steps in `journal`.
     `form` is a plan that was found before and is to be used as it is. `ranges` were trained and go before calibrated ones.
     `trial` is a folder of saved rows that calibration did not see, to try files on; without one they are tried on those it saw.
-    `expected` is what float32 gives on them, from `candidates.expect`, where that is known.
-    """
+    `expected` is a folder of what float32 gives on them, from `candidates.expect`, where that was run."""
 
     inputs: str = "float32"
     outputs: str = "float32"
@@ -72,10 +72,9 @@ class QuantizationPlan:
 
     `integer` ops take and give integers. `floating` ops compute on float32 activations, each with its reason in `reasons`;
     `hybrid` are those among them whose weights are stored as integers. `conversions` only go from one dtype to another.
-    `form` says it op by op, so that it can be used again; `left` are the ops that the search took out, each with the SQNR
-    (dB) that the outputs have when it alone is integer, and `steps` is all that the search ran. `trained_ranges` says which ops
-    took ranges that were trained.
-    """
+    `form` says it op by op, so that it can be used again; `left` are the ops that the search took out, each with the error
+    (dB) that the worst output has when it alone is integer, and `steps` is all that the search ran. `trained_ranges` says which ops
+    took ranges that were trained."""
 
     made_by: str
     chosen: str
@@ -105,8 +104,7 @@ def quantize(
     """Write float32 `model` in `scheme` to `target` (float32 is `model` itself); the plan says what was done and by what.
 
     Integer schemes need `samples` (a folder of saved calibration rows) and `calibration` (from `calibrate`).
-    Raises `ConfigError` for an interface that the scheme does not have, `ConversionError`, and `WorkerError`.
-    """
+    Raises `ConfigError` for an interface that the scheme does not have, `ConversionError`, and `WorkerError`."""
     worker = worker or Worker()
     if scheme.name == "float32":
         return _plan(model, "the bridge", "float32", "")
@@ -144,7 +142,7 @@ class _Integer:
     ) -> None:
         self.model, self.target, self.samples, self.calibration = model, target, samples, calibration
         self.settings, self.worker = settings, worker
-        self.reference = Reference(settings.trial or samples, settings.expected or target.with_suffix(".reference.npy"))
+        self.reference = Reference(settings.trial or samples, settings.expected or target.with_suffix(".reference"))
         self.files: dict[str, Path] = {}
         self.tried: dict[str, Candidate] = {}
         self.unsearched = ""
@@ -153,9 +151,14 @@ class _Integer:
     def plan(self, bits: int) -> QuantizationPlan:
         settings = self.settings
         if settings.integer_only:
-            self._rewrite()
+            model, calibration = self._file("rewritten.tflite"), self._file("calibration")
+            self.worker.run(make_quantizable, self.model, self.samples, model)
+            self.worker.run(calibrate, model, self.samples, calibration, settings.calibration)
+            self.model, self.calibration = model, calibration
         if settings.ranges is not None and bits == 8:
-            self._take(settings.ranges)
+            calibration = self._file("trained")
+            self.taken = self.worker.run(take_ranges, self.model, self.calibration, settings.ranges, calibration).value
+            self.calibration = calibration
         considered = self._forms(bits)
         compared = len(considered) > 1
         for form in considered:
@@ -169,34 +172,33 @@ class _Integer:
                     break
         else:
             together([partial(self._try, form, run=compared) for form in considered])
-        found: Found | None = None
+        searched: Found | None = None
         try:
-            form = considered[0]
             if compared and bits == 8 and not settings.integer_only and settings.search_seconds:
-                found = self._search(considered)
+                searched = self._search(considered)
             tried = [self.tried[name] for name in self.files if name in self.tried]
             if compared:
                 tried = self._timed(tried)
                 chosen, reason = choose(tried, trained=_PRODUCTS if self._trained else None)
             else:
                 chosen, reason = (tried[0] if tried[0].failure is None else choose(tried)[0]), ""
-            form = next(form for form in [*considered, *([found.form] if found else [])] if form.name == chosen.name)
+            form = next(form for form in [*considered, *([searched.form] if searched else [])] if form.name == chosen.name)
             self.files[form.name].replace(self.target)
         finally:
-            own = [self.reference.outputs] if self.settings.expected is None else []
-            for file in (*self.files.values(), *own):
+            for file in self.files.values():
                 file.unlink(missing_ok=True)
-        if found and form is found.form:
-            reason = f"{len(found.left)} of {found.considered} ops left in float, each the loudest when integer alone: {reason}"
-        ranges = self.taken.told if self.taken is not None else ""
-        reason = "; ".join(part for part in (reason + self.unsearched, ranges) if part)
-        made = _plan(self.target, "ai-edge-quantizer", form.name, reason)
+            if settings.expected is None:
+                shutil.rmtree(self.reference.outputs, ignore_errors=True)
+        floating = searched.left if searched and form is searched.form else {}
+        if searched and form is searched.form:
+            reason = f"{len(floating)} of {searched.considered} ops left in float, each the loudest when integer alone: {reason}"
+        reason = "; ".join(part for part in (reason + self.unsearched, self.taken.told if self.taken else "") if part)
         return replace(
-            made,
+            _plan(self.target, "ai-edge-quantizer", form.name, reason),
             candidates=tuple(tried) if compared else (),
             form=form,
-            left=found.left if found and form is found.form else {},
-            steps=found.steps if found else (),
+            left=floating,
+            steps=searched.steps if searched else (),
             trained_ranges=self.taken,
         )
 
@@ -204,8 +206,8 @@ class _Integer:
         if self.settings.form is not None and self.settings.form.bits == bits:
             form = replace(self.settings.form, name=_PLANNED)
             graph = read_graph(self.model)
-            known = {forms.output(graph, operator) for operator in graph.operators}
-            if strange := sorted((form.wide | form.floating) - known):
+            own = {forms.output(graph, operator) for operator in graph.operators}
+            if strange := sorted((form.wide | form.floating) - own):
                 raise ConfigError(
                     f"--plan: names {len(strange)} ops that the graph does not have, such as {strange[0]}; "
                     "give the --bridge and the --integer-only that it was made with, or leave --plan out"
@@ -220,24 +222,15 @@ class _Integer:
             # Of forms that are alike the first is taken.
             return [products, every] if self._trained else [every, products]
         graph = read_graph(self.model)
-        wide = forms.normalizations(graph)
-        normalized = [Form(_NORMALIZED, wide=wide)] if wide else []
-        return [Form(_EVERY), *normalized, Form(_AROUND, wide=forms.around_products(graph))]
+        wide = {_NORMALIZED: forms.normalizations(graph), _AROUND: forms.around_products(graph)}
+        return [Form(_EVERY), *(Form(name, wide=ops) for name, ops in wide.items() if ops or name == _AROUND)]
 
     def _name(self, form: Form) -> Path:
-        self.files[form.name] = self.target.with_name(f"{self.target.stem}.candidate{len(self.files)}.tflite")
+        self.files[form.name] = self._file(f"candidate{len(self.files)}.tflite")
         return self.files[form.name]
 
-    def _rewrite(self) -> None:
-        model, calibration = (self.target.with_name(f"{self.target.stem}.{name}") for name in ("rewritten.tflite", "calibration"))
-        self.worker.run(make_quantizable, self.model, self.samples, model)
-        self.worker.run(calibrate, model, self.samples, calibration, self.settings.calibration)
-        self.model, self.calibration = model, calibration
-
-    def _take(self, ranges: TrainedRanges) -> None:
-        calibration = self.target.with_name(f"{self.target.stem}.trained")
-        self.taken = self.worker.run(take_ranges, self.model, self.calibration, ranges, calibration).value
-        self.calibration = calibration
+    def _file(self, what: str) -> Path:
+        return self.target.with_name(f"{self.target.stem}.{what}")
 
     @property
     def _trained(self) -> bool:
@@ -245,13 +238,12 @@ class _Integer:
         return self.taken is not None and self.taken.whole and not self.settings.integer_only
 
     def _try(self, form: Form, *, run: bool) -> None:
-        file = self.files[form.name]
-        ends = self.settings.inputs, self.settings.outputs
-        write = quantizer.write_integer_only if self.settings.integer_only else quantizer.write_integer
+        settings = self.settings
+        write = quantizer.write_integer_only if settings.integer_only else quantizer.write_integer
+        # One form alone leaves nothing to choose, and it is run before it is published anyway.
+        last = settings.inputs, settings.outputs, self.reference if run else None
         try:
-            # One form alone leaves nothing to choose, and it is run before it is published anyway.
-            reference = self.reference if run else None
-            self._keep(form, self.worker.run(make, write, self.model, self.calibration, file, form, *ends, reference).value)
+            self._keep(form, self.worker.run(make, write, self.model, self.calibration, self.files[form.name], form, *last).value)
         except ConfigError:
             raise
         except EdgekitError as error:
@@ -270,22 +262,23 @@ class _Integer:
 
     def _noisy(self, candidate: Candidate) -> bool:
         # Weights that were trained with rounding are at their best with it: what differs from float32 is not noise alone.
-        loud = candidate.sqnr_db < _QUIET_DB and not self._trained
+        loud = candidate.error_db < _QUIET_DB and not self._trained
         return candidate.failure is not None or loud or self._loses(candidate)
 
     def _loses(self, candidate: Candidate) -> bool:
         """Whether it loses more than is allowed: what decides alike does not, and of the rest labels tell."""
         allowed, rows = self.settings.max_drop, self.reference.rows
-        if allowed is None or 1 - candidate.agreement <= allowed:
+        decides = candidate.agreement is not None
+        if allowed is None or (decides and 1 - alike(candidate.agreement) <= allowed + ROUNDING):
             return False
-        return Samples.load(rows).labels is None or (
-            self.worker.run(loss, self.model, self.files[candidate.name], rows).value > allowed
-        )
+        if Samples.load(rows).labels is None:
+            return decides
+        return self.worker.run(loss, self.model, self.files[candidate.name], rows).value > allowed + ROUNDING
 
     def _search(self, considered: Sequence[Form]) -> Found | None:
         """Thin out the truest form if even that is noisy; the result is one more candidate."""
         running = [candidate for candidate in self.tried.values() if candidate.failure is None]
-        truest = max(running, key=lambda candidate: candidate.sqnr_db, default=None)
+        truest = max(running, key=lambda candidate: candidate.error_db, default=None)
         if truest is None or not self._noisy(truest):
             return None
         settings = self.settings
@@ -299,23 +292,18 @@ class _Integer:
             (settings.inputs, settings.outputs),
         )
         try:
-            found = search(work, seconds=settings.search_seconds, max_drop=settings.max_drop, worker=self.worker)
+            found = self.worker.run(search, work, settings.search_seconds, settings.max_drop).value
         except EdgekitError as error:
             # What was tried before stands without it.
             self.unsearched = f"; the search for ops to leave in float failed ({error.message})"
             return None
-        found = replace(found, form=replace(found.form, name=_SEARCHED))
-        self._keep(found.form, found.made)
-        return found
+        self._keep(replace(found.form, name=_SEARCHED), found.made)
+        return replace(found, form=replace(found.form, name=_SEARCHED))
 
 
 def _plan(file: Path, made_by: str, chosen: str, reason: str) -> QuantizationPlan:
     """Sort the ops of `file` by what they compute in: activations decide, not weights."""
-    integer: Counter[str] = Counter()
-    floating: Counter[str] = Counter()
-    hybrid: Counter[str] = Counter()
-    conversions: Counter[str] = Counter()
-    thin: Counter[str] = Counter()
+    integer, floating, hybrid, conversions, thin = (Counter[str]() for _ in range(5))
     for graph in flatbuffer.read(file).subgraphs:
         thin_outputs = forms.thin_convolutions(graph)
         for operator in graph.operators:
@@ -329,16 +317,9 @@ def _plan(file: Path, made_by: str, chosen: str, reason: str) -> QuantizationPla
                 hybrid[operator.name] += any(tensor.data_bytes and tensor.scales and "int" in tensor.dtype for tensor in tensors)
             elif any(tensor.scales for tensor in activations):
                 integer[operator.name] += 1
-    return QuantizationPlan(
-        made_by,
-        chosen,
-        reason,
-        dict(integer),
-        dict(floating),
-        dict(+hybrid),
-        dict(conversions),
-        {name: _why_float(name, hybrid[name], thin[name], chosen) for name in floating},
-    )
+    reasons = {name: _why_float(name, hybrid[name], thin[name], chosen) for name in floating}
+    counts = dict(integer), dict(floating), dict(+hybrid), dict(conversions)
+    return QuantizationPlan(made_by, chosen, reason, *counts, reasons)
 
 
 def _why_float(name: str, hybrid: int, thin: int, chosen: str) -> str:

@@ -1,7 +1,8 @@
 """What a scheme will cost, told before the wait for it."""
 
 import functools
-import time
+import math
+import timeit
 from collections import Counter
 from pathlib import Path
 
@@ -9,12 +10,19 @@ import numpy as np
 
 from edgekit.stages.quantize.schemes import Scheme
 from edgekit.system.worker import Worker
-from edgekit.tflite import flatbuffer
+from edgekit.tflite import flatbuffer, schema
 from edgekit.tflite.tree import pack
 
 # A product of the size that models are made of; int16 takes some milliseconds for it.
 _ROWS, _FEATURES = 64, 384
 _RUNS = 15
+# Which axes of which input an output value is a sum over.
+_FOR_OUTPUT = {
+    "FULLY_CONNECTED": (1, slice(-1, None)),
+    "CONV_2D": (1, slice(1, None)),
+    "DEPTHWISE_CONV_2D": (1, slice(1, 3)),
+    "BATCH_MATMUL": (0, slice(-1, None)),
+}
 _STEP = 2.0**-7
 
 
@@ -23,22 +31,21 @@ def preflight(model: Path, scheme: Scheme) -> str | None:
 
     None for the other schemes. Milliseconds are the model's multiply-accumulates at the speed that a small matrix product
     has on this machine, measured in a worker child once for the process; convolutions on reference kernels may take twice that.
-    Raises `ModelFormatError`.
-    """
+    Raises `ModelFormatError`."""
     if scheme.activations != "int16":
         return None
     graph = (file := flatbuffer.read(model)).subgraphs[file.entry().subgraph]
     count = multiply_accumulates(graph)
-    told = []
+    costs = []
     if missing := without_int16(graph):
-        told.append("stay in float32 for want of an int16 form: " + ", ".join(f"{name} ×{n}" for name, n in missing.items()))
+        costs.append("stay in float32 for want of an int16 form: " + ", ".join(f"{name} ×{n}" for name, n in missing.items()))
     if count:
         integer, floating = (count / rate for rate in rates())
-        told.append(
+        costs.append(
             f"on CPU no delegate runs int16 activations: some {_shown(integer)} ms an inference or more "
             f"by the reference kernels, float32 {_shown(floating)} ms"
         )
-    return f"{scheme.name}: {'; '.join([*told, 'int8 or dynamic is the faster choice'])}"
+    return f"{scheme.name}: {'; '.join([*costs, 'int8 or dynamic is the faster choice'])}"
 
 
 def without_int16(graph: flatbuffer.Subgraph) -> dict[str, int]:
@@ -53,7 +60,7 @@ def without_int16(graph: flatbuffer.Subgraph) -> dict[str, int]:
         ),
         compute_precision=qtyping.ComputePrecision.INTEGER,
     )
-    found: Counter[str] = Counter()
+    without: Counter[str] = Counter()
     for operator in graph.operators:
         ends = [graph.tensors[index] for index in (*operator.inputs, *operator.outputs) if index >= 0]
         if not any(tensor.dtype == "float32" and not tensor.data_bytes for tensor in ends):
@@ -65,8 +72,8 @@ def without_int16(graph: flatbuffer.Subgraph) -> dict[str, int]:
             key = algorithm_manager.AlgorithmName.MIN_MAX_UNIFORM_QUANT
             algorithm_manager.check_op_quantization_config(key, name, config)
         except ValueError:
-            found[operator.name] += 1
-    return dict(found.most_common())
+            without[operator.name] += 1
+    return dict(without.most_common())
 
 
 def multiply_accumulates(graph: flatbuffer.Subgraph) -> int:
@@ -74,18 +81,13 @@ def multiply_accumulates(graph: flatbuffer.Subgraph) -> int:
     total = 0
     for operator in graph.operators:
         shapes = [[abs(size) for size in graph.tensors[index].shape] if index >= 0 else [] for index in operator.inputs]
-        outputs = int(np.prod([abs(size) for size in graph.tensors[operator.outputs[0]].shape])) if operator.outputs else 0
-        if operator.name == "FULLY_CONNECTED":
-            total += outputs * shapes[1][-1]
-        elif operator.name == "CONV_2D":
-            total += outputs * int(np.prod(shapes[1][1:]))
-        elif operator.name == "DEPTHWISE_CONV_2D":
-            total += outputs * int(np.prod(shapes[1][1:3]))
+        outputs = math.prod(abs(size) for size in graph.tensors[operator.outputs[0]].shape) if operator.outputs else 0
+        if operator.name in _FOR_OUTPUT:
+            place, axes = _FOR_OUTPUT[operator.name]
+            total += outputs * math.prod(shapes[place][axes])
         elif operator.name == "TRANSPOSE_CONV":
             # Each input value goes to every place of its kernel.
-            total += int(np.prod(shapes[2])) * int(np.prod(shapes[1][:3]))
-        elif operator.name == "BATCH_MATMUL":
-            total += int(np.prod(shapes[0])) * outputs // max(1, int(np.prod(shapes[0][:-1])))
+            total += math.prod(shapes[2]) * math.prod(shapes[1][:3])
     return total
 
 
@@ -105,23 +107,17 @@ def _rate(model: bytes) -> float:
 
     interpreter = Interpreter(model_content=model, num_threads=2)
     interpreter.allocate_tensors()
-    times = []
-    for _ in range(_RUNS):
-        started = time.perf_counter()
-        interpreter.invoke()
-        times.append(time.perf_counter() - started)
+    times = timeit.repeat(interpreter.invoke, number=1, repeat=_RUNS)
     return float(_ROWS * _FEATURES**2 / (np.median(times) * 1e3))
 
 
 def _product(activations: str, weights: str, biases: str) -> bytes:
     """A file with one FULLY_CONNECTED; with a bias, because without one int16 takes a faster kernel that models do not get."""
-    from ai_edge_litert import schema_py_generated as schema
 
     def tensor(name: str, shape: list[int], dtype: str, buffer: int, step: float, scales: int = 1) -> object:
-        made = schema.TensorT(name=name, shape=shape, type=getattr(schema.TensorType, dtype.upper()), buffer=buffer)
-        if activations != "float32":
-            made.quantization = schema.QuantizationParametersT(scale=[step] * scales, zeroPoint=[0] * scales)
-        return made
+        parameters = schema.QuantizationParametersT(scale=[step] * scales, zeroPoint=[0] * scales)
+        kind, quantization = getattr(schema.TensorType, dtype.upper()), None if activations == "float32" else parameters
+        return schema.TensorT(name=name, shape=shape, type=kind, buffer=buffer, quantization=quantization)
 
     code = schema.BuiltinOperator.FULLY_CONNECTED
     operator = schema.OperatorT(opcodeIndex=0, inputs=[0, 1, 2], outputs=[3])

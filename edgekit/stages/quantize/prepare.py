@@ -1,17 +1,15 @@
 """A float32 .tflite as ai-edge-quantizer reads it best: the same function, under the same names."""
 
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from edgekit.tflite import flatbuffer
-from edgekit.tflite.tree import add_constant, add_tensor, listed, load, opcodes, operation, pack, reshape
+from edgekit.stages.quantize.moments import BIAS, has_bias
+from edgekit.tflite import flatbuffer, schema
+from edgekit.tflite.tree import add_constant, add_like, each_op, listed, load, operation, pack, reshape, sharers
 
-# The bias's place among the inputs of a FULLY_CONNECTED.
-_BIAS = 2
 # Ops that a RESHAPE can stand for.
 _RESHAPING = ("SQUEEZE", "EXPAND_DIMS")
 # Columns of a table get ranges of their own where that takes this share off the mean square of what rounding adds: a bit.
@@ -25,8 +23,7 @@ def prepare(model: bytes) -> bytes:
 
     Up to schema 3a an op's code stood in a field that it does not look at; ranges and instructions go by tensor names, so no
     two are alike; of a fully connected op's bias of shape (1, N), such as a multiplication folded into it leaves, it makes one
-    of N x N values; it knows RESHAPE, but neither SQUEEZE nor EXPAND_DIMS; and a look-up table has one step for all its values.
-    """
+    of N x N values; it knows RESHAPE, but neither SQUEEZE nor EXPAND_DIMS; and a look-up table has one step for all its values."""
     tree = load(model)
     if tree is None:
         return model
@@ -39,11 +36,11 @@ def prepare(model: bytes) -> bytes:
     for number, tensor in enumerate(tensors):
         if not tensor.name or counts[tensor.name] > 1:
             tensor.name, changed = (tensor.name or b"tensor") + f"__{number}".encode(), True
-    for graph, _, operator in _each(tree, "FULLY_CONNECTED"):
+    for graph, _, operator in each_op(tree, "FULLY_CONNECTED"):
         changed |= _flatten_bias(graph, operator)
-    for graph, place, operator in _each(tree, *_RESHAPING):
+    for graph, place, operator in each_op(tree, *_RESHAPING):
         changed |= _reshape(tree, graph, place, operator)
-    for graph, place, operator in _each(tree, "GATHER"):
+    for graph, place, operator in each_op(tree, "GATHER"):
         changed |= _scale_columns(tree, graph, place, operator)
     return pack(tree) if changed else model
 
@@ -53,17 +50,8 @@ def read_graph(model: Path) -> flatbuffer.Subgraph:
     return flatbuffer.parse(prepare(model.read_bytes()), str(model)).subgraphs[0]
 
 
-def _each(tree: Any, *names: str) -> Iterator[tuple[Any, int, Any]]:
-    """Each op of these names with its graph and its place there, the last first, so that more may follow it."""
-    wanted = {index for name in names for index in opcodes(tree, name)}
-    for graph in tree.subgraphs:
-        for place, operator in reversed([*enumerate(listed(graph.operators))]):
-            if operator.opcodeIndex in wanted:
-                yield graph, place, operator
-
-
 def _flatten_bias(graph: Any, operator: Any) -> bool:
-    bias = graph.tensors[operator.inputs[_BIAS]] if len(operator.inputs) > _BIAS and operator.inputs[_BIAS] >= 0 else None
+    bias = graph.tensors[operator.inputs[BIAS]] if has_bias(operator) else None
     if bias is None or len(listed(bias.shape)) < 2:
         return False
     bias.shape, bias.shapeSignature = [int(np.prod(bias.shape))], None
@@ -72,8 +60,6 @@ def _flatten_bias(graph: Any, operator: Any) -> bool:
 
 def _reshape(tree: Any, graph: Any, place: int, operator: Any) -> bool:
     """Make a RESHAPE of an op that only adds or drops axes of length 1, where all lengths are known."""
-    from ai_edge_litert import schema_py_generated as schema
-
     output = graph.tensors[operator.outputs[0]]
     shape = [int(size) for size in listed(output.shape)]
     if output.type != schema.TensorType.FLOAT32 or any(size < 0 for size in listed(output.shapeSignature)) or not shape:
@@ -86,16 +72,12 @@ def _scale_columns(tree: Any, graph: Any, place: int, operator: Any) -> bool:
     """Divide each column of a look-up table by its range, and multiply what is looked up by it.
 
     A table has one step for all its values, so that one column with large ones, such as word embeddings have, would leave
-    the others a handful of levels.
-    """
-    from ai_edge_litert import schema_py_generated as schema
-
-    table, output = graph.tensors[operator.inputs[0]], graph.tensors[operator.outputs[0]]
+    the others a handful of levels."""
+    table, output = graph.tensors[operator.inputs[0]], graph.tensors[operator.outputs[0]].name
     buffer, options = tree.buffers[table.buffer], operator.builtinOptions
-    sharers = sum(tensor.buffer == table.buffer for each in tree.subgraphs for tensor in listed(each.tensors))
-    readers = sum(operator.inputs[0] in listed(other.inputs) for other in listed(graph.operators))
-    known = table.type == schema.TensorType.FLOAT32 and buffer.data is not None and table.sparsity is None
-    if not known or sharers + readers > 2 or len(table.shape) < 2 or (options is not None and (options.axis or options.batchDims)):
+    users = sharers(tree, table) + sum(operator.inputs[0] in listed(other.inputs) for other in listed(graph.operators))
+    plain = table.type == schema.TensorType.FLOAT32 and buffer.data is not None and table.sparsity is None
+    if not plain or users > 2 or len(table.shape) < 2 or (options is not None and (options.axis or options.batchDims)):
         return False
     values = np.asarray(buffer.data).view(np.float32).reshape(table.shape)
     largest = np.abs(values).max(axis=tuple(range(values.ndim - 1)))
@@ -103,9 +85,8 @@ def _scale_columns(tree: Any, graph: Any, place: int, operator: Any) -> bool:
         return False
     ranges = np.maximum(np.ceil(largest / largest.max() * _STEPS), 1).astype(np.float32) / _STEPS
     buffer.data = (values / ranges).astype(np.float32).reshape(-1).view(np.uint8)
-    name = output.name + b"_by_column"
-    looked_up = add_tensor(graph, schema.TensorT(shape=output.shape, shapeSignature=output.shapeSignature, buffer=0, name=name))
-    factors = add_constant(tree, graph, output.name + b"_column_ranges", ranges)
+    looked_up = add_like(graph, operator.outputs[0], output + b"_by_column")
+    factors = add_constant(tree, graph, output + b"_column_ranges", ranges)
     graph.operators.insert(place + 1, operation(tree, "MUL", [looked_up, factors], operator.outputs, schema.MulOptionsT()))
     operator.outputs = [looked_up]
     return True

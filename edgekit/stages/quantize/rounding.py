@@ -3,8 +3,7 @@
 Rounding a weight up or down changes the output by its input; where inputs are correlated, the weights that are still to be
 rounded can make up for it. Frantar et al., GPTQ: Accurate Post-Training Quantization for Generative Pre-trained
 Transformers, ICLR 2023, algorithm 1, with the inputs' covariance measured on representative data: what the mean adds is
-the bias's to take off.
-"""
+the bias's to take off."""
 
 from typing import Any
 
@@ -46,8 +45,7 @@ class Rounding:
     def levels(self, weights: np.ndarray, steps: np.ndarray) -> np.ndarray:
         """int8 levels of `weights` (groups, outputs, size) in `steps` (groups, outputs).
 
-        An output channel for which it does no better than rounding each weight by itself keeps that.
-        """
+        An output channel for which it does no better than rounding each weight by itself keeps that."""
         safe = np.where(steps > 0, steps, 1).astype(np.float64)[..., np.newaxis]
         scaled = weights / safe
         usual = np.clip(np.rint(scaled), -LEVELS, LEVELS)
@@ -60,8 +58,7 @@ class Rounding:
         """Steps (groups, outputs) and levels of `weights` (groups, outputs, size): `steps` or larger ones, by what they cost.
 
         How much rounding adds to an output that sums few inputs is chance: a step that is a little larger may suit all of its
-        weights better. It takes 2 to 4 dB off the noise of depthwise convolutions.
-        """
+        weights better. It takes 2 to 4 dB off the noise of depthwise convolutions."""
         chosen, levels = steps.copy(), self.levels(weights, steps)
         if weights.shape[-1] > _FEW:
             return chosen, levels
@@ -82,8 +79,7 @@ class Rounding:
 def _factor(covariance: np.ndarray) -> np.ndarray:
     """The upper Cholesky factor (groups, size, size) of the inverse: row k says how what is left makes up for weight k.
 
-    With all axes turned round, it is the inverse of the lower factor of the covariance itself.
-    """
+    With all axes turned round, it is the inverse of the lower factor of the covariance itself."""
     from scipy.linalg import lapack
 
     damping = np.maximum(_DAMPING * np.einsum("gii->g", covariance) / covariance.shape[-1], 1e-12)

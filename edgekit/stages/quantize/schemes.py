@@ -61,10 +61,7 @@ SCHEMES: Mapping[str, Scheme] = MappingProxyType(
 
 
 def select(names: Iterable[str]) -> tuple[Scheme, ...]:
-    """Schemes by name, in the order of `SCHEMES`; `all` is every one.
-
-    Raises `ConfigError` for an unknown name.
-    """
+    """Schemes by name, in the order of `SCHEMES`; `all` is every one. Raises `ConfigError` for an unknown name."""
     wanted = set(names)
     if unknown := sorted(wanted - set(SCHEMES) - {"all"}):
         raise ConfigError(f"unknown scheme {', '.join(unknown)}; choose from {', '.join(SCHEMES)} or all")

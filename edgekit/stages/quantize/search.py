@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import itertools
 import json
 import os
 import time
@@ -13,21 +12,20 @@ from pathlib import Path
 
 import numpy as np
 
-from edgekit.data.samples import Samples
-from edgekit.errors import EdgekitError, ModelFormatError
+from edgekit.data.samples import Array, Samples
+from edgekit.errors import EdgekitError
 from edgekit.stages.quantize import forms, quantizer
-from edgekit.stages.quantize.candidates import LANES, LEAST_ROWS, ROWS, Candidate, Reference, attempt, first_outputs, lost
+from edgekit.stages.quantize.candidates import LANES, LEAST_ROWS, ROUNDING, ROWS, Candidate, Reference, attempt, lanes, run_rows
 from edgekit.stages.quantize.forms import Form
 from edgekit.stages.quantize.prepare import read_graph
 from edgekit.stages.quantize.switches import SWITCHES, both_ways
-from edgekit.system.worker import Worker, progress
-from edgekit.tasks.parity import compare, sqnr_db
-from edgekit.tflite.interpreter import Model
+from edgekit.system.worker import progress
+from edgekit.tasks.judgement import judge
 
 # Rows an op is tried on alone: twice as many made no better plans. A whole plan is tried on all that float32 ran on.
 _ROWS = 8
 _SECONDS_FOR_A_RUN = 6.0
-# Integer activations may add a quarter to the noise of a file that has none; and noise of an eightieth of the logits is worth
+# Integer activations may add a quarter to the noise of a file that has none; and noise of an eightieth of the outputs is worth
 # no op in float.
 _ADDED = 1.25
 ENOUGH_DB = 38.0
@@ -39,13 +37,13 @@ _NEAR = 32
 
 @dataclass(frozen=True)
 class Step:
-    """One run: the ops that were integer in it, and what came of it."""
+    """One run: the ops that were integer in it, and what came of it; see `Candidate` and `Judgement.lost`."""
 
     what: str
     ops: tuple[str, ...]
     rows: int = 0
-    sqnr_db: float = 0.0
-    agreement: float = 0.0
+    error_db: float = 0.0
+    agreement: float | None = None
     lost: float = 0.0
     seconds: float = 0.0
     failure: str | None = None
@@ -53,10 +51,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Found:
-    """The form that the search ends with, the ops of those `considered` it leaves in float, each with its SQNR (dB), every step.
-
-    `made` is how the form's file did.
-    """
+    """The form found, the ops it `left` in float, each with its error (dB), of those `considered`; `made` is how its file did."""
 
     form: Form
     left: Mapping[str, float]
@@ -70,8 +65,7 @@ class Found:
 class Work:
     """What a search is about: `form` of `model` is to be thinned out. Steps are appended to `journal`.
 
-    The file of the form that is found goes to `target`, with float inputs and outputs of the dtypes `ends`.
-    """
+    The file of the form that is found goes to `target`, with float inputs and outputs of the dtypes `ends`."""
 
     model: Path
     calibration: Path
@@ -82,29 +76,23 @@ class Work:
     ends: tuple[str, str] = ("float32", "float32")
 
 
-def search(work: Work, *, seconds: float, max_drop: float | None, worker: Worker) -> Found:
+def search(work: Work, seconds: float, max_drop: float | None) -> Found:
     """Leave in float the fewest ops of the form with which it is about as true to float32 as with all of them, or `ENOUGH_DB`.
 
     Each op (or each of as many groups of neighbours as there is time for) is made integer alone; noise of different ops adds
     up, so the loudest are left out until what remains is quiet enough, and what results is run. Where it is not
-    quiet enough or loses more than `max_drop` of the accuracy (see `candidates.lost`), the next loudest follows, while there is
-    time. A search that was killed goes on from its journal.
-    """
-    return worker.run(find, work, seconds, max_drop).value
-
-
-def find(work: Work, seconds: float, max_drop: float | None) -> Found:
-    """`search`, in a worker child."""
+    quiet enough or loses more than `max_drop` of the task's metric (see `Judgement.lost`), the next loudest follows, while there is
+    time. A search that was killed goes on from its journal. In a worker child."""
     started = time.perf_counter()
     trial = _Trial(work)
     # The first run of all pays for what is made once.
     base = trial.run("none integer", (), ROWS)
     noise = _rank(trial, _ALONE * seconds)
-    return _settle(trial, _power(base.sqnr_db), noise, seconds - (time.perf_counter() - started), max_drop)
+    return _settle(trial, _power(base.error_db), noise, seconds - (time.perf_counter() - started), max_drop)
 
 
 def _rank(trial: "_Trial", seconds: float) -> dict[tuple[str, ...], float]:
-    """Noise of each op or group of neighbours when it alone is integer, as a share of the signal."""
+    """Noise of each op or group of neighbours when it alone is integer, as a share of the signal in the worst output."""
     started = time.perf_counter()
     cost = trial.run("alone", trial.ops[:1], _ROWS).seconds
     groups = _groups(trial.ops, max(1, int(seconds / max(cost, 1e-3))))
@@ -114,7 +102,7 @@ def _rank(trial: "_Trial", seconds: float) -> dict[tuple[str, ...], float]:
         if number and time.perf_counter() - started > 2 * seconds:
             break
         alone = trial.run("alone", group, _ROWS)
-        noise[group] = np.inf if alone.failure else _power(alone.sqnr_db)
+        noise[group] = np.inf if alone.failure else _power(alone.error_db)
     return noise
 
 
@@ -132,8 +120,8 @@ def _settle(trial: "_Trial", base: float, noise: Mapping[tuple[str, ...], float]
         return plans[left]
 
     def good(step: Step) -> bool:
-        near = step.failure is None and _power(step.sqnr_db) <= allowed
-        return near and (max_drop is None or step.lost <= max_drop)
+        near = step.failure is None and _power(step.error_db) <= allowed
+        return near and (max_drop is None or step.lost <= max_drop + ROUNDING)
 
     left = 0
     while left < len(loudest) and base + sum(noise[group] for group in loudest[left:]) > allowed:
@@ -147,7 +135,7 @@ def _settle(trial: "_Trial", base: float, noise: Mapping[tuple[str, ...], float]
         middle = (fewest + most) // 2
         fewest, most = (fewest, middle) if good(run(middle)) else (middle, most)
     running = [fewer for fewer in plans if plans[fewer].failure is None] or [len(loudest)]
-    count = most if finished else max(running, key=lambda fewer: (plans[fewer].agreement, plans[fewer].sqnr_db))
+    count = most if finished else max(running, key=lambda fewer: (plans[fewer].agreement or 0.0, plans[fewer].error_db))
     names = {op: _decibels(noise[group]) for group in loudest[:count] for op in group}
     form = replace(trial.work.form, floating=frozenset(names))
     return Found(form, names, len(trial.ops), tuple(trial.steps), finished, trial.make(form))
@@ -160,7 +148,7 @@ class _Trial:
         self.work = work
         self.ops = tuple(forms.candidates(read_graph(work.model), work.form))
         self._key = hashlib.sha256(work.model.read_bytes() + work.calibration.read_bytes() + repr(work.form).encode()).hexdigest()
-        self._known = dict(self._read())
+        self._journal = dict(self._read())
         self.steps: list[Step] = []
 
     @cached_property
@@ -182,23 +170,20 @@ class _Trial:
     def run(self, what: str, kept: Sequence[str], rows: int) -> Step:
         """Run the model with only `kept` ops integer. Plans are compared with float32, ops alone with what none integer gives."""
         key = (what, tuple(kept))
-        if key not in self._known:
-            self._known[key] = self._made(what, tuple(kept), rows)
-        step = self._known[key]
+        step = self._journal[key] = self._journal.get(key) or self._run(*key, rows)
         if step not in self.steps:
             self.steps.append(step)
         return step
 
-    def _made(self, what: str, kept: tuple[str, ...], rows: int) -> Step:
-        started = time.perf_counter()
-        model = self._switched
+    def _run(self, what: str, kept: tuple[str, ...], rows: int) -> Step:
+        started, model = time.perf_counter(), self._switched
         try:
-            found = model.outputs(kept, rows)
-            expected = (model.outputs((), rows) if what == "alone" else model.expected)[: len(found)]
-            if not np.isfinite(found).all():
-                raise ModelFormatError(f"{self.work.model.name}: gives values that are not finite")
-            alike = compare(found, expected).same_argmax
-            step = Step(what, kept, len(found), sqnr_db(found, expected), alike, lost(found, expected, model.labels))
+            # What an op adds alone needs no labels.
+            alone = what == "alone"
+            samples, expected = (model.unlabelled, model.base) if alone else (model.samples, model.expected)
+            judgement = judge(model.outputs(kept, rows), samples, expected)
+            agreement = judgement.agreement.value if judgement.agreement is not None else None
+            step = Step(what, kept, judgement.rows, judgement.error_db or 0.0, agreement, 0.0 if alone else judgement.lost)
         except EdgekitError as error:
             step = Step(what, kept, failure=error.message)
         step = replace(step, seconds=time.perf_counter() - started)
@@ -207,10 +192,9 @@ class _Trial:
         return step
 
     def _read(self) -> Iterator[tuple[tuple[str, tuple[str, ...]], Step]]:
-        try:
+        lines = []
+        with contextlib.suppress(OSError):
             lines = self.work.journal.read_text(encoding="utf-8", errors="replace").splitlines()
-        except OSError:
-            return
         for line in lines:
             # A run that was killed leaves half a line, and the next one writes on behind it.
             with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
@@ -223,36 +207,39 @@ class _Trial:
 class _Switched:
     """The model with a switch for each op, in interpreters that run side by side and share the rows."""
 
-    def __init__(self, work: Work, made: quantizer.FloatFile, ops: Sequence[str]) -> None:
-        other, integer = (made.quantized(replace(work.form, floating=frozenset(left))) for left in (ops, ()))
+    def __init__(self, work: Work, file: quantizer.FloatFile, ops: Sequence[str]) -> None:
+        other, integer = (file.quantized(replace(work.form, floating=frozenset(left))) for left in (ops, ()))
         target = work.model.with_name(f"{work.model.stem}.search{os.getpid()}.tflite")
         try:
             mixed, self._ops = both_ways(other, integer, ops)
             target.write_bytes(mixed)
-            self._models = [Model(target, threads=1) for _ in range(LANES)]
+            self._models = lanes(target)
         finally:
             target.unlink(missing_ok=True)
-        self.expected = np.load(work.reference.outputs)
-        samples = Samples.load(work.reference.rows)
-        self.labels = samples.labels
-        self._rows = [*itertools.islice(samples, len(self.expected))]
+        self.samples, self.expected = Samples.load(work.reference.rows), Samples.load(work.reference.outputs).inputs
+        self.unlabelled = replace(self.samples, labels=None)
+        self._count = LANES
         self._run((), LANES)
         started = time.perf_counter()
         self._run((), LANES)
         count = max(LEAST_ROWS, int(_SECONDS_FOR_A_RUN * LANES / (time.perf_counter() - started)))
-        self._rows, self.expected = self._rows[:count], self.expected[:count]
+        self._count = min(count, len(next(iter(self.expected.values()))))
 
-    def outputs(self, kept: Sequence[str], rows: int) -> np.ndarray:
-        """First output (rows, batch, ...) of at most `rows` rows with the integer form of `kept` ops."""
-        return self._run(kept, rows) if kept else self._base[:rows]
+    def outputs(self, kept: Sequence[str], rows: int) -> dict[str, Array]:
+        """Every output (N, ...) by name of at most `rows` whole rows' samples with the integer form of `kept` ops."""
+        return self._run(kept, rows) if kept else {name: array[: self._stop(rows)] for name, array in self.base.items()}
 
     @cached_property
-    def _base(self) -> np.ndarray:
+    def base(self) -> dict[str, Array]:
+        """What none integer gives."""
         return self._run((), ROWS)
 
-    def _run(self, kept: Sequence[str], rows: int) -> np.ndarray:
+    def _stop(self, rows: int) -> int:
+        return self.samples.row_end(min(rows, self._count), len(next(iter(self.expected.values()))))
+
+    def _run(self, kept: Sequence[str], rows: int) -> dict[str, Array]:
         switches = {SWITCHES: np.isin(self._ops, kept).astype(np.float32)[:, np.newaxis]} if self._ops else {}
-        return first_outputs(self._models, [{**row, **switches} for row in self._rows[:rows]])
+        return run_rows(self._models, self.samples, self._stop(rows), more=switches)
 
 
 def _groups(ops: Sequence[str], count: int) -> list[tuple[str, ...]]:

@@ -6,23 +6,20 @@ import numpy as np
 
 from edgekit.data.samples import Samples
 from edgekit.models import attention_masks
-from edgekit.tflite import flatbuffer
+from edgekit.stages.quantize.candidates import run_rows
+from edgekit.tasks.base import Outputs
+from edgekit.tflite import flatbuffer, schema
 from edgekit.tflite.interpreter import Model
 
 _ROWS = 4
 
 
 def soften_masks(path: Path, samples_folder: Path) -> float | None:
-    """Replace minus infinity in the masks of `path`, in place, by the smallest value that gives the same outputs.
-
-    Returns that value, or None where there is no mask or no value does. In a worker child.
-    """
-    from ai_edge_litert import schema_py_generated as schema
-
+    """Give the masks of `path`, in place, the smallest value with the same outputs; None if there is none. In a worker child."""
     data = flatbuffer.mapped(path)
     root, start = schema.Model.GetRootAs(data, 0), np.frombuffer(data, np.uint8).ctypes.data
     # Copied, since the file is changed below the mapping.
-    found = {
+    masks = {
         values.ctypes.data - start: values.copy()
         for graph in flatbuffer.parse(data, str(path)).subgraphs
         for tensor in graph.tensors
@@ -32,19 +29,22 @@ def soften_masks(path: Path, samples_folder: Path) -> float | None:
         and not isinstance(stored := root.Buffers(tensor.buffer).DataAsNumpy(), int)
         and attention_masks.is_mask(values := stored.view(np.float32))
     }
-    if not found:
+    if not masks:
         return None
     samples = Samples.load(samples_folder)
-    rows = [dict(row) for _, row in zip(range(_ROWS), samples, strict=False)]
-    reference = _outputs(path, rows)
 
-    def run(value: float) -> np.ndarray:
-        _put(path, {place: attention_masks.soften(values, value) for place, values in found.items()})
-        return _outputs(path, rows)
+    def outputs() -> Outputs:
+        return run_rows([Model(path, mapped=True)], samples, _ROWS)
+
+    reference = outputs()
+
+    def run(value: float) -> Outputs:
+        _put(path, {place: attention_masks.soften(values, value) for place, values in masks.items()})
+        return outputs()
 
     chosen = attention_masks.choose(run, reference)
     if chosen is None:
-        _put(path, found)
+        _put(path, masks)
     return chosen
 
 
@@ -54,8 +54,3 @@ def _put(path: Path, arrays: dict[int, np.ndarray]) -> None:
         for place, values in arrays.items():
             stream.seek(place)
             stream.write(values.tobytes())
-
-
-def _outputs(path: Path, rows: list[dict[str, np.ndarray]]) -> np.ndarray:
-    model = Model(path, mapped=True)
-    return np.concatenate([next(iter(model.run(row).values())) for row in rows])

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from edgekit.errors import ConversionError
-from edgekit.tflite.tree import add_constant, add_tensor, listed, load, op_name, opcode, operation, pack, text
+from edgekit.tflite import schema
+from edgekit.tflite.tree import add_constant, add_like, add_tensor, listed, load, named, op_name, opcode, operation, pack, text
 
 # The input that says of each op whether its integer form counts (1) or the other (0).
 SWITCHES = "edgekit_switches"
@@ -22,14 +23,12 @@ def both_ways(other: bytes, integer: bytes, ops: Sequence[str]) -> tuple[bytes, 
     """`other` with the integer form that `integer` has of each of `ops` beside it, and which of them have one that differs.
 
     Both are made from one graph, so that their tensors have the same names. The file takes one more input, `SWITCHES`
-    (ops that differ, 1) float32. Raises `ConversionError` for a file that cannot be written again.
-    """
+    (ops that differ, 1) float32. Raises `ConversionError` for a file that cannot be written again."""
     tree, source = load(other), load(integer)
     if tree is None or source is None:
         raise ConversionError("the model is too large for a file with both forms of its ops; give a plan with --plan")
-    mixer = _Mixer(tree, source)
-    places = {_output(source.subgraphs[0], operator): operator for operator in source.subgraphs[0].operators}
-    switched = mixer.mix({name: places[name] for name in ops if name in places})
+    integers = {_output(source.subgraphs[0], operator): operator for operator in source.subgraphs[0].operators}
+    switched = _Mixer(tree, source).mix({name: integers[name] for name in ops if name in integers})
     return pack(tree), switched
 
 
@@ -40,11 +39,8 @@ def _output(graph: Any, operator: Any) -> str:
 
 class _Mixer:
     def __init__(self, tree: Any, source: Any) -> None:
-        from ai_edge_litert import schema_py_generated as schema
-
         self.tree, self.graph = tree, tree.subgraphs[0]
         self.source, self.ints = source, source.subgraphs[0]
-        self.schema = schema
         self.places = {text(tensor.name): index for index, tensor in enumerate(self.graph.tensors)}
         self.inputs: dict[int, int] = {}
 
@@ -64,7 +60,7 @@ class _Mixer:
 
     def _differs(self, operator: Any, integer: Any) -> bool:
         """Whether the graph's op gives floats and the other integers, and all that the other reads is there."""
-        float32 = self.schema.TensorType.FLOAT32
+        float32 = schema.TensorType.FLOAT32
         given = all(self.graph.tensors[index].type == float32 for index in operator.outputs)
         taken = all(self.ints.tensors[index].type != float32 for index in integer.outputs)
         return given and taken and all(index < 0 or self._constant(index) or self._origin(index) >= 0 for index in integer.inputs)
@@ -78,7 +74,7 @@ class _Mixer:
         name = text(tensor.name)
         for found in (name, name.removesuffix(_QUANTIZED), name + _DEQUANTIZED, name.removesuffix(_QUANTIZED) + _DEQUANTIZED):
             place = self.places.get(found, -1)
-            if place >= 0 and self.graph.tensors[place].type in (self.schema.TensorType.FLOAT32, tensor.type):
+            if place >= 0 and self.graph.tensors[place].type in (schema.TensorType.FLOAT32, tensor.type):
                 return place
         return -1
 
@@ -86,27 +82,25 @@ class _Mixer:
         """The graph's op, the integer one, and for each output `off` times the one and `on` times the other, where the one was."""
         results = [int(index) for index in operator.outputs]
         owns = [self._like(index, "own") for index in results]
-        code = self.source.operatorCodes[integer.opcodeIndex]
         name = op_name(self.source, integer)
         if name in _POLES:
             bounded = self._like(int(operator.inputs[0]), f"{name} input")
             name_of_least = f"{text(self.graph.tensors[bounded].name)}/least".encode()
             least = add_constant(self.tree, self.graph, name_of_least, np.array([_LEAST], np.float32))
-            self._op("MAXIMUM", [int(operator.inputs[0]), least], [bounded], self.schema.MaximumMinimumOptionsT())
+            self._op("MAXIMUM", [int(operator.inputs[0]), least], [bounded], schema.MaximumMinimumOptionsT())
             operator.inputs = [bounded]
         operator.outputs = owns
         self.graph.operators.append(operator)
-        inputs = [self._input(index) if index >= 0 else -1 for index in map(int, integer.inputs)]
-        outputs = [self._copy(int(index)) for index in integer.outputs]
-        integer.opcodeIndex = opcode(self.tree, name, code.version)
-        integer.inputs, integer.outputs = inputs, outputs
+        integer.inputs = [self._input(index) if index >= 0 else -1 for index in map(int, integer.inputs)]
+        integer.outputs = [self._copy(int(index)) for index in integer.outputs]
+        integer.opcodeIndex = opcode(self.tree, name, self.source.operatorCodes[integer.opcodeIndex].version)
         self.graph.operators.append(integer)
-        for result, own, output in zip(results, owns, outputs, strict=True):
+        for result, own, output in zip(results, owns, integer.outputs, strict=True):
             real, kept, counted = (self._like(result, what) for what in ("real", "kept", "counted"))
             self._op("DEQUANTIZE", [output], [real])
-            self._op("MUL", [own, off], [kept], self.schema.MulOptionsT())
-            self._op("MUL", [real, on], [counted], self.schema.MulOptionsT())
-            self._op("ADD", [kept, counted], [result], self.schema.AddOptionsT())
+            self._op("MUL", [own, off], [kept], schema.MulOptionsT())
+            self._op("MUL", [real, on], [counted], schema.MulOptionsT())
+            self._op("ADD", [kept, counted], [result], schema.AddOptionsT())
 
     def _input(self, index: int) -> int:
         """The place in the graph of what an integer op reads: a copied constant, the graph's own tensor, or that in integers."""
@@ -128,19 +122,15 @@ class _Mixer:
         return add_tensor(self.graph, tensor)
 
     def _like(self, index: int, what: str) -> int:
-        tensor = self.graph.tensors[index]
-        name = f"{text(tensor.name)}/{what}".encode()
-        return add_tensor(
-            self.graph, self.schema.TensorT(shape=tensor.shape, shapeSignature=tensor.shapeSignature, buffer=0, name=name)
-        )
+        return add_like(self.graph, index, f"{text(self.graph.tensors[index].name)}/{what}".encode())
 
     def _op(self, name: str, inputs: Sequence[int], outputs: Sequence[int], options: Any = None) -> None:
         self.graph.operators.append(operation(self.tree, name, inputs, outputs, options))
 
     def _unpack(self, count: int) -> list[tuple[int, int]]:
         """The new input, and for each op its switch (1,) and the opposite."""
-        schema, first = self.schema, len(self.graph.tensors)
-        ends = [*(f"{SWITCHES}/on{number}" for number in range(count)), *(f"{SWITCHES}/off{number}" for number in range(count))]
+        first = len(self.graph.tensors)
+        ends = [f"{SWITCHES}/{way}{number}" for way in ("on", "off") for number in range(count)]
         shapes = {SWITCHES: [count, 1], f"{SWITCHES}/off": [count, 1], **{end: [1] for end in ends}}
         for name, shape in shapes.items():
             add_tensor(self.graph, schema.TensorT(shape=shape, buffer=0, name=name.encode()))
@@ -152,5 +142,5 @@ class _Mixer:
         self.graph.inputs = [*map(int, self.graph.inputs), first]
         for signature in listed(self.tree.signatureDefs):
             if not signature.subgraphIndex:
-                signature.inputs.append(schema.TensorMapT(name=SWITCHES.encode(), tensorIndex=first))
+                signature.inputs += named({SWITCHES: first})
         return [*zip(on, off, strict=True)]

@@ -7,6 +7,7 @@ import numpy as np
 
 from edgekit.data.samples import as_fed
 from edgekit.tflite import flatbuffer
+from edgekit.tflite.lengths import MASK
 
 
 class Tensors:
@@ -37,3 +38,13 @@ class Tensors:
             self._runtime.SetTensor(index, fed[name], subgraph)
         self._runtime.Invoke(subgraph)
         return lambda index: self._runtime.GetTensor(index, subgraph)
+
+
+def token_mask(row: Mapping[str, np.ndarray]) -> np.ndarray | None:
+    """Which positions of a row are tokens, None where it says nothing of padding."""
+    return row[MASK].reshape(-1) > 0 if MASK in row else None
+
+
+def real_tokens(values: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
+    """`values` (N, features) without padding, where each of the N is a position of `mask`."""
+    return values if mask is None or len(values) != len(mask) else values[mask]

@@ -11,7 +11,7 @@ import numpy as np
 from edgekit.models.ranges import LayerRanges, TrainedRanges, digest
 from edgekit.stages.quantize.prepare import prepare
 from edgekit.stages.quantize.quantizer import operators
-from edgekit.tflite import flatbuffer
+from edgekit.tflite import flatbuffer, schema
 
 _WEIGHTS, _BIAS = 1, 2
 # What a fused activation leaves of a range; the float kernel has no others.
@@ -24,8 +24,7 @@ class Taken:
     """What became of the trained ranges of a checkpoint's linear layers.
 
     `ops` of the `considered` fully connected ops took them, known by the names of their outputs. `left` are those that have
-    calibrated ranges, in the input, in the output or in both, and `unmatched` the layers that no op took ranges of.
-    """
+    calibrated ranges, in the input, in the output or in both, and `unmatched` the layers that no op took ranges of."""
 
     ops: int
     considered: int
@@ -57,36 +56,36 @@ def take_ranges(model: Path, calibration: Path, ranges: TrainedRanges, target: P
     Ops are known by their constants: weights and bias together, or weights alone where the graph adds the bias elsewhere, and
     then the output's range is not the layer's. Where tensors with different ranges became one, it has the wider range.
     Weights are not rounded together nor biases corrected where a layer was trained: it has learned with each weight rounded to
-    the nearest. int16 keeps the calibrated range, whose steps are fine enough.
-    """
+    the nearest. int16 keeps the calibrated range, whose steps are fine enough."""
     statistics, products = pickle.loads(calibration.read_bytes())
     data = prepare(model.read_bytes())
     activations = dict(_fused(data))
-    known = _by_constants(ranges)
-    found: dict[str, _Ends] = {}
+    layers = _by_constants(ranges)
+    trained: dict[str, _Ends] = {}
     used: set[str] = set()
-    left, whole, untrained = [], 0, dict(products)
+    calibrated, whole, untrained = [], 0, dict(products)
     for graph, operator, constant in operators(data):
         if operator.name != "FULLY_CONNECTED" or (weights := constant(operator.inputs[_WEIGHTS])) is None:
             continue
-        given, output = (graph.tensors[index].name for index in (operator.inputs[0], operator.outputs[0]))
+        source, output = (graph.tensors[index].name for index in (operator.inputs[0], operator.outputs[0]))
         bias = constant(operator.inputs[_BIAS]) if len(operator.inputs) > _BIAS else None
-        names, layer, biased = _match(known, weights, bias)
+        names, layer, biased = _match(layers, weights, bias)
         if layer is None:
-            left.append(output)
+            calibrated.append(output)
             continue
         used |= names
         untrained.pop(output, None)
-        _widen(found, given, layer.input)
+        trained[source] = _wider(trained.get(source, layer.input), layer.input)
         if biased:
-            low, high = np.clip(layer.output, *_LIMITS[activations[output]])
-            _widen(found, output, (float(low), float(high)))
+            low, high = map(float, np.clip(layer.output, *_LIMITS[activations[output]]))
+            trained[output] = _wider(trained.get(output, (low, high)), (low, high))
             whole += 1
         else:
-            left.append(output)
-    taken = {name: _over(statistics[name], ends) for name, ends in found.items() if name in statistics}
+            calibrated.append(output)
+    taken = {name: _over(statistics[name], ends) for name, ends in trained.items() if name in statistics}
     target.write_bytes(pickle.dumps(({**statistics, **taken}, untrained)))
-    return Taken(whole, whole + len(left), tuple(left), tuple(name for name in ranges.layers if name not in used))
+    unmatched = tuple(name for name in ranges.layers if name not in used)
+    return Taken(whole, whole + len(calibrated), tuple(calibrated), unmatched)
 
 
 _Known = Mapping[tuple[str, str] | str, tuple[frozenset[str], LayerRanges]]
@@ -114,10 +113,6 @@ def _match(known: _Known, weights: np.ndarray, bias: np.ndarray | None) -> tuple
     return frozenset(), None, False
 
 
-def _widen(found: dict[str, _Ends], tensor: str, ends: _Ends) -> None:
-    found[tensor] = _wider(found.get(tensor, ends), ends)
-
-
 def _wider(one: _Ends, other: _Ends) -> _Ends:
     return min(one[0], other[0]), max(one[1], other[1])
 
@@ -131,9 +126,6 @@ def _over(limits: Mapping[str, Any], ends: _Ends) -> dict[str, Any]:
 
 def _fused(model: bytes) -> Iterator[tuple[str, str]]:
     """Each fully connected op by the name of its output, with the activation that it ends with."""
-    from ai_edge_litert import schema_py_generated as schema
-
-    names = {value: name for name, value in vars(schema.ActivationFunctionType).items() if isinstance(value, int)}
     tree = schema.Model.GetRootAs(model, 0)
     for number, graph in enumerate(flatbuffer.parse(model, "model").subgraphs):
         for place, operator in enumerate(graph.operators):
@@ -145,4 +137,4 @@ def _fused(model: bytes) -> Iterator[tuple[str, str]]:
                 stored = schema.FullyConnectedOptions()
                 stored.Init(options.Bytes, options.Pos)
                 kind = stored.FusedActivationFunction()
-            yield graph.tensors[operator.outputs[0]].name, names[kind]
+            yield graph.tensors[operator.outputs[0]].name, schema.names("ActivationFunctionType")[kind]

@@ -8,10 +8,7 @@ from edgekit.tflite.tree import load, opcodes, write
 
 
 def state_versions(path: Path) -> None:
-    """Raise each op version in the file to what its tensors need, so that a runtime which would misread them refuses it.
-
-    A file that cannot be written again (above 2 GB) stays as it is.
-    """
+    """Raise the op versions of the file to what its tensors need, so that older runtimes refuse it; not above 2 GB."""
     content = path.read_bytes()
     short = [op for op in requirements(flatbuffer.parse(content, str(path))).ops if op.needed > op.stated]
     root = load(content) if short else None

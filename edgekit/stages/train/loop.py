@@ -1,32 +1,34 @@
 """The training loop; runs in a worker, because it loads torch.
 
 It writes its state at intervals and goes on from there, to the same weights bit for bit, when it is called again with
-the same job after a kill.
-"""
+the same job after a kill."""
 
 import dataclasses
 import itertools
 import pickle
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from edgekit.data.samples import Array, Samples
 from edgekit.errors import ConfigError, OutputError
 from edgekit.models import ranges
 from edgekit.models.architectures import copy_plan
-from edgekit.models.checkpoint import start_classifier
+from edgekit.models.batches import Batches
+from edgekit.models.checkpoint import Checkpoint, load_tokenizer
+from edgekit.models.weights import start_model
 from edgekit.stages.train.config import (
     ATTENTION,
     HIDDEN,
     LABELS,
     SOFT_TARGETS,
-    DistilConfig,
     Distillation,
+    DistillConfig,
     Epoch,
     FinetuneConfig,
     FinetuneResult,
@@ -34,33 +36,38 @@ from edgekit.stages.train.config import (
 )
 from edgekit.stages.train.quantization import RANGES_RATE, FakeQuantization
 from edgekit.stages.train.teacher import Teacher
-from edgekit.stages.train.tokens import Encoded, Tokens, batches, load_tokenizer
 from edgekit.system import artifacts
 from edgekit.system.worker import progress
+from edgekit.tasks.base import Task
+from edgekit.tasks.judgement import judge
+from edgekit.tasks.metrics import Score
 
-STATE = "state-"
-MODEL = "model"
+STATE, MODEL = "state-", "model"
+# Where a job's rows lie: a teacher that has a tokenizer of its own has its own, too.
+TRAIN, EVALUATION = "train", "evaluation"
+TEACHER = "teacher_"
 _CURVE_POINTS = 200
 _NOT_IN_BFLOAT16 = ("deberta",)  # of transformers 5: it masks scores with the smallest float32
-_EVALUATION_BATCH = 64
-_NOTE_SECONDS = 0.5
+_EVALUATION_BATCH, _NOTE_SECONDS = 64, 0.5
+# Batches that are drawn together and sorted by length: more wastes less padding, fewer mix the rows better.
+_POOL = 16
 
 
 @dataclass(frozen=True)
 class Job:
     """All that decides the weights that come out; `key` is the digest of it, which a state must bear to be gone on from.
 
-    `teacher` is its checkpoint folder and its class number of each class of `labels`, for a `config` that is a `DistilConfig`.
-    """
+    `settings` are those of the task's head. `rows` is the folder of the encoded rows, which took `encoding_s`. `teacher` is its
+    checkpoint and, where they differ, its number of each of the head's classes, for a `config` that is a `DistillConfig`."""
 
-    model: Path
-    labels: dict[str, int]
-    train: Encoded
-    evaluation: Encoded
+    checkpoint: Checkpoint
+    settings: Mapping[str, Any]
+    rows: Path
     evaluated_on: str
     config: FinetuneConfig
     key: str
-    teacher: tuple[Path, tuple[int, ...]] | None = None
+    teacher: tuple[Checkpoint, tuple[int, ...] | None] | None = None
+    encoding_s: float = 0.0
 
 
 @dataclass
@@ -78,8 +85,7 @@ class _Position:
 def run(job: Job, room: Path) -> FinetuneResult:
     """Train, and write model and tokenizer to `room`/model; states go to `room`/state-STEP.
 
-    Raises `CheckpointError` for an unusable model or tokenizer, `ConfigError` if the loss stops being finite.
-    """
+    Raises `CheckpointError` for an unusable model or tokenizer, `ConfigError` if the loss stops being finite."""
     import torch
     import transformers
 
@@ -89,22 +95,19 @@ def run(job: Job, room: Path) -> FinetuneResult:
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
-    model = _prepared(start_classifier(job.model, job.labels), config).train()
-    tokenizer = load_tokenizer(job.model)
-    train, evaluation = (
-        Tokens.encode(rows, tokenizer, model, job.model, config.max_length) for rows in (job.train, job.evaluation)
-    )
+    task, folder = job.checkpoint.task, job.checkpoint.path
+    model = _prepared(start_model(job.checkpoint, job.settings), config).train()
+    train, evaluation = (Batches.of(Samples.load(job.rows / name), model, folder) for name in (TRAIN, EVALUATION))
     teacher, distillation = _taught(job, model, train)
     per_epoch = -(-len(train) // config.batch_size)
     total = per_epoch * config.epochs
-    rounding = FakeQuantization(model, train.batch(np.arange(1))[0], total) if config.quantization_aware else None
+    rounding = FakeQuantization(model, train.batch(np.arange(1)).inputs, total) if config.quantization_aware else None
     optimizer = _optimizer(model, config, rounding)
     position, resumed_at = _Position(), 0
-    if (state := _newest_state(room)) is not None and (
-        found := _load_state(state, job.key, model, optimizer, rounding)
-    ) is not None:
-        position, resumed_at = found, found.step
-    position.preparation_s += time.perf_counter() - started
+    state = max(room.glob(f"{STATE}*"), default=None)
+    if state is not None and (saved := _load_state(state, job.key, model, optimizer, rounding)) is not None:
+        position, resumed_at = saved, saved.step
+    position.preparation_s += time.perf_counter() - started + job.encoding_s
 
     interval = config.checkpoint_every or per_epoch
     spacing = -(-total // _CURVE_POINTS)
@@ -112,18 +115,18 @@ def run(job: Job, room: Path) -> FinetuneResult:
     noted = clock = time.perf_counter()
     while position.step < total:
         epoch, first = divmod(position.step, per_epoch)
-        for batch in itertools.islice(batches(train.lengths, config.batch_size, (config.seed, epoch)), first, None):
+        for numbers in itertools.islice(batches(train.lengths, config.batch_size, (config.seed, epoch)), first, None):
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * _schedule(position.step, total, config.warmup_ratio)
             if rounding is not None:
                 rounding.at(position.step)
-            inputs, labels = train.batch(batch)
+            batch = train.batch(numbers)
             with torch.autocast("cpu", torch.bfloat16, enabled=config.bfloat16):
-                wanted = teacher.outputs(batch) if teacher is not None else None
-                found = model(**inputs, **(teacher.asks if teacher is not None else {}))
-            loss = torch.nn.functional.cross_entropy(found.logits.float(), labels)
+                targets = teacher.outputs(numbers) if teacher is not None else None
+                outputs = model(**batch.inputs, **(teacher.extra_outputs if teacher is not None else {}))
+            loss = task.loss(outputs, batch.labels, job.settings)
             if teacher is not None:
-                loss = teacher.loss(loss, found, wanted, inputs["attention_mask"])
+                loss = teacher.loss(loss, outputs, targets, batch)
             if not bool(torch.isfinite(loss)):
                 raise ConfigError(f"the loss is no longer finite at step {position.step}; set a lower --learning-rate")
             loss.backward()
@@ -131,7 +134,7 @@ def run(job: Job, room: Path) -> FinetuneResult:
             optimizer.step()
             optimizer.zero_grad()
             position.step += 1
-            position.loss_sum += loss.item() * len(batch)
+            position.loss_sum += loss.item() * len(numbers)
             position.curve_sum += loss.item()
             if position.step % spacing == 0 or position.step == total:
                 position.curve.append((position.step, position.curve_sum / ((position.step - 1) % spacing + 1)))
@@ -144,24 +147,30 @@ def run(job: Job, room: Path) -> FinetuneResult:
             if rounding is not None:
                 rounding.at(position.step)
             if position.step % per_epoch == 0:
-                position.epochs.append(_end_epoch(model, evaluation, position.loss_sum / len(train)))
+                evaluation_loss, scores = _evaluate(model, evaluation, task)
+                position.epochs.append(Epoch(scores, position.loss_sum / len(train), evaluation_loss))
                 position.loss_sum = 0.0
                 position.evaluation_s += time.perf_counter() - clock
             if position.step % interval == 0 and position.step < total:
                 _save_state(room, job.key, model, optimizer, position, rounding)
             clock = time.perf_counter()
-    aware = _end_rounding(rounding, model, evaluation) if rounding is not None else None
-    _save_model(room / MODEL, model, tokenizer)
+    aware = None
+    if rounding is not None:
+        # What the weights give without rounding.
+        rounding.detach()
+        loss, scores = _evaluate(model, evaluation, task)
+        aware = QuantizationAware(scores, len(rounding.used), loss)
+    _save_model(room / MODEL, model, load_tokenizer(folder))
     if rounding is not None:
         ranges.write(room / MODEL, rounding.trained())
-    copy_plan(job.model, room / MODEL)
+    copy_plan(folder, room / MODEL)
     last = position.epochs[-1]
     return FinetuneResult(
+        scores=last.scores,
+        task=task.name,
         loss=last.loss,
-        correct=last.correct,
-        total=last.total,
         evaluated_on=job.evaluated_on,
-        labels=job.labels,
+        labels=tuple(job.settings.get("labels", ())),
         epochs=tuple(position.epochs),
         steps=total,
         parameters=sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
@@ -177,6 +186,18 @@ def run(job: Job, room: Path) -> FinetuneResult:
     )
 
 
+def batches(lengths: Array, size: int, seed: Sequence[int]) -> Iterator[Array]:
+    """Row numbers in batches of rows of similar length, all of an epoch in shuffled order."""
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(len(lengths))
+    batched = []
+    for start in range(0, len(order), size * _POOL):
+        pool = order[start : start + size * _POOL]
+        ranked = pool[np.argsort(lengths[pool], kind="stable")]
+        batched += [ranked[first : first + size] for first in range(0, len(ranked), size)]
+    return (batched[number] for number in rng.permutation(len(batched)))
+
+
 def _schedule(step: int, total: int, warmup_ratio: float) -> float:
     """Share of the learning rate at `step`: up in a straight line during the warm-up, then down to 0 at `total`."""
     warmup = round(total * warmup_ratio)
@@ -188,15 +209,11 @@ def _optimizer(model: Any, config: FinetuneConfig, rounding: FakeQuantization | 
 
     # Biases and the scales of LayerNorm (MobileBERT's NoNorm too) are the vectors among the parameters.
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups: list[dict[str, Any]] = [
-        {"params": [parameter for parameter in parameters if parameter.dim() > 1], "weight_decay": config.weight_decay},
-        {"params": [parameter for parameter in parameters if parameter.dim() <= 1], "weight_decay": 0.0},
-    ]
-    for group in groups:
-        group["peak"] = config.learning_rate
-    if rounding is not None:
-        groups.append({"params": rounding.learned, "weight_decay": 0.0, "peak": RANGES_RATE})
-    return torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
+    matrices, vectors = ([item for item in parameters if (item.dim() > 1) is wide] for wide in (True, False))
+    groups = [(matrices, config.weight_decay, config.learning_rate), (vectors, 0.0, config.learning_rate)]
+    groups += [(rounding.learned, 0.0, RANGES_RATE)] if rounding is not None else []
+    named = [dict(zip(("params", "weight_decay", "peak"), group, strict=True)) for group in groups]
+    return torch.optim.AdamW(named, lr=config.learning_rate, fused=True)
 
 
 def _prepared(model: Any, config: FinetuneConfig) -> Any:
@@ -218,50 +235,42 @@ def _prepared(model: Any, config: FinetuneConfig) -> Any:
     return model
 
 
-def _taught(job: Job, student: Any, train: Tokens) -> tuple[Teacher | None, Distillation | None]:
+def _taught(job: Job, student: Any, train: Batches) -> tuple[Teacher | None, Distillation | None]:
     """The teacher, ready for the first batch, and what can be said of it beforehand; None for fine-tuning."""
-    if job.teacher is None or not isinstance(job.config, DistilConfig):
+    if job.teacher is None or not isinstance(job.config, DistillConfig):
         return None, None
-    folder, order = job.teacher
-    teacher = Teacher(folder, order, student, (job.train, train), job.evaluation, job.config)
-    correct = _judge(teacher.model, teacher.evaluation, order)[1]
+    checkpoint, order = job.teacher
+    teacher = Teacher(checkpoint, order, student, train, Samples.load(job.rows / f"{TEACHER}{TRAIN}"), job.config)
+    evaluation = Batches.of(Samples.load(job.rows / f"{TEACHER}{EVALUATION}"), teacher.model, checkpoint.path)
+    scores = _evaluate(teacher.model, evaluation, checkpoint.task, order)[1]
     if job.config.bfloat16:
         teacher.hasten()
     used = tuple(name for name in (SOFT_TARGETS, LABELS, HIDDEN, ATTENTION) if name in teacher.used)
-    told = teacher.lessons
-    return teacher, Distillation(folder.resolve().name, correct, len(teacher.evaluation), used, told.left_out, told.layers)
+    lessons = teacher.lessons
+    return teacher, Distillation(scores, checkpoint.name, used, lessons.left_out, lessons.layers)
 
 
-def _end_rounding(rounding: FakeQuantization, model: Any, evaluation: Tokens) -> QuantizationAware:
-    """What the model gives without rounding; it is detached from it here."""
-    rounding.detach()
-    model.eval()
-    loss, correct = _judge(model, evaluation)
-    return QuantizationAware(len(rounding.used), loss, correct, len(evaluation))
-
-
-def _end_epoch(model: Any, evaluation: Tokens, train_loss: float) -> Epoch:
-    model.eval()
-    loss, correct = _judge(model, evaluation)
-    model.train()
-    return Epoch(train_loss, loss, correct, len(evaluation))
-
-
-def _judge(model: Any, rows: Tokens, order: Sequence[int] | None = None) -> tuple[float, int]:
-    """Mean cross-entropy and how many rows got their class; `order` is the model's number of each class, if not the same."""
+def _evaluate(model: Any, rows: Batches, task: Task, order: Sequence[int] | None = None) -> tuple[float, tuple[Score, ...]]:
+    """Mean loss and scores; `order` is the model's number of each class, if not the same."""
     import torch
 
-    loss, correct = 0.0, 0
-    ranked = np.argsort(rows.lengths, kind="stable")
+    settings, total, outputs, training = rows.samples.settings, 0.0, dict[str, Array](), model.training
+    model.eval()
     with torch.inference_mode():
-        for start in range(0, len(ranked), _EVALUATION_BATCH):
-            inputs, labels = rows.batch(ranked[start : start + _EVALUATION_BATCH])
-            logits = model(**inputs).logits
-            if order is not None:
-                logits = logits[:, list(order)]
-            loss += torch.nn.functional.cross_entropy(logits, labels, reduction="sum").item()
-            correct += int((logits.argmax(-1) == labels).sum())
-    return loss / len(rows), correct
+        for numbers in rows.ranked(_EVALUATION_BATCH):
+            batch = rows.batch(numbers)
+            output = model(**batch.inputs)
+            for name in task.outputs:
+                if order is not None:
+                    output[name] = output[name][..., list(order)]
+                values = output[name].float().numpy()
+                if rows.by_token:
+                    spans = [(0, 0), (batch.span.start, rows.mask.shape[1] - batch.span.stop)]
+                    values = np.pad(values, [*spans, *[(0, 0)] * (values.ndim - 2)])
+                outputs.setdefault(name, np.empty((len(rows), *values.shape[1:]), np.float32))[numbers] = values
+            total += task.loss(output, batch.labels, settings).item() * len(numbers)
+    model.train(training)
+    return total / len(rows), judge(outputs, rows.samples).scores
 
 
 def _save_state(room: Path, key: str, model: Any, optimizer: Any, position: _Position, rounding: FakeQuantization | None) -> None:
@@ -282,10 +291,6 @@ def _save_state(room: Path, key: str, model: Any, optimizer: Any, position: _Pos
         torch.save(state, partial / "state.pt")
     for folder in older:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _newest_state(room: Path) -> Path | None:
-    return max(room.glob(f"{STATE}*"), default=None)
 
 
 def _load_state(folder: Path, key: str, model: Any, optimizer: Any, rounding: FakeQuantization | None) -> _Position | None:
@@ -311,7 +316,9 @@ def _load_state(folder: Path, key: str, model: Any, optimizer: Any, rounding: Fa
             f"{folder}: the state of an interrupted run is damaged; remove {folder.parent} to start anew", str(error)
         ) from None
     position = _Position(**state["position"])
-    position.epochs = [Epoch(**epoch) for epoch in state["position"]["epochs"]]
+    position.epochs = [
+        Epoch(**{**epoch, "scores": tuple(Score(**score) for score in epoch["scores"])}) for epoch in state["position"]["epochs"]
+    ]
     position.curve = [(step, loss) for step, loss in state["position"]["curve"]]
     return position
 

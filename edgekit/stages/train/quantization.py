@@ -2,8 +2,7 @@
 
 Jacob et al., Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference, CVPR 2018. Gradients
 pass the rounding as if it were not there (straight-through estimator). Weights are rounded per output channel, symmetric, to
--127 … 127, with a scale that follows them; what goes in and comes out per tensor, asymmetric, to -128 … 127.
-"""
+-127 … 127, with a scale that follows them; what goes in and comes out per tensor, asymmetric, to -128 … 127."""
 
 import functools
 from collections.abc import Mapping
@@ -29,8 +28,7 @@ class Range:
     """The range of one tensor: a moving average of each batch's least and greatest value, times factors that are learned.
 
     `factors` is a parameter (2,) of their logarithms, so that a step means as much to a wide range as to a narrow one (Jain et
-    al., Trained Quantization Thresholds, MLSys 2020).
-    """
+    al., Trained Quantization Thresholds, MLSys 2020)."""
 
     def __init__(self) -> None:
         import torch
@@ -47,12 +45,11 @@ class Range:
         return min(low, 0.0), max(high, 0.0)
 
     def observe(self, values: Any) -> None:
-        found = tuple(end.item() for end in values.detach().aminmax())
-        if self.observed is None:
-            self.observed = found
-        else:
-            low, high = (_MOMENTUM * old + (1 - _MOMENTUM) * new for old, new in zip(self.observed, found, strict=True))
-            self.observed = low, high
+        low, high = (end.item() for end in values.detach().aminmax())
+        if self.observed is not None:
+            pairs = zip(self.observed, (low, high), strict=True)
+            low, high = (_MOMENTUM * old + (1 - _MOMENTUM) * new for old, new in pairs)
+        self.observed = low, high
 
     def rounded(self, values: Any) -> Any:
         """`values` as int8 has them."""
@@ -95,8 +92,7 @@ def _rounding() -> Any:
 class FakeQuantization:
     """Rounds in all linear layers of a model, which keeps its modules, its parameters and their names.
 
-    Tensors that are one in the model have one range: the input of several layers, or what goes from one layer to the next.
-    """
+    Tensors that are one in the model have one range: the input of several layers, or what goes from one layer to the next."""
 
     def __init__(self, model: Any, inputs: Mapping[str, Any], total: int) -> None:
         """Attach to `model`, which is to be trained for `total` steps; tensors are told apart by running the batch `inputs`."""
@@ -119,8 +115,7 @@ class FakeQuantization:
     @property
     def learned(self) -> list[Any]:
         """The parameters of the ranges, each once."""
-        held = {id(each): each.factors for name in self.used for each in self._both(name)}
-        return list(held.values())
+        return list({id(each): each.factors for name in self.used for each in self._both(name)}.values())
 
     def _trace(self, inputs: Mapping[str, Any]) -> None:
         import torch
@@ -198,19 +193,16 @@ class FakeQuantization:
 
     def trained(self) -> ranges.TrainedRanges:
         """The ranges as they are now, with the digests of the weights as they are now."""
-        return ranges.TrainedRanges({name: found for name in self.used if (found := self._layer(name)) is not None})
-
-    def _layer(self, name: str) -> ranges.LayerRanges | None:
-        module, taken, given = self._layers[name], self._inputs[name].ends, self._outputs[name].ends
-        if taken is None or given is None:
-            return None
-        weight, bias = module.weight.detach(), module.bias
-        return ranges.LayerRanges(
-            taken,
-            given,
-            ranges.digest((weight.T if is_transposed(module) else weight).numpy()),
-            ranges.digest(None if bias is None else bias.detach().numpy()),
-        )
+        layers = {}
+        for name in self.used:
+            module, (inputs, outputs) = self._layers[name], (held.ends for held in self._both(name))
+            if inputs is not None and outputs is not None:
+                weight, bias = module.weight.detach(), module.bias
+                digest = ranges.digest((weight.T if is_transposed(module) else weight).numpy())
+                layers[name] = ranges.LayerRanges(
+                    inputs, outputs, digest, ranges.digest(bias if bias is None else bias.detach().numpy())
+                )
+        return ranges.TrainedRanges(layers)
 
 
 def _rounded_weight(module: Any) -> Any:

@@ -2,17 +2,18 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from edgekit.data.samples import Array, Samples
 from edgekit.errors import ConfigError
 from edgekit.models import architectures
-from edgekit.models.checkpoint import load_classifier
+from edgekit.models.batches import Batch, Batches
+from edgekit.models.checkpoint import Checkpoint
+from edgekit.models.weights import load_model
 from edgekit.stages.train import losses
-from edgekit.stages.train.config import ATTENTION, HIDDEN, LABELS, SOFT_TARGETS, DistilConfig
-from edgekit.stages.train.tokens import Encoded, Tokens, load_tokenizer
+from edgekit.stages.train.config import ATTENTION, HIDDEN, LABELS, SOFT_TARGETS, DistillConfig
 
 
 @dataclass(frozen=True)
@@ -20,8 +21,7 @@ class Lessons:
     """Which parts of two models are compared.
 
     `layers` pairs a student's layer with the teacher's, from 0, for the hidden states; `heads` holds for a pair of layers
-    which heads of each correspond. `left_out` says of each loss, or part of one, why it is not used.
-    """
+    which heads of each correspond. `left_out` says of each loss, or part of one, why it is not used."""
 
     layers: tuple[tuple[int, int], ...]
     heads: Mapping[tuple[int, int], tuple[tuple[int, ...], tuple[int, ...]]]
@@ -51,55 +51,55 @@ class Teacher:
 
     def __init__(
         self,
-        folder: Path,
-        order: Sequence[int],
+        checkpoint: Checkpoint,
+        order: Sequence[int] | None,
         student: Any,
-        train: tuple[Encoded, Tokens],
-        evaluation: Encoded,
-        config: DistilConfig,
+        train: Batches,
+        rows: Samples,
+        config: DistillConfig,
     ) -> None:
-        """Load the teacher from `folder`; `order` holds its class number of each of the student's classes.
+        """Load the teacher; `order` holds its class number of each of the student's classes, where they differ.
 
-        Raises `CheckpointError` for an unusable teacher, `ConfigError` if nothing can be learned from it.
-        """
-        rows, ours = train
-        self.config, self.order = config, list(order)
+        `rows` are those of the student's `train` as the teacher takes them. Raises `CheckpointError` for an unusable teacher,
+        `ConfigError` if nothing can be learned from it."""
+        self.config, self.order = config, order
+        self.task, self.settings = checkpoint.task, train.samples.settings
         # Autocast would keep a copy of each weight that may be trained.
-        self.model = load_classifier(folder).requires_grad_(False)
-        tokenizer = load_tokenizer(folder)
-        self.tokens = Tokens.encode(rows, tokenizer, self.model, folder, config.max_length)
-        self.evaluation = Tokens.encode(evaluation, tokenizer, self.model, folder, config.max_length)
-        self.lessons = self._lessons(student, ours)
+        self.model = load_model(checkpoint).requires_grad_(False)
+        self.rows, self.by_token = Batches.of(rows, self.model, checkpoint.path), train.by_token
+        self.lessons = self._lessons(student, train)
         if not self.used - {LABELS}:
+            reasons = "; ".join(f"{name}: {reason}" for name, reason in self.lessons.left_out.items()) or "no loss compares with it"
             raise ConfigError(
-                f"{folder}: nothing can be learned from this teacher ({_listed(self.lessons.left_out)}); set --alpha above 0"
+                f"{checkpoint.path}: nothing can be learned from this teacher ({reasons}); "
+                "set --alpha above 0, or give one with the student's tokenizer"
             )
-        self.asks = {"output_hidden_states": bool(self.lessons.layers), "output_attentions": bool(self.lessons.heads)}
+        self.extra_outputs = {"output_hidden_states": bool(self.lessons.layers), "output_attentions": bool(self.lessons.heads)}
 
-    def _lessons(self, student: Any, ours: Tokens) -> Lessons:
+    def _lessons(self, student: Any, ours: Batches) -> Lessons:
         config = self.config
         asked = {HIDDEN: config.hidden > 0, ATTENTION: config.attention > 0}
+        if not np.array_equal(ours.lengths, self.rows.lengths):
+            split = f"rows into {len(self.rows)} and {len(ours)} parts"
+            if len(ours) == len(self.rows):
+                split = f"{(ours.lengths != self.rows.lengths).sum()} of {len(ours)} rows into other numbers of tokens"
+            reason = f"the tokenizers of teacher and student split {split}"
+            # What is said of a token can be learned only where both have it.
+            asked = {SOFT_TARGETS: self.by_token and config.alpha > 0, **asked}
+            return Lessons((), {}, {name: reason for name, there in asked.items() if there})
         if not any(asked.values()):
             return Lessons((), {}, {})
-        if not np.array_equal(ours.lengths, self.tokens.lengths):
-            count = int((ours.lengths != self.tokens.lengths).sum())
-            reason = f"the tokenizers of teacher and student split {count} of {len(ours)} rows into other numbers of tokens"
-            return Lessons((), {}, {name: reason for name, wanted in asked.items() if wanted})
-        if asked[ATTENTION]:
-            for model in (student, self.model):
-                model.set_attn_implementation("eager")
-        return correspondence(
-            _shapes(student, ours, asked[ATTENTION]),
-            _shapes(self.model, self.tokens, asked[ATTENTION]),
-            asked[HIDDEN],
-            asked[ATTENTION],
-        )
+        hidden, attention = asked[HIDDEN], asked[ATTENTION]
+        for model in (student, self.model) if attention else ():
+            model.set_attn_implementation("eager")
+        return correspondence(_shapes(student, ours, attention), _shapes(self.model, self.rows, attention), hidden, attention)
 
     @property
     def used(self) -> set[str]:
         """The names of the losses that are not left out."""
         config, lessons = self.config, self.lessons
-        parts = {SOFT_TARGETS: config.alpha > 0, LABELS: config.alpha < 1, HIDDEN: lessons.layers, ATTENTION: lessons.heads}
+        soft = config.alpha > 0 and SOFT_TARGETS not in lessons.left_out
+        parts = {SOFT_TARGETS: soft, LABELS: config.alpha < 1, HIDDEN: lessons.layers, ATTENTION: lessons.heads}
         return {name for name, there in parts.items() if there}
 
     def hasten(self) -> None:
@@ -112,19 +112,25 @@ class Teacher:
             if isinstance(module, torch.nn.Linear):
                 module.to(torch.bfloat16)
 
-    def outputs(self, rows: np.ndarray) -> Any:
+    def outputs(self, numbers: Array) -> Any:
         """What the teacher says of the training rows with these numbers."""
         import torch
 
         with torch.no_grad():
-            return self.model(**self.tokens.batch(rows)[0], **self.asks)
+            return self.model(**self.rows.batch(numbers).inputs, **self.extra_outputs)
 
-    def loss(self, labels_loss: Any, student: Any, teacher: Any, mask: Any) -> Any:
-        """The weighted sum of all losses; `mask` is 1 where a token is real, (rows, tokens)."""
-        config, lessons = self.config, self.lessons
+    def loss(self, labels_loss: Any, student: Any, teacher: Any, batch: Batch) -> Any:
+        """The weighted sum of all losses on the student's `batch`."""
+        config, lessons, mask = self.config, self.lessons, batch.mask
         total = (1 - config.alpha) * labels_loss
-        if config.alpha > 0:
-            total = total + config.alpha * losses.soft_targets(student.logits, teacher.logits[:, self.order], config.temperature)
+        if SOFT_TARGETS in self.used:
+            ours, theirs = (self.task.soft_targets(outputs, self.settings) for outputs in (student, teacher))
+            for (values, how), (targets, _) in zip(ours, theirs, strict=True):
+                targets = targets if self.order is None else targets[..., list(self.order)]
+                if self.by_token:
+                    values, targets = losses.without_padding(values, targets, batch.labels, mask)
+                share = config.alpha / len(ours)
+                total = total + share * losses.soft_targets(values, targets, config.temperature, how)
         if lessons.layers:
             # The first of the states is the embeddings'.
             ours = [student.hidden_states[layer + 1] for layer, _ in lessons.layers]
@@ -140,8 +146,7 @@ class Teacher:
 def correspondence(student: Shapes, teacher: Shapes, hidden: bool, attention: bool) -> Lessons:
     """Match layers and heads: by their numbers in the unpruned model where one of the two is pruned.
 
-    Else layers are spread evenly, the last to the last, and heads correspond where there are as many.
-    """
+    Else layers are spread evenly, the last to the last, and heads correspond where there are as many."""
     pairs = _layer_pairs(student, teacher)
     if not pairs:
         reason = "no layer of the student is left in the teacher"
@@ -181,19 +186,15 @@ def _head_pairs(student: Shapes, teacher: Shapes, pair: tuple[int, int]) -> tupl
     return tuple(ours.index(number) for number in common), tuple(theirs.index(number) for number in common)
 
 
-def _shapes(model: Any, tokens: Tokens, attention: bool) -> Shapes:
+def _shapes(model: Any, rows: Batches, attention: bool) -> Shapes:
     """Found by a forward pass of the first row, which draws no random number."""
     import torch
 
     training = model.training
     model.eval()
     with torch.no_grad():
-        found = model(**tokens.batch(np.arange(1))[0], output_hidden_states=True, output_attentions=attention)
+        found = model(**rows.batch(np.arange(1)).inputs, output_hidden_states=True, output_attentions=attention)
     model.train(training)
     widths = tuple(state.shape[-1] for state in found.hidden_states[1:])
     maps = found.attentions if attention and found.attentions and all(item is not None for item in found.attentions) else ()
     return Shapes(widths, tuple(item.shape[1] for item in maps), getattr(model.config, architectures.KEY, None))
-
-
-def _listed(left_out: Mapping[str, str]) -> str:
-    return "; ".join(f"{name}: {reason}" for name, reason in left_out.items()) or "no loss compares with it"

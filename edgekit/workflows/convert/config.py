@@ -1,101 +1,101 @@
 """What a conversion is told."""
 
+import enum
+import itertools
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from edgekit.data.representative import COUNT, MINIMUM
 from edgekit.errors import ConfigError
-from edgekit.measure.judge import check_threads
-from edgekit.spec import DatasetReference
+from edgekit.spec import DataSpec
 from edgekit.stages.quantize import schemes
-from edgekit.stages.quantize.calibrate import check_method
-from edgekit.stages.quantize.schemes import MINMAX, SEARCH_SECONDS
-from edgekit.workflows.convert import several_lengths
-from edgekit.workflows.convert.bridge import Bridge
+from edgekit.stages.quantize.schemes import CALIBRATIONS, MINMAX, SCHEMES, SEARCH_SECONDS
+from edgekit.system import settings
+from edgekit.system.settings import at_least, check, setting, share
 
 # Rows that each file is judged on where the user names none: never those that calibration saw.
 HELD_OUT = 200
 MAX_LENGTH = 64
+_DTYPES = ("float32", "int8", "uint8")
+
+
+class Bridge(enum.StrEnum):
+    """The road from a checkpoint to TensorFlow Lite: through ONNX and a SavedModel, or through litert-torch."""
+
+    ONNX = "onnx"
+    LITERT = "litert"
 
 
 @dataclass(frozen=True)
 class ConvertConfig:
-    """What `edgekit convert` is told.
+    """What `convert` is told, beside what each field says of itself.
 
-    `max_length` counts tokens. `max_drop` is the accuracy (a proportion) that a scheme may lose against float32 on
-    held-out rows before it is refused, or without labels the share of rows with another decision; None judges nothing.
-    `sequence_lengths` gives a checkpoint's files a signature for each, in place of one for `max_length` tokens.
-    `inputs` and `outputs` are the dtypes of an int8 file's float inputs and outputs, `integer_only` leaves no float op in it.
-    Its plan is searched for in `search_seconds`, or taken from `plan`, a manifest that edgekit wrote for the same source;
-    with `every_op` it is every op that has an integer form, whatever that does to its outputs: for weights that mean nothing.
-    `calibration` is one of `schemes.CALIBRATIONS`. `mediapipe` gives classifiers the inputs and outputs of MediaPipe Tasks;
-    `labels` is a text file with an image classifier's labels, `score_threshold` the least probability worth telling.
-    `brings` are the schemes that need no data because the source has a file of its own for them, see `bridge.brings`.
-    """
+    `max_drop` is a proportion of the task's metric against float32, without labels of other decisions; None judges nothing.
+    `plan` is a manifest that edgekit wrote for the same source. With `every_op` each op that has an integer form takes it, whatever
+    that does to the outputs: for weights that mean nothing."""
 
-    schemes: tuple[str, ...] = ("float32", "float16", "dynamic")
-    representative_data: DatasetReference | None = None
-    representative_samples: int = COUNT
-    evaluation_data: DatasetReference | None = None
-    evaluation_samples: int = HELD_OUT
-    max_length: int = MAX_LENGTH
-    sequence_lengths: tuple[int, ...] = ()
-    max_drop: float | None = 0.05
-    bridge: Bridge = Bridge.ONNX
-    inputs: str = "float32"
-    outputs: str = "float32"
-    integer_only: bool = False
-    mediapipe: bool = False
-    labels: Path | None = None
-    score_threshold: float | None = None
-    search_seconds: float = SEARCH_SECONDS
-    plan: Path | None = None
+    schemes: tuple[str, ...] = setting(
+        ("float32", "float16", "dynamic"), "Repeats.", option="--scheme", choices=(*SCHEMES, "all"), required=True
+    )
+    task: str | None = settings.task()
+    data: DataSpec | None = setting(None, "Rows to calibrate on: {data}.", option="--representative-data")
+    representative_samples: int = setting(COUNT, "How many of them, drawn with the seed.", at_least(MINIMUM))
+    evaluation_data: DataSpec | None = setting(None, "Rows to judge on; left out, others of the representative data.")
+    evaluation_samples: int = setting(HELD_OUT, "How many of them, drawn with the seed.", at_least(1))
+    max_length: int = setting(MAX_LENGTH, "Tokens of an input.", at_least(1))
+    sequence_lengths: tuple[int, ...] = setting(
+        (), "A signature for each of these lengths, over the same weights.", metavar="16,32,64,128"
+    )
+    max_drop: float | None = settings.max_drop()
+    min_db: float | None = settings.min_db()
+    bridge: Bridge = setting(Bridge.ONNX, "Road from a checkpoint.")
+    inputs: str = setting("float32", "Of an int8 file.", choices=_DTYPES)
+    outputs: str = setting("float32", "Of an int8 file.", choices=_DTYPES)
+    integer_only: bool = setting(False, "int8 without a float op, for accelerators; token ids stay integers.")
+    mediapipe: bool = setting(False, "Inputs and scores as MediaPipe's TextClassifier and ImageClassifier take them.")
+    labels: Path | None = setting(None, "Labels of an image classifier, one a line; left out, the data's.")
+    score_threshold: float | None = setting(None, "Least probability worth telling, for the file's metadata.", share(0.5))
+    search_seconds: float = setting(SEARCH_SECONDS, "Time for the search of an int8 plan; 0 searches for none.", at_least(0))
+    plan: Path | None = setting(None, "The .json beside an int8 file: its plan is used again.")
     every_op: bool = False
-    calibration: str = MINMAX
-    input_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-    threads: int = 2
-    seed: int = 0
-    brings: tuple[str, ...] = field(default=(), metadata={"told": False})
+    calibration: str = setting(MINMAX, "Ranges of int8 values.", choices=CALIBRATIONS)
+    input_shapes: Mapping[str, tuple[int, ...]] = settings.input_shapes()
+    mean: tuple[float, ...] | None = settings.mean()
+    std: tuple[float, ...] | None = settings.std()
+    threads: int = settings.threads()
+    seed: int = settings.seed()
 
     def __post_init__(self) -> None:
         if not self.schemes:
-            raise ConfigError(f"schemes is empty; choose from {', '.join(schemes.SCHEMES)} or all")
+            raise ConfigError(f"schemes is empty; choose from {', '.join(SCHEMES)} or all")
         chosen = schemes.select(self.schemes)
-        needy = [scheme.name for scheme in chosen if scheme.needs_data and scheme.name not in self.brings]
-        if needy and self.representative_data is None:
-            raise ConfigError(
-                f"scheme {' and '.join(needy)} calibrates on real samples; give representative_data (--representative-data D)"
-            )
-        for name, least in (("representative_samples", MINIMUM), ("evaluation_samples", 1), ("max_length", 1), ("seed", 0)):
-            if getattr(self, name) < least:
-                raise ConfigError(f"{name} is {getattr(self, name)}; give at least {least}")
-        check_method(self.calibration)
-        check_threads(self.threads)
-        if self.max_drop is not None and not 0 <= self.max_drop <= 1:
-            raise ConfigError(f"max_drop is {self.max_drop:g}; give a proportion between 0 and 1, such as 0.01")
-        if not 0 <= self.search_seconds < float("inf"):
-            raise ConfigError(f"search_seconds is {self.search_seconds:g}; give 0 for no search, or a number of seconds")
-        if self.score_threshold is not None and not 0 <= self.score_threshold <= 1:
-            raise ConfigError(f"score_threshold is {self.score_threshold:g}; give a probability between 0 and 1, such as 0.5")
+        check(self)
         if self.sequence_lengths:
             self._check_lengths()
         if self.mediapipe and self.outputs == "int8":
             raise ConfigError("outputs is int8; MediaPipe takes float32 or uint8 scores")
-        for given, what in (
-            ((self.inputs, self.outputs) != ("float32", "float32"), "inputs and outputs"),
-            (self.integer_only, "integer_only"),
-            (self.plan is not None, "plan"),
-        ):
-            if given and any(scheme.activations != "int8" for scheme in chosen):
-                raise ConfigError(f"{what}: changes int8 files only; give the scheme int8 alone with it")
-            if given and "int8" in self.brings:
-                raise ConfigError(f"{what}: the model was trained quantization-aware and brings its int8 file; leave it out")
+        if self.int8_settings and any(scheme.activations != "int8" for scheme in chosen):
+            raise ConfigError(f"{self.int8_settings[0]}: changes int8 files only; give the scheme int8 alone with it")
+
+    @property
+    def int8_settings(self) -> tuple[str, ...]:
+        """What is set that only changes int8 files."""
+        is_set = {
+            "inputs and outputs": (self.inputs, self.outputs) != ("float32", "float32"),
+            "integer_only": self.integer_only,
+            "plan": self.plan is not None,
+        }
+        return tuple(what for what, changes in is_set.items() if changes)
 
     def _check_lengths(self) -> None:
-        several_lengths.check_lengths(self.sequence_lengths)
+        listed = ",".join(map(str, self.sequence_lengths))
+        if any(length < 1 for length in self.sequence_lengths):
+            raise ConfigError(f"sequence_lengths {listed}: a length counts tokens; give numbers from 1, such as 16,32,64,128")
+        if len(self.sequence_lengths) < 2:
+            raise ConfigError(f"sequence_lengths {listed}: is one length alone; give two or more, or --max-length {listed}")
+        if any(one >= two for one, two in itertools.pairwise(self.sequence_lengths)):
+            raise ConfigError(f"sequence_lengths {listed}: give each length once, the shortest first, such as 16,32,64,128")
         if self.mediapipe:
             raise ConfigError("mediapipe: MediaPipe takes files with one subgraph; leave sequence_lengths out (--sequence-lengths)")
         if self.integer_only:

@@ -1,41 +1,54 @@
 """One model to .tflite files in the schemes asked for: made, run, compared, and published with their figures or refused."""
 
 import contextlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from edgekit.data import sources
-from edgekit.data.encode import Encoding, encode, refuse_statistics
-from edgekit.data.representative import MINIMUM, RepresentativeDataset, draw
+from edgekit.data.encode import Encoding, refuse_statistics
+from edgekit.data.representative import MINIMUM, draw, representative
 from edgekit.data.samples import Samples, described, random_samples
-from edgekit.data.sources import Columns, Rows, TextRows
+from edgekit.data.sources import ColumnNames, Rows, TextRows
 from edgekit.data.text import check_room
 from edgekit.errors import CalibrationError, ConfigError, EdgekitError
 from edgekit.measure.judge import BenchmarkConfig, benchmark
-from edgekit.measure.measurement import Measurement
+from edgekit.measure.machine import machine
+from edgekit.measure.measurement import Measurement, refusal
 from edgekit.models import checkpoint, ranges
+from edgekit.models.source import Kind, Source, brings, classify
+from edgekit.report.content import Report
 from edgekit.spec import TensorSpec
 from edgekit.stages.quantize import schemes
 from edgekit.stages.quantize.calibrate import calibrate
 from edgekit.stages.quantize.candidates import LABELLED_ROWS, Reference
-from edgekit.stages.quantize.mediapipe import SEGMENTS
+from edgekit.stages.quantize.converter import write_trained
+from edgekit.stages.quantize.mediapipe import SEGMENTS, gives_probabilities
 from edgekit.stages.quantize.plan import EVERY_OP, IntegerSettings, QuantizationPlan, quantize, trained_plan
 from edgekit.stages.quantize.preflight import preflight
 from edgekit.stages.quantize.schemes import Scheme
 from edgekit.system import artifacts
-from edgekit.system.worker import Progress, Worker, together
+from edgekit.system.worker import OnProgress, Progress, Worker, together
+from edgekit.tasks.base import Settings, Task
+from edgekit.tasks.recognition import recognise
+from edgekit.tasks.table import TASKS
 from edgekit.tflite import flatbuffer, metadata, package
 from edgekit.workflows.convert import bridge, contents, several_lengths
-from edgekit.workflows.convert.bridge import Bridge, FloatModel, Kind, Source, Step
-from edgekit.workflows.convert.config import ConvertConfig
-from edgekit.workflows.convert.publish import Data, Publisher, final_path, judge, read_plan, rejected_path, undecided
+from edgekit.workflows.convert.bridge import FloatModel
+from edgekit.workflows.convert.config import Bridge, ConvertConfig
+from edgekit.workflows.convert.publish import Data, Publisher, final_path, read_plan, rejected_path
 from edgekit.workflows.convert.several_lengths import Lengths
+from edgekit.workflows.inputs import classes_of
 
 _UNTAUGHT_ROWS = 16
+_REMEDY = "choose another scheme or better representative data"
+# Of outputs on random rows, where nothing else is known of them.
+_LEAST_COSINE = 0.9
 _QUICK = BenchmarkConfig(runs=30, warmup=5, rounds=2, max_seconds=1.0, max_accuracy_seconds=3.5, gzip=False)
 
 
@@ -43,8 +56,7 @@ _QUICK = BenchmarkConfig(runs=30, warmup=5, rounds=2, max_seconds=1.0, max_accur
 class Converted:
     """One scheme's result: `path` where it was published, else why it was `refused`; `lengths` where it has several.
 
-    The measurement of a file that was kept as rejected has that path.
-    """
+    The measurement of a file that was kept as rejected has that path."""
 
     scheme: str
     path: Path | None
@@ -56,13 +68,12 @@ class Converted:
 
 @dataclass(frozen=True)
 class Conversion:
-    """All results of one run; `data` says what they were judged on, `steps` what each child cost, `notes` what users must know."""
+    """All results of one run; `data` says what they were judged on, `notes` what users must know."""
 
     source: Source
     results: tuple[Converted, ...]
     reference: Measurement
     float_model: FloatModel
-    steps: tuple[Step, ...]
     data: str
     notes: tuple[str, ...] = ()
 
@@ -70,26 +81,49 @@ class Conversion:
     def refusals(self) -> tuple[str, ...]:
         return tuple(f"{result.scheme}: {result.refused}" for result in self.results if result.refused)
 
+    @property
+    def published(self) -> tuple[Converted, ...]:
+        return tuple(result for result in self.results if result.path)
+
+    def report(self) -> Report:
+        """The figures of what was published; the float32 model is the reference, whether it was asked for or not."""
+        rows = tuple(result.measurement for result in self.published if result.measurement)
+        if not any(row.scheme == "float32" for row in rows):
+            rows = (self.reference, *rows)
+        plans = [f"{result.scheme}: {result.plan.reason}" for result in self.published if result.plan]
+        lengths = [f"{result.scheme}: {result.lengths.told}" for result in self.published if result.lengths]
+        return Report(
+            title=f"edgekit convert: {self.source.name}",
+            model=self.source.name,
+            data=self.data,
+            machine=machine(),
+            settings={"threads": self.reference.threads, "batch": 1},
+            rows=rows,
+            reference=next(row.path for row in rows if row.scheme == "float32"),
+            notes=(*plans, *lengths, *self.notes),
+        )
+
+    def _repr_html_(self) -> str:
+        return self.report()._repr_html_()
+
 
 def convert(
-    model: str,
-    out: Path,
-    config: ConvertConfig,
+    model: str | Path,
+    out: str | Path,
+    config: ConvertConfig = ConvertConfig(),  # noqa: B008 - frozen
     *,
-    columns: Columns | None = None,
     overwrite: bool = False,
-    on_progress: Callable[[Progress], None] | None = None,
+    on_progress: OnProgress = None,
 ) -> Conversion:
     """Convert `model` and publish `OUT/<model>_<scheme>.tflite` and `.json` for every scheme that passes.
 
     Raises `InputError`, `ConversionError`, `WorkerError` and `OutputError`; a scheme that fails or is refused does not
-    keep the others from being published, and is told in the result.
-    """
-    wanted = schemes.select(config.schemes)
-    source = bridge.classify(model)
-    # Found out here as well, since a recipe does not tell it.
-    config = replace(config, brings=bridge.brings(model))
-    for scheme in wanted:
+    keep the others from being published, and is told in the result."""
+    model, out = str(model), Path(out)
+    model, out = str(model), Path(out)
+    chosen, brought = schemes.select(config.schemes), check_schemes(model, config)
+    source = classify(model, config.task)
+    for scheme in chosen:
         final = final_path(out, source, scheme)
         artifacts.refuse_existing(final, overwrite=overwrite)
         artifacts.refuse_existing(final.with_suffix(".json"), overwrite=overwrite)
@@ -97,26 +131,29 @@ def convert(
     parents = {str(source.path): artifacts.sha256(source.path)}
     planned = read_plan(config.plan, parents) if config.plan is not None else None
     trained, other = ranges.read(source.path) if source.kind is Kind.CHECKPOINT else (None, "")
-    drawn = read_rows(config, columns or Columns())
+    drawn = draw_rows(config, columns_of(source, config))
     refuse_statistics(drawn.judged or drawn.calibration, config.mean, config.std)
     worker = Worker(on_progress=on_progress)
-    tell = _Teller(
-        on_progress, len(wanted) + 4 + any(scheme.activations == "int16" for scheme in wanted) + bool(config.sequence_lengths)
-    )
+    slow = [scheme for scheme in chosen if scheme.activations == "int16"]
+    total, numbers = len(chosen) + 4 + bool(slow) + bool(config.sequence_lengths), itertools.count()
+
+    def tell(note: str) -> None:
+        if on_progress is not None:
+            on_progress(Progress("convert", next(numbers), total, note))
+
     with artifacts.claimed(out), artifacts.work_folder("edgekit-convert-") as work:
         tell("to float32 .tflite")
         float_model, data = _float_model(source, config, drawn, work, worker)
-        package = contents.of_source(source, float_model.path, drawn.judged or drawn.calibration, config)
+        carried = contents.of_source(source, float_model.path, drawn.judged or drawn.calibration, data.task, data.settings, config)
         tell("calibrate")
         # Also dynamic gains by it: its weights are rounded for what they will see.
-        gaining = any(scheme.weights == "int8" and scheme.name not in config.brings for scheme in wanted)
+        gaining = any(scheme.weights == "int8" and scheme.name not in brought for scheme in chosen)
         rows_to_see = data.calibration if gaining else None
-        calibrated = _Calibrated(float_model.path)
         # Beside the files and not in the temporary folder, so that a search that was killed goes on from it.
         journal = out / f".{source.name}_int8.search.jsonl"
         form = planned or (EVERY_OP if config.every_op else None)
-        searching = form is None and any(scheme.name == "int8" and _needs(scheme, config.brings) for scheme in wanted)
-        expected = work / "expected.npy" if searching else None
+        searching = form is None and any(scheme.name == "int8" and _needs(scheme, brought) for scheme in chosen)
+        expected = work / "expected" if searching else None
         settings = IntegerSettings(
             inputs=config.inputs,
             outputs=config.outputs,
@@ -130,162 +167,162 @@ def convert(
             trial=data.trial,
             expected=expected,
         )
-        own = partial(bridge.own_file, source, float_model, work, worker)
-        maker = _Maker(float_model.path, work, data, calibrated, settings, worker, tell, dict.fromkeys(config.brings, own))
+        maker = _Maker(source, float_model, data, config, brought, settings, work, worker, tell, float_model.path)
         tasks = [partial(bridge.check_source, source, float_model, data.held_out, work, worker)]
         if rows_to_see is not None:
             trial = Reference(data.trial or rows_to_see, expected) if expected else None
-            ranged = any(_needs(scheme, config.brings) for scheme in wanted)
-            tasks.append(partial(calibrated.look, float_model, rows_to_see, work, worker, config.calibration, ranged, trial))
-        tasks += [partial(_warn, float_model.path, scheme, worker, tell) for scheme in wanted if scheme.activations == "int16"]
+            ranged = any(_needs(scheme, brought) for scheme in chosen)
+            tasks.append(partial(maker.look, ranged, trial))
+        tasks += [partial(maker.warn, scheme) for scheme in slow]
         # What calibration changes nothing of is made meanwhile. int8 is planned by timing its candidates: nothing else runs then.
         early = [
-            scheme
-            for scheme in wanted
-            if scheme.name in ("float32", "float16") or not (rows_to_see or _needs(scheme, config.brings))
+            scheme for scheme in chosen if scheme.name in ("float32", "float16") or not (rows_to_see or _needs(scheme, brought))
         ]
-        late = [scheme for scheme in wanted if scheme not in early]
+        late = [scheme for scheme in chosen if scheme not in early]
         together([*tasks, *(partial(maker.make, scheme) for scheme in early)])
         together([partial(maker.make, scheme) for scheme in late if scheme.name != "int8"])
         together([partial(maker.make, scheme) for scheme in late if scheme.name == "int8"])
         made, failed = maker.made, maker.failed
         bare = {name: file for name, (file, _) in made.items()}
         several = None
-        if config.sequence_lengths:
+        if (lengths := config.sequence_lengths) and source.checkpoint is not None:
             tell("other lengths")
-            held = data.held_out, rows_to_see
-            several = several_lengths.Several(source, config.sequence_lengths, config.bridge, float_model, *held, work, worker)
+            several = several_lengths.Several(
+                source, source.checkpoint, lengths, config.bridge, float_model, data.held_out, rows_to_see, work, worker
+            )
             try:
-                several.merge(made, failed, calibrated.path, settings)
+                several.merge(made, failed, maker.calibration, settings)
             except EdgekitError:
                 # It is for runs that were killed.
                 journal.unlink(missing_ok=True)
                 raise
         tell("measure")
-        packed = {name: _packed(package, file, name, work) for name, (file, _) in made.items()}
-        reference = packed.get("float32") or _packed(package, float_model.path, "float32", work)
-        measured = _measure(reference, packed, data.held_out, config, work)
-        told = several.measure(packed, failed, reference, config.threads) if several else {}
+        packed = {name: _packed(carried, file, name, work) for name, (file, _) in made.items()}
+        reference = packed.get("float32") or _packed(carried, float_model.path, "float32", work)
+        measured = _measure(reference, packed, data, config, work)
+        by_length = several.measure(packed, failed, reference, config.threads) if several else {}
         tell("publish")
-        notes = package.notes if package is not None else ()
-        notes += undecided([measured[file] for file in packed.values()])
-        notes += (other,) if other and any(scheme.name == "int8" for scheme in wanted) else ()
-        publisher = Publisher(out, source, parents, config, float_model, data, overwrite, notes, told)
+        notes = carried.notes if carried is not None else ()
+        notes += (other,) if other and any(scheme.name == "int8" for scheme in chosen) else ()
+        publisher = Publisher(out, source, parents, config, float_model, data, overwrite, notes, by_length)
         results = []
-        for scheme in wanted:
+        for scheme in chosen:
             if scheme.name in failed:
                 results.append(Converted(scheme.name, None, refused=failed[scheme.name]))
                 continue
             plan = made[scheme.name][1]
             measurement = measured[packed[scheme.name]]
-            allowed = config.max_drop if data.real else None
-            reason = judge(measurement, allowed) or (
-                several_lengths.judge(told[scheme.name], scheme.name, allowed) if told else None
-            )
+            reason = _refused(measurement, data, config)
+            if reason is None and by_length:
+                bounds = (config.max_drop, config.min_db) if data.real else (None, None)
+                reason = several_lengths.judge(by_length[scheme.name], scheme.name, *bounds)
             if reason is None:
                 measurement = publisher.publish(scheme, packed[scheme.name], plan, measurement)
             elif measurement.failure is None:
                 reason = publisher.reject(scheme, packed[scheme.name], plan, measurement, reason, bare=bare[scheme.name])
                 measurement = replace(measurement, path=str(rejected_path(final_path(out, source, scheme))))
             path = None if reason else final_path(out, source, scheme)
-            results.append(Converted(scheme.name, path, measurement, plan, reason, told.get(scheme.name)))
+            results.append(Converted(scheme.name, path, measurement, plan, reason, by_length.get(scheme.name)))
         journal.unlink(missing_ok=True)
         if source.kind is Kind.CHECKPOINT and any(result.path for result in results):
             checkpoint.publish_tokenizer(source.path, out)
-        return Conversion(
-            source, tuple(results), measured[reference], float_model, tuple(float_model.steps), data.description, notes
-        )
+        return Conversion(source, tuple(results), measured[reference], float_model, data.description, notes)
 
 
-@dataclass
-class _Calibrated:
-    """Where the calibration and the model that it looked at lie, or why there is none: the float schemes need none of it."""
-
-    model: Path
-    path: Path | None = None
-    failure: str = ""
-
-    def look(
-        self, made: FloatModel, rows: Path, work: Path, worker: Worker, method: str, ranges: bool, trial: Reference | None
-    ) -> None:
-        """Calibrate on `rows`, see `calibrate`."""
-        # Under the name that messages call it by.
-        prepared, target = work / "prepared" / made.path.name, work / "calibration"
-        prepared.parent.mkdir()
-        try:
-            made.note(
-                "calibrate", worker.run(calibrate, made.path, rows, target, method, ranges=ranges, looked_at=prepared, trial=trial)
-            )
-            self.model, self.path = prepared, target
-        except EdgekitError as error:
-            self.failure = error.message
+def check_schemes(model: str, config: ConvertConfig) -> tuple[str, ...]:
+    """The schemes that `model` has a file of its own for. Raises `ConfigError` for others without data to calibrate on."""
+    own = brings(model)
+    needy = [scheme.name for scheme in schemes.select(config.schemes) if _needs(scheme, own)]
+    if needy and config.data is None:
+        raise ConfigError(f"scheme {' and '.join(needy)} calibrates on real samples; give data (--representative-data D)")
+    if config.int8_settings and "int8" in own:
+        what = config.int8_settings[0]
+        raise ConfigError(f"{what}: the model was trained quantization-aware and brings its int8 file; leave it out")
+    return own
 
 
-def _warn(model: Path, scheme: Scheme, worker: Worker, tell: Callable[[str], None]) -> None:
-    """Tell what a slow scheme will cost before it is made; it is made all the same."""
-    with contextlib.suppress(EdgekitError):
-        if line := worker.run(preflight, model, scheme).value:
-            tell(line)
+def _refused(measurement: Measurement, data: Data, config: ConvertConfig) -> str | None:
+    """Why a file may not be published; on random rows only values that have nothing to do with float32's are a reason."""
+    if data.real:
+        return refusal(measurement, config.max_drop, config.min_db, _REMEDY)
+    worst = min(measurement.outputs, key=lambda output: output.cosine, default=None)
+    if measurement.failure is None and worst is not None and worst.cosine < _LEAST_COSINE:
+        return f"output {worst.name} has a cosine of {worst.cosine:.2f} with float32's on random rows; {_REMEDY}"
+    return refusal(measurement, None, None, _REMEDY)
 
 
 @dataclass
 class _Maker:
-    """Makes each scheme's file in `work`, with its plan, or tells why there is none."""
+    """Makes each scheme's file in `work`, with its plan, or says why there is none.
 
-    float_model: Path
-    work: Path
+    `calibration` is that of the model `prepared`, or `failure` says why there is none: the float schemes need none of it."""
+
+    source: Source
+    float_model: FloatModel
     data: Data
-    calibrated: _Calibrated
+    config: ConvertConfig
+    brought: Sequence[str]
     settings: IntegerSettings
+    work: Path
     worker: Worker
     tell: Callable[[str], None]
-    own: Mapping[str, Callable[[], Path]] = field(default_factory=dict)
+    prepared: Path
+    calibration: Path | None = None
+    failure: str = ""
     made: dict[str, tuple[Path, QuantizationPlan]] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
 
+    def look(self, ranges: bool, trial: Reference | None) -> None:
+        """Calibrate, see `calibrate`."""
+        # Under the name that messages call it by.
+        model, target = self.float_model.path, self.work / "calibration"
+        prepared = self.work / "prepared" / model.name
+        rows, method = self.data.calibration, self.config.calibration
+        prepared.parent.mkdir()
+        try:
+            options: dict[str, Any] = {"ranges": ranges, "looked_at": prepared, "trial": trial}
+            self.float_model.run("calibrate", self.worker, calibrate, model, rows, target, method, **options)
+            self.prepared, self.calibration = prepared, target
+        except EdgekitError as error:
+            self.failure = error.message
+
+    def warn(self, scheme: Scheme) -> None:
+        """Tell what a slow scheme will cost before it is made; it is made all the same."""
+        with contextlib.suppress(EdgekitError):
+            if line := self.worker.run(preflight, self.float_model.path, scheme).value:
+                self.tell(line)
+
     def make(self, scheme: Scheme) -> None:
         self.tell(scheme.name)
-        if scheme.name in self.own:
-            try:
-                brought = self.own[scheme.name]()
-                self.made[scheme.name] = brought, trained_plan(brought)
-            except EdgekitError as error:
-                self.failed[scheme.name] = error.message
-            return
-        if scheme.needs_data and self.calibrated.failure:
-            self.failed[scheme.name] = self.calibrated.failure
-            return
-        file = self.float_model if scheme.name == "float32" else self.work / f"{scheme.name}.tflite"
-        found = {"samples": self.data.calibration, "calibration": self.calibrated.path}
         try:
-            model = self.calibrated.model if scheme.weights == "int8" else self.float_model
-            plan = quantize(model, scheme, file, **found, settings=self.settings, worker=self.worker)
-            if scheme.weights == "int8" and self.calibrated.failure:
-                told = f"weights are rounded one by one, since the representative data cannot be used: {self.calibrated.failure}"
-                plan = replace(plan, reason=f"{plan.reason}; {told}")
-            self.made[scheme.name] = file, plan
+            self.made[scheme.name] = self._made(scheme)
         except ConfigError:
             raise
         except EdgekitError as error:
             self.failed[scheme.name] = error.message
+
+    def _made(self, scheme: Scheme) -> tuple[Path, QuantizationPlan]:
+        file = self.float_model.path if scheme.name == "float32" else self.work / f"{scheme.name}.tflite"
+        if scheme.name in self.brought:
+            self.float_model.run("trained ranges to int8 .tflite", self.worker, write_trained, self.source.path, file)
+            return file, trained_plan(file)
+        if scheme.needs_data and self.failure:
+            raise CalibrationError(self.failure)
+        model = self.prepared if scheme.weights == "int8" else self.float_model.path
+        seen = {"samples": self.data.calibration, "calibration": self.calibration}
+        plan = quantize(model, scheme, file, **seen, settings=self.settings, worker=self.worker)
+        if scheme.weights == "int8" and self.failure:
+            reason = f"weights are rounded one by one, since the representative data cannot be used: {self.failure}"
+            plan = replace(plan, reason=f"{plan.reason}; {reason}")
+        return file, plan
 
 
 def _needs(scheme: Scheme, brought: Sequence[str]) -> bool:
     return scheme.needs_data and scheme.name not in brought
 
 
-class _Teller:
-    def __init__(self, on_progress: Callable[[Progress], None] | None, total: int) -> None:
-        self._tell, self._total, self._done = on_progress, total, 0
-
-    def __call__(self, note: str) -> None:
-        if self._tell is not None:
-            self._tell(Progress("convert", self._done, self._total, note))
-        self._done += 1
-
-
 def _check(source: Source, config: ConvertConfig) -> None:
-    if source.kind is Kind.CHECKPOINT:
+    if source.checkpoint is not None:
         if config.inputs != "float32":
             raise ConfigError(f"{source.name}: takes token ids, which stay int32 always; leave out --inputs {config.inputs}")
         if config.mean is not None or config.std is not None:
@@ -296,8 +333,9 @@ def _check(source: Source, config: ConvertConfig) -> None:
             raise ConfigError(
                 f"{source.name}: MediaPipe takes float32 scores; leave out --integer-only and --outputs, or --mediapipe"
             )
-        checkpoint.check_length(source.path, config.max_length)
-        check_room(checkpoint.tokenizer_folder(source.path), min(config.sequence_lengths, default=config.max_length))
+        source.checkpoint.check_length(config.max_length)
+        source.checkpoint.refuse_other_head()
+        check_room(source.checkpoint.tokenizer, min(config.sequence_lengths, default=config.max_length))
     elif config.sequence_lengths:
         raise ConfigError(f"{source.path}: --sequence-lengths is for checkpoints, which are exported at each; leave it out")
     elif config.bridge is not Bridge.ONNX:
@@ -313,17 +351,21 @@ class Drawn:
     judged: Rows | None
 
 
-def read_rows(config: ConvertConfig, columns: Columns) -> Drawn:
+def columns_of(source: Source, config: ConvertConfig) -> ColumnNames:
+    """The column names of the source's task, as far as that is known before there is data."""
+    if source.checkpoint is not None:
+        return source.checkpoint.task.columns
+    settings = package.settings(source.path) if source.kind is Kind.TFLITE else {}
+    task = TASKS.get(str(config.task or settings.get("task")))
+    return task.columns if task is not None else sources.COLUMNS
+
+
+def draw_rows(config: ConvertConfig, names: ColumnNames = sources.COLUMNS) -> Drawn:
     """The rows that `config` names; the same ones for the same settings. There are none for trial where too few are left.
 
-    Raises `DatasetError`, and `CalibrationError` for too few.
-    """
-
-    def read(reference: str) -> Rows:
-        return sources.read(reference, text_columns=columns.text_columns, label_column=columns.label_column)
-
-    rows = read(config.representative_data) if config.representative_data is not None else None
-    judged = read(config.evaluation_data) if config.evaluation_data is not None else None
+    Raises `DatasetError`, and `CalibrationError` for too few."""
+    rows = sources.read(config.data, names) if config.data is not None else None
+    judged = sources.read(config.evaluation_data, names) if config.evaluation_data is not None else None
     if judged is not None:
         judged = sources.take(judged, draw(judged, config.evaluation_samples, config.seed))
     if rows is None:
@@ -342,70 +384,69 @@ def read_rows(config: ConvertConfig, columns: Columns) -> Drawn:
 
 def _float_model(source: Source, config: ConvertConfig, drawn: Drawn, work: Path, worker: Worker) -> tuple[FloatModel, Data]:
     rows = drawn.calibration or drawn.judged
-    if source.kind is Kind.CHECKPOINT:
-        pairs = isinstance(rows, TextRows) and rows.pairs is not None
-        inputs = bridge.token_specs(config.max_length, pairs=pairs)
-        known = checkpoint.vocabulary_size(source.path)
-        encoding = Encoding(checkpoint.tokenizer_folder(source.path), checkpoint.label_ids(source.path), vocabulary=known)
-        data = _save(drawn, inputs, encoding, config, work)
-        made = bridge.from_checkpoint(source.path, data.held_out, config.bridge, config.max_length, work, worker)
-    else:
-        made = bridge.from_file(source, config.max_length, config.input_shapes, work, worker)
-        signature = (file := flatbuffer.read(made.path)).signature(file.entry())
-        classes = signature.outputs[0].shape[-1] if signature.outputs and signature.outputs[0].shape else None
-        mean, std = config.mean, config.std
-        if source.kind is Kind.TFLITE and mean is None and std is None:
-            mean, std = metadata.normalization(flatbuffer.read(source.path).model_metadata)
-        tokenizer = package.tokenizer_of(source.path, work / "tokenizer") if isinstance(rows, TextRows) else None
-        labels = package.settings(source.path).get("labels", ()) if tokenizer is not None else ()
-        encoding = Encoding(tokenizer, {label: number for number, label in enumerate(labels)}, classes, mean=mean, std=std)
-        data = _save(drawn, signature.inputs, encoding, config, work)
-        bridge.refine(made, data.held_out if data.real else None, worker)
+    if source.checkpoint is not None:
+        model = source.checkpoint
+        inputs = model.inputs(config.max_length, pairs=isinstance(rows, TextRows) and rows.pairs is not None)
+        encoding = Encoding(model.tokenizer, vocabulary=model.vocabulary)
+        data = _save(drawn, inputs, encoding, model.task, model.settings, config, work)
+        return bridge.from_checkpoint(model, data.held_out, config.bridge, config.max_length, work, worker), data
+    made = bridge.from_file(source, config.max_length, config.input_shapes, work, worker)
+    signature = (file := flatbuffer.read(made.path)).signature(file.entry())
+    inside = package.settings(source.path) if source.kind is Kind.TFLITE else {}
+    task, settings = recognise(inside, signature.outputs, rows, config.task)
+    mean, std = config.mean, config.std
+    if source.kind is Kind.TFLITE and mean is None and std is None:
+        mean, std = metadata.normalization(flatbuffer.read(source.path).model_metadata)
+    tokenizer = package.tokenizer_of(source.path, work / "tokenizer") if isinstance(rows, TextRows) else None
+    encoding = Encoding(tokenizer, classes_of(signature.outputs), mean=mean, std=std)
+    data = _save(drawn, signature.inputs, encoding, task, settings, config, work)
+    bridge.refine(made, data.held_out if data.real else None, worker)
     return made, data
 
 
-def _save(drawn: Drawn, inputs: Sequence[TensorSpec], encoding: Encoding, config: ConvertConfig, work: Path) -> Data:
+def _save(
+    drawn: Drawn, specs: Sequence[TensorSpec], encoding: Encoding, task: Task, settings: Settings, config: ConvertConfig, work: Path
+) -> Data:
+    def encode(rows: Rows) -> Samples:
+        return task.encode(rows, specs, encoding, settings, work / "images")
+
     calibration, trial, held_out = None, None, work / "held_out"
     if drawn.calibration is not None:
-        samples = RepresentativeDataset.build(encode(drawn.calibration, inputs, encoding, work / "images"), inputs).samples
         calibration = work / "calibration_rows"
-        samples.save(calibration)
+        representative(encode(drawn.calibration), specs).save(calibration)
     if drawn.trial is not None and any(scheme.activations == "int8" for scheme in schemes.select(config.schemes)):
         trial = work / "trial_rows"
-        encode(drawn.trial, inputs, encoding, work / "images").save(trial)
-    if drawn.judged is not None:
-        samples = encode(drawn.judged, inputs, encoding, work / "images")
-        samples.save(held_out)
-        return Data(calibration, held_out, described(samples, drawn.judged.origin), real=True, trial=trial)
-    random_samples(inputs, _UNTAUGHT_ROWS, config.seed).save(held_out)
-    return Data(calibration, held_out, f"{_UNTAUGHT_ROWS} random rows (no data given)", real=False, trial=trial)
+        encode(drawn.trial).save(trial)
+    samples = random_samples(specs, _UNTAUGHT_ROWS, config.seed) if drawn.judged is None else encode(drawn.judged)
+    description = described(samples, drawn.judged.origin) if drawn.judged else f"{_UNTAUGHT_ROWS} random rows (no data given)"
+    samples.save(held_out)
+    return Data(calibration, held_out, description, drawn.judged is not None, trial, task, settings)
 
 
-def _packed(package: contents.Package | contents.Carried | None, file: Path, scheme: str, work: Path) -> Path:
+def _packed(carried: contents.Package | contents.Carried | None, file: Path, scheme: str, work: Path) -> Path:
     """The file as it will be published, which is what is measured."""
-    if package is None:
+    if carried is None:
         return file
     target = work / "packed" / f"{scheme}.tflite"
     target.parent.mkdir(exist_ok=True)
-    package.write(file, target, scheme)
+    carried.write(file, target, scheme)
     return target
 
 
-def _measure(
-    reference: Path, packed: Mapping[str, Path], held_out: Path, config: ConvertConfig, work: Path
-) -> dict[Path, Measurement]:
+def _measure(reference: Path, packed: Mapping[str, Path], data: Data, config: ConvertConfig, work: Path) -> dict[Path, Measurement]:
     names = {reference: "float32"} | {file: scheme for scheme, file in packed.items()}
     quick = replace(_QUICK, threads=config.threads, seed=config.seed)
-    rows = _with_segments(held_out, flatbuffer.read(reference).entry().inputs, work)
-    found = benchmark(list(names), rows, quick, reference=reference, schemes=names)
-    return dict(zip(names, found, strict=True))
+    rows = _as_packed(data.held_out, reference, work) if config.mediapipe else data.held_out
+    return dict(zip(names, benchmark(list(names), rows, quick, reference=reference, schemes=names), strict=True))
 
 
-def _with_segments(held_out: Path, names: Iterable[str], work: Path) -> Path:
-    """The saved rows with zeros for the segments that MediaPipe feeds, where a file takes them and the rows have none."""
-    samples = Samples.load(held_out)
-    if SEGMENTS not in names or SEGMENTS in samples.inputs:
-        return held_out
-    zeros = np.zeros_like(samples.inputs["input_ids"])
-    Samples({**samples.inputs, SEGMENTS: zeros}, samples.labels).save(work / "held_out_with_segments")
-    return work / "held_out_with_segments"
+def _as_packed(held_out: Path, reference: Path, work: Path) -> Path:
+    """The saved rows as MediaPipe's files take them: with zeros for its segments, and scores where these are in the graph."""
+    samples, content = Samples.load(held_out), flatbuffer.read(reference)
+    inputs, settings = dict(samples.inputs), dict(samples.settings)
+    if SEGMENTS in content.entry().inputs and SEGMENTS not in inputs:
+        inputs[SEGMENTS] = np.zeros_like(inputs["input_ids"])
+    if gives_probabilities(content):
+        settings["activation"] = "none"
+    replace(samples, inputs=inputs, settings=settings).save(work / "held_out_as_packed")
+    return work / "held_out_as_packed"

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -11,12 +11,13 @@ from edgekit.data.samples import Samples
 from edgekit.errors import ConfigError, EdgekitError
 from edgekit.measure.examine import Diagnosis, diagnose
 from edgekit.measure.measurement import Measurement
-from edgekit.models import checkpoint
+from edgekit.models.source import Source
 from edgekit.stages.quantize.forms import Form
 from edgekit.stages.quantize.plan import QuantizationPlan
 from edgekit.stages.quantize.schemes import Scheme
-from edgekit.system import artifacts
-from edgekit.workflows.convert.bridge import FloatModel, Kind, Source
+from edgekit.system import artifacts, serial
+from edgekit.tasks.base import Task
+from edgekit.workflows.convert.bridge import FloatModel
 
 REJECTED = ".rejected"
 _DIAGNOSED_ROWS = 64
@@ -24,13 +25,17 @@ _DIAGNOSED_ROWS = 64
 
 @dataclass(frozen=True)
 class Data:
-    """Folders of the saved rows: to calibrate on, to judge on (`real` if a user gave them), and to find an int8 plan on."""
+    """Folders of the saved rows: to calibrate on, to judge on (`real` if a user gave them), and to find an int8 plan on.
+
+    `task` is what they were encoded for, with its `settings`."""
 
     calibration: Path | None
     held_out: Path
     description: str
     real: bool
-    trial: Path | None = None
+    trial: Path | None
+    task: Task
+    settings: Mapping[str, Any]
 
 
 def final_path(out: Path, source: Source, scheme: Scheme) -> Path:
@@ -42,8 +47,7 @@ def final_path(out: Path, source: Source, scheme: Scheme) -> Path:
 class Publisher:
     """What all files of one conversion have in common. `config` is a dataclass; it goes into the manifests as it is.
 
-    `lengths` has the figures by sequence length of the schemes whose files have several.
-    """
+    `lengths` has the figures by sequence length of the schemes whose files have several."""
 
     out: Path
     source: Source
@@ -70,16 +74,15 @@ class Publisher:
     ) -> str:
         """Keep `file` as `<name>.rejected`, with a diagnosis in its manifest; returns the reason with what was found.
 
-        `bare` is the file as it was before it was packed, with the float32 file's inputs and outputs.
-        """
+        `bare` is the file as it was before it was packed, with the float32 file's inputs and outputs."""
         rejected = rejected_path(final_path(self.out, self.source, scheme))
-        found = self._diagnosis(bare or file)
-        if found:
+        diagnosis = self._diagnosis(bare or file)
+        if diagnosis:
             # The files that were compared are temporary.
-            found = replace(found, file=str(rejected), against=str(self.source.path))
-        told = [reason, *(finding.cause for finding in found.findings[:1])] if found else [reason]
-        reason = "; ".join([*told, f"kept as {rejected}"])
-        measured = {"measurement": replace(measurement, path=str(rejected)), "refused": reason, "diagnosis": found}
+            diagnosis = replace(diagnosis, file=str(rejected), against=str(self.source.path))
+        causes = [finding.cause for finding in diagnosis.findings[:1]] if diagnosis else []
+        reason = "; ".join([reason, *causes, f"kept as {rejected}"])
+        measured = {"measurement": replace(measurement, path=str(rejected)), "refused": reason, "diagnosis": diagnosis}
         self._write(scheme, file, rejected, plan, measured, overwrite=True)
         return reason
 
@@ -87,7 +90,7 @@ class Publisher:
         """None where the file cannot be compared with its float32 one; it is rejected all the same."""
         rows = file.with_suffix(".rows")
         samples = Samples.load(self.data.held_out)
-        samples.take(range(min(_DIAGNOSED_ROWS, len(samples)))).save(rows)
+        samples.take_rows(range(min(_DIAGNOSED_ROWS, samples.row_count()))).save(rows)
         try:
             return diagnose(file, self.float_model.path, rows, data=self.data.description, threads=self.config.threads)
         except EdgekitError:
@@ -97,65 +100,29 @@ class Publisher:
         self, scheme: Scheme, file: Path, final: Path, plan: QuantizationPlan, measured: Mapping[str, Any], *, overwrite: bool
     ) -> None:
         made = self.float_model
-        with artifacts.staged(final, overwrite=overwrite) as partial:
-            shutil.copyfile(file, partial)
-            manifest = artifacts.describe(
-                partial,
-                "tflite",
-                name=final.name,
-                parents=self.parents,
-                config={"scheme": scheme.name, **self.config.__dict__},
-                tools=(*made.made_by, "ai-edge-quantizer", "ai-edge-litert"),
-                measured={
-                    **measured,
-                    **({"lengths": self.lengths[scheme.name]} if scheme.name in self.lengths else {}),
-                    "data": self.data.description,
-                    "plan": plan,
-                    "bridge": list(made.made_by) or ["the source is a .tflite"],
-                    "parity": made.parity,
-                    "mask": made.mask,
-                    "steps": made.steps,
-                    "notes": list(self.notes),
-                    "labels": checkpoint.label_ids(self.source.path) if self.source.kind is Kind.CHECKPOINT else {},
-                },
-            )
-        artifacts.write_text(_manifest(final), artifacts.to_json(manifest))
-
-
-def judge(
-    found: Measurement, max_drop: float | None, remedy: str = "choose another scheme or better representative data"
-) -> str | None:
-    """Why a file may not be published, with what to try, or None."""
-    if found.failure is not None:
-        # The file was measured in a temporary folder.
-        return found.failure.removeprefix(f"{found.path}: ")
-    if max_drop is None:
-        return None
-    if found.drop is not None:
-        if found.drop.value > max_drop:
-            return (
-                f"loses {100 * found.drop.value:.1f} points of accuracy against float32 "
-                f"({found.drop.low * 100:.1f} to {found.drop.high * 100:.1f} with 95 % confidence, {found.drop.total} rows), "
-                f"--max-drop allows {100 * max_drop:.1f}; {remedy}"
-            )
-    elif found.agreement is not None and 1 - found.agreement.value > max_drop:
-        return (
-            f"decides otherwise than float32 on {100 * (1 - found.agreement.value):.1f} % of {found.agreement.total} rows, "
-            f"--max-drop allows {100 * max_drop:.1f} %; {remedy}"
-        )
-    return None
-
-
-def undecided(found: Sequence[Measurement]) -> tuple[str, ...]:
-    """What stands in for a judgement where outputs are no classes, so that there is neither accuracy nor agreement."""
-    far = [
-        f"{row.scheme} {row.mean_abs_error:.3g}"
-        for row in found
-        if row.mean_abs_error is not None and row.agreement is None and row.scheme != "float32"
-    ]
-    if not far:
-        return ()
-    return (f"One value a row chooses no class, so --max-drop judges nothing; mean difference from float32: {', '.join(far)}.",)
+        with artifacts.published(
+            final,
+            "tflite",
+            parents=self.parents,
+            config={"scheme": scheme.name, **self.config.__dict__},
+            tools=(*made.made_by, "ai-edge-quantizer", "ai-edge-litert"),
+            measured={
+                **measured,
+                **({"lengths": self.lengths[scheme.name]} if scheme.name in self.lengths else {}),
+                "data": self.data.description,
+                "plan": plan,
+                "bridge": list(made.made_by) or ["the source is a .tflite"],
+                "parity": made.parity,
+                "mask": made.mask,
+                "steps": made.steps,
+                "notes": list(self.notes),
+                "task": self.data.task.name,
+                "settings": self.data.settings,
+            },
+            manifest=_manifest(final),
+            overwrite=overwrite,
+        ) as draft:
+            shutil.copyfile(file, draft.path)
 
 
 def rejected_path(final: Path) -> Path:
@@ -171,23 +138,18 @@ def _manifest(file: Path) -> Path:
 def read_plan(manifest: Path, parents: Mapping[str, str]) -> Form:
     """The int8 form that `manifest` records. Raises `ConfigError` if it has none or is of another model."""
     try:
-        found = json.loads(manifest.read_text(encoding="utf-8"))
-        stored = found["measured"]["plan"]["form"]
-        sources = set(found["parents"].values())
-        form = Form(
-            name=str(stored["name"]),
-            bits=int(stored["bits"]),
-            ops=None if stored["ops"] is None else tuple(stored["ops"]),
-            wide=frozenset(stored["wide"]),
-            floating=frozenset(stored["floating"]),
-        )
-        if form.bits != 8:
+        stored = json.loads(manifest.read_text(encoding="utf-8"))
+        content = stored["measured"]["plan"]["form"]
+        form = serial.read(Form, content)
+        sources = set(stored["parents"].values())
+        # A key that is missing would be read as its default, another plan.
+        if form.bits != 8 or serial.plain(form).keys() != content.keys():
             raise ValueError
     except OSError as error:
         raise ConfigError(f"{manifest}: cannot be read ({error.strerror}); give the .json beside an int8 file") from None
     except (ValueError, KeyError, TypeError, AttributeError):
         raise ConfigError(f"{manifest}: holds no int8 plan; give the .json that edgekit wrote beside an int8 file") from None
     if sources != set(parents.values()):
-        models = ", ".join(found["parents"])
+        models = ", ".join(stored["parents"])
         raise ConfigError(f"{manifest}: is the plan of another model ({models}); leave --plan out and a new one is searched")
     return form

@@ -1,28 +1,33 @@
 """Several sequence lengths in one file: a checkpoint exported at each, quantized alike, merged and measured."""
 
-import itertools
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+import psutil
 
-from edgekit.data.samples import Samples
-from edgekit.errors import ConfigError, ConversionError, EdgekitError
+from edgekit.data.samples import Array, Samples
+from edgekit.errors import ConversionError, EdgekitError, RefusedError
+from edgekit.models.checkpoint import Checkpoint
+from edgekit.models.source import Source
 from edgekit.stages.quantize import schemes
+from edgekit.stages.quantize.candidates import ROUNDING, run_rows
 from edgekit.stages.quantize.merge import carry_calibration, carry_form, merge, same_names
 from edgekit.stages.quantize.plan import IntegerSettings, QuantizationPlan, quantize
 from edgekit.stages.quantize.schemes import Scheme
 from edgekit.system.worker import Worker, together
-from edgekit.tasks.metrics import Proportion, agreement
+from edgekit.tasks import judgement
+from edgekit.tasks.metrics import Proportion
 from edgekit.tasks.parity import FLOAT32_TOLERANCE, compare
+from edgekit.tasks.table import TASKS
 from edgekit.tflite.interpreter import Model
-from edgekit.tflite.lengths import MASK, LengthsModel, cut, key, load, needed
+from edgekit.tflite.lengths import MASK, LengthsModel, key, load, needed
 from edgekit.workflows.convert import bridge
-from edgekit.workflows.convert.bridge import Bridge, FloatModel, Source, Step
+from edgekit.workflows.convert.bridge import FloatModel
+from edgekit.workflows.convert.config import Bridge
 
 # Fewer rows that fit a length say nothing of it: others are cut to it then.
 _LEAST_ROWS = 8
@@ -32,32 +37,21 @@ _TIMED_RUNS, _WARMUP = 30, 5
 _SECONDS = 2.0
 
 
-def check_lengths(lengths: Sequence[int]) -> None:
-    """Raise `ConfigError` unless `lengths` are two or more whole numbers above 0, each greater than the one before."""
-    told = ",".join(map(str, lengths))
-    if any(length < 1 for length in lengths):
-        raise ConfigError(f"sequence_lengths {told}: a length counts tokens; give numbers from 1, such as 16,32,64,128")
-    if len(lengths) < 2:
-        raise ConfigError(f"sequence_lengths {told}: is one length alone; give two or more, or --max-length {told}")
-    if any(one >= two for one, two in itertools.pairwise(lengths)):
-        raise ConfigError(f"sequence_lengths {told}: give each length once, the shortest first, such as 16,32,64,128")
-
-
 @dataclass(frozen=True)
 class LengthFigures:
     """One signature of a file, run on `rows` rows that fit its length, or that were `cut` to it where too few do.
 
-    `agreement` is with the float32 model at the longest length, `same_decision` with this file's own longest signature, from
-    whose outputs its own differ by `max_abs_difference` at most, over their largest value by `max_rel_difference`. p50 in ms of
-    one inference.
-    """
+    `agreement` is with the float32 model at the longest length, `same_decision` with this file's own longest signature, both
+    None where the task decides nothing. From that one's outputs its own differ by `max_abs_difference` at most, over an
+    output's largest value by `max_rel_difference`, and `error_db` is that of the worst output. p50 in ms of one inference."""
 
     length: int
     signature: str
     rows: int
     cut: bool
-    agreement: Proportion
-    same_decision: Proportion
+    agreement: Proportion | None
+    same_decision: Proportion | None
+    error_db: float
     max_abs_difference: float
     max_rel_difference: float
     p50_ms: float
@@ -92,10 +86,10 @@ class Several:
     """The shorter lengths of a checkpoint whose longest is converted already: `lengths` are all, the shortest first.
 
     `longest` is the float32 model there, to which the steps of the others and their comparisons are added; `held_out` and
-    `calibration_rows` are folders of rows at that length. `added` are the bytes that the others add, by scheme.
-    """
+    `calibration_rows` are folders of rows at that length. `added` are the bytes that the others add, by scheme."""
 
     source: Source
+    checkpoint: Checkpoint
     lengths: tuple[int, ...]
     bridge: Bridge
     longest: FloatModel
@@ -115,8 +109,7 @@ class Several:
     ) -> None:
         """Put files with all lengths in place of those in `made`, by scheme; one that cannot be made moves to `failed`.
 
-        The shorter lengths are exported first. Raises what `bridge.from_checkpoint` does.
-        """
+        The shorter lengths are exported first. Raises what `bridge.from_checkpoint` does."""
         if not made:
             return
         self._export()
@@ -128,30 +121,26 @@ class Several:
                 del made[name]
 
     def measure(self, packed: Mapping[str, Path], failed: dict[str, str], reference: Path, threads: int) -> dict[str, Lengths]:
-        """Run every signature of the files, which are those of `merge` with their metadata, by scheme.
-
-        `reference` is the float32 file. A file with a signature that does not run moves to `failed`.
-        """
-        found = {}
+        """Run every signature of the files, by scheme, against float32 `reference`; a file that does not run moves to `failed`."""
+        measured = {}
         for name, file in packed.items():
             try:
                 figures = self.worker.run(run_each, file, reference, self.held_out, self.lengths, threads).value
                 before = file.stat().st_size - self.added[name]
-                found[name] = Lengths(before, self.added[name] / before, figures)
+                measured[name] = Lengths(before, self.added[name] / before, figures)
             except EdgekitError as error:
                 failed[name] = error.message
-        return found
+        return measured
 
     def _export(self) -> None:
         shorter = self.lengths[:-1]
         tasks = [partial(self._exported, length) for length in shorter]
         peak = max((step.peak_bytes for step in self.longest.steps), default=0)
-        made = together(tasks) if 2 * peak < _free_memory() else [task() for task in tasks]
-        for length, found in zip(shorter, made, strict=True):
-            steps, parity = found.model.steps, found.model.parity
-            self.longest.steps += [Step(f"{length} tokens: {step.name}", step.seconds, step.peak_bytes) for step in steps]
-            self.longest.parity |= {f"{length} tokens: {hop}": compared for hop, compared in parity.items()}
-            self.models[length] = found
+        exported = together(tasks) if 2 * peak < psutil.virtual_memory().available else [task() for task in tasks]
+        self.models |= zip(shorter, exported, strict=True)
+        for length, other in self.models.items():
+            self.longest.steps += [replace(step, name=f"{length} tokens: {step.name}") for step in other.model.steps]
+            self.longest.parity |= {f"{length} tokens: {hop}": parity for hop, parity in other.model.parity.items()}
 
     def _exported(self, length: int) -> _Shorter:
         work = self.work / f"length_{length}"
@@ -159,7 +148,7 @@ class Several:
         rows = _at_length(self.held_out, length, work / "held_out")
         samples = _at_length(self.calibration_rows, length, work / "rows") if self.calibration_rows else None
         try:
-            made = bridge.from_checkpoint(self.source.path, rows, self.bridge, length, work, self.worker)
+            made = bridge.from_checkpoint(self.checkpoint, rows, self.bridge, length, work, self.worker)
             bridge.check_source(self.source, made, rows, work, self.worker)
             return _Shorter(made, self.worker.run(same_names, self.longest.path, made.path).value, samples)
         except EdgekitError as error:
@@ -189,45 +178,39 @@ class Several:
         return target
 
 
-def _free_memory() -> int:
-    """Bytes that new processes can have without swapping; 0 where the system does not tell."""
-    with suppress(OSError, IndexError, ValueError):
-        return int(Path("/proc/meminfo").read_text(encoding="utf-8").split("MemAvailable:")[1].split()[0]) * 1024
-    return 0
-
-
-def judge(found: Lengths, scheme: str, max_drop: float | None) -> str | None:
-    """Why a file may not be published by what its signatures give, or None; `max_drop` None judges no decisions."""
-    for figures in found.by_length:
-        other = figures.same_decision.total - figures.same_decision.count
+def judge(measured: Lengths, scheme: str, max_drop: float | None, min_db: float | None = None) -> str | None:
+    """Why a file may not be published, or None: `max_drop` is the allowed share of other decisions, `min_db` the least error."""
+    longest = measured.by_length[-1].signature
+    for figures in measured.by_length:
+        same, differs = figures.same_decision, ""
         if scheme == "float32" and figures.max_rel_difference > FLOAT32_TOLERANCE:
-            return (
-                f"signature {figures.signature} differs from {found.by_length[-1].signature} by {figures.max_rel_difference:.2g} "
-                f"relative on {figures.rows} rows, {FLOAT32_TOLERANCE:g} is allowed; leave --sequence-lengths out"
-            )
-        # One row of few is chance.
-        if max_drop is not None and other > max(1.0, max_drop * figures.rows):
-            return (
-                f"signature {figures.signature} decides otherwise than {found.by_length[-1].signature} on {other} of "
-                f"{figures.rows} rows, --max-drop allows {100 * max_drop:.1f} %; leave --sequence-lengths out"
-            )
+            differs = f"differs from {longest} by {figures.max_rel_difference:.2g} relative on {figures.rows} rows, "
+            differs += f"{FLOAT32_TOLERANCE:g} is allowed"
+        # One decision of few is chance.
+        elif max_drop is not None and same and same.total - same.count > max(1.0, max_drop * same.total + ROUNDING):
+            differs = f"decides otherwise than {longest} on {same.total - same.count} of {same.total} "
+            differs += f"{'rows' if same.total == figures.rows else 'decisions'}, --max-drop allows {100 * max_drop:.1f} %"
+        elif min_db is not None and same is None and figures.error_db < min_db:
+            differs = f"differs from {longest}: {figures.error_db:.1f} dB on {figures.rows} rows, --min-db asks for {min_db:g}"
+        if differs:
+            return f"signature {figures.signature} {differs}; leave --sequence-lengths out"
     return None
 
 
 def rows_for(samples: Samples, length: int) -> tuple[Samples, bool]:
     """Rows whose tokens fit `length`, as wide as they were; or, where they are too few, others without what is beyond it."""
     masks = samples.inputs[MASK]
-    fitting = [index for index in range(len(samples)) if needed(masks[index])[0] <= length]
-    if len(fitting) >= min(_LEAST_ROWS, len(samples)):
-        return samples.take(fitting[:_MOST_ROWS]), False
-    few = samples.take(range(min(_LEAST_ROWS, len(samples))))
+    numbers = np.arange(len(samples)) if samples.row is None else samples.row
+    fits = np.array([needed(mask)[0] <= length for mask in masks])
+    fitting = np.setdiff1d(numbers, numbers[~fits])
+    if len(fitting) >= min(_LEAST_ROWS, samples.row_count()):
+        return samples.take_rows(fitting[:_MOST_ROWS]), False
+    few = samples.take_rows(np.unique(numbers)[:_LEAST_ROWS])
     mask = np.array(few.inputs[MASK])
     for row in mask:
-        if needed(row)[1]:
-            row[length:] = 0
-        else:
-            row[: row.size - length] = 0
-    return Samples({**few.inputs, MASK: mask}, few.labels), True
+        row[slice(length, None) if needed(row)[1] else slice(row.size - length)] = 0
+    # Labels may be of what is cut off.
+    return replace(few, inputs={**few.inputs, MASK: mask}, labels=None), True
 
 
 def _at_length(folder: Path, length: int, target: Path) -> Path:
@@ -238,58 +221,70 @@ def _at_length(folder: Path, length: int, target: Path) -> Path:
 
 
 def _narrow(rows: Samples, length: int) -> Samples:
-    sides = [needed(mask)[1] for mask in rows.inputs[MASK]]
-    parts = [cut(row, length, right=right) for row, right in zip(rows, sides, strict=True)]
-    return Samples({name: np.concatenate([part[name] for part in parts]) for name in rows.inputs}, rows.labels)
+    """The rows, and what belongs to each token of them, without the padding beyond `length`."""
+    mask = rows.inputs[MASK]
+
+    def narrow(arrays: Mapping[str, Array]) -> dict[str, Array]:
+        return {name: _cut(array, mask, length) for name, array in arrays.items()}
+
+    labels = None if rows.labels is None else _cut(rows.labels, mask, length)
+    return replace(rows, inputs=narrow(rows.inputs), labels=labels, extras=narrow(rows.extras))
+
+
+def _cut(array: Array, masks: Array, length: int) -> Array:
+    """`length` positions of an array (N, L, ...) on the side of each row's tokens by `masks` (>= N, L); others stay as they are."""
+    wide = masks.shape[1]
+    if array.ndim < 2 or array.shape[1] != wide:
+        return array
+    parts = [row[:length] if needed(mask)[1] else row[wide - length :] for row, mask in zip(array, masks, strict=False)]
+    return np.stack(parts)
 
 
 def run_each(file: Path, reference: Path, held_out: Path, lengths: Iterable[int], threads: int) -> tuple[LengthFigures, ...]:
     """Each signature on the saved rows that fit it, against the longest one and against float32 `reference`; in a worker child.
 
-    Raises `ConversionError` for values that are not finite, and what `Model` raises.
-    """
+    Outputs with a value for each token are compared where both have one. Raises `ConversionError` for outputs that the task
+    cannot read, and what `Model` raises."""
     model, base = load(file, threads=threads), Model(reference, threads=threads)
     if not isinstance(model, LengthsModel):
         raise ConversionError(f"{file.name}: has not the signatures that it was merged of; leave --sequence-lengths out")
-    longest = model.models[model.longest]
-    samples = Samples.load(held_out)
-    found = []
+    samples = replace(Samples.load(held_out), labels=None)
+    figures = []
     for length in lengths:
         rows, was_cut = rows_for(samples, length)
-        own, wide, expected = [], [], []
-        started = time.perf_counter()
-        for row, short in zip(rows, _narrow(rows, length), strict=True):
-            own.append(_first(model.models[length].run(_taken(model.models[length], short))))
-            wide.append(own[-1] if length == model.longest else _first(longest.run(_taken(longest, row))))
-            expected.append(_first(base.run(_taken(base, row))))
-            if len(own) >= _LEAST_ROWS and time.perf_counter() - started > _SECONDS:
-                break
-        outputs, at_longest = np.concatenate(own), np.concatenate(wide)
-        if not np.isfinite(outputs).all():
-            raise ConversionError(f"{file.name}: signature {key(length)} gives values that are not finite; choose another scheme")
-        difference = compare(outputs, at_longest)
-        found.append(
+        at_longest = run_rows([model.models[model.longest]], rows, len(rows), _SECONDS / 2)
+        count = len(next(iter(at_longest.values())))
+        expected = run_rows([base], rows, count)
+        narrow = _narrow(rows.span(slice(count)), length)
+        own = run_rows([model.models[length]], narrow, count)
+        mask = rows.inputs[MASK]
+        at_longest, expected = (
+            {name: one if one.shape == own[name].shape else _cut(one, mask, length) for name, one in wide.items()}
+            for wide in (at_longest, expected)
+        )
+        try:
+            same = judgement.judge(own, narrow, at_longest)
+            agreement = judgement.judge(own, narrow, expected).agreement
+            reading = TASKS[narrow.task].reading
+            ours, theirs = ({**outputs, **reading(outputs, narrow).values} for outputs in (own, at_longest))
+        except RefusedError as error:
+            raise ConversionError(f"{file.name}: signature {key(length)}: {error.message}") from error
+        differences = [compare(ours[name], theirs[name]) for name in theirs]
+        figures.append(
             LengthFigures(
                 length=length,
                 signature=key(length),
-                rows=len(own),
+                rows=same.rows,
                 cut=was_cut,
-                agreement=agreement(outputs, np.concatenate(expected)),
-                same_decision=agreement(outputs, at_longest),
-                max_abs_difference=difference.max_abs,
-                max_rel_difference=difference.max_rel,
+                agreement=agreement,
+                same_decision=same.agreement,
+                error_db=same.error_db or 0.0,
+                max_abs_difference=max(difference.max_abs for difference in differences),
+                max_rel_difference=max(difference.max_rel for difference in differences),
                 p50_ms=_p50_ms(model.models[length]),
             )
         )
-    return tuple(found)
-
-
-def _taken(model: Model, row: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {name: np.array(row[name]) for name in model.signature.input_names}
-
-
-def _first(outputs: Mapping[str, np.ndarray]) -> np.ndarray:
-    return next(iter(outputs.values()))
+    return tuple(figures)
 
 
 def _p50_ms(model: Model) -> float:

@@ -6,23 +6,21 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
-from edgekit.errors import CheckpointError, ConfigError, EdgekitError, ModelFormatError
+from edgekit.errors import CheckpointError, ConfigError, EdgekitError, ModelFormatError, one_line
 from edgekit.measure import runtimes
 from edgekit.models import keras2
 from edgekit.spec import path_of
 from edgekit.system.worker import Worker
 
 IMAGENET, RANDOM = "imagenet", "random"
-_WEIGHTS_ONLY, _KERAS, _ONNX, _TFLITE = ".weights.h5", ".h5", ".onnx", ".tflite"
+_WEIGHTS_ONLY, _KERAS = ".weights.h5", ".h5"
 # Rows that a random model's batch norm statistics are taken on.
 _STATISTICS_ROWS = 4
-_PATCHES = 14
-_NOISE = 0.1
+_PATCHES, _NOISE = 14, 0.1
 # How far a file's number of weights may lie from the architecture's: folded batch norm, and a background class.
 _SAME_SIZE = 0.03
 # In names of a SavedModel's variables that are no weights.
@@ -34,8 +32,7 @@ _VARIABLES_SECONDS = 120.0
 class Architecture:
     """A classifier of `size` × `size` RGB pixels in [-1, 1]; `name` is that of its rows in `published`.
 
-    `build(weights)` returns the Keras model, with "imagenet" or None for its own initial values; it needs TensorFlow.
-    """
+    `build(weights)` returns the Keras model, with "imagenet" or None for its own initial values; it needs TensorFlow."""
 
     name: str
     title: str
@@ -43,6 +40,12 @@ class Architecture:
     classes: int
     parameters: int
     build: Callable[[str | None], Any]
+
+
+def _application(name: str, weights: str | None) -> Any:
+    import tf_keras
+
+    return getattr(tf_keras.applications, name)(weights=weights)
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ class Weights:
     whole: bool = False
 
     @property
-    def told(self) -> str:
+    def described(self) -> str:
         if self.path is not None:
             return f"weights of {self.path.name}"
         return "random weights" if self.kind == RANDOM else "ImageNet weights from Keras"
@@ -64,48 +67,36 @@ class Weights:
         return self.kind == RANDOM
 
 
-def _application(name: str, weights: str | None) -> Any:
-    import tf_keras
-
-    return getattr(tf_keras.applications, name)(weights=weights)
-
-
-ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
-    {
-        item.name: item
-        for item in (
-            Architecture("mobilenet_v1", "MobileNet-v1-1-224", 224, 1000, 4_231_976, partial(_application, "MobileNet")),
-            Architecture("mobilenet_v2", "MobileNet-v2-1-224", 224, 1000, 3_504_872, partial(_application, "MobileNetV2")),
-            Architecture("inception_v3", "Inception_v3", 299, 1000, 23_834_568, partial(_application, "InceptionV3")),
-            Architecture("resnet_v2_101", "ResNet_v2_101", 224, 1000, 44_577_896, partial(_application, "ResNet101V2")),
-        )
-    }
-)
+ARCHITECTURES: Mapping[str, Architecture] = {
+    name: Architecture(name, title, size, 1000, parameters, partial(_application, application))
+    for name, title, size, parameters, application in (
+        ("mobilenet_v1", "MobileNet-v1-1-224", 224, 4_231_976, "MobileNet"),
+        ("mobilenet_v2", "MobileNet-v2-1-224", 224, 3_504_872, "MobileNetV2"),
+        ("inception_v3", "Inception_v3", 299, 23_834_568, "InceptionV3"),
+        ("resnet_v2_101", "ResNet_v2_101", 224, 44_577_896, "ResNet101V2"),
+    )
+}
 
 
-def find_weights(given: str, name: str) -> Weights | None:
-    """The weights of the model `name` where `given` is imagenet, random or a folder; None if the folder has none for it.
+def find_weights(reference: str, name: str) -> Weights | None:
+    """The weights of the model `name` where `reference` is imagenet, random or a folder; None if the folder has none for it.
 
     A folder holds `NAME.weights.h5` or `NAME.h5` with weights, or a whole model as `NAME.h5`, `NAME.onnx`, `NAME.tflite` or a
     SavedModel folder `NAME`. Raises `ConfigError` if there is no such folder or two files fit, and `ModelFormatError`, also
-    where there is nothing but a Keras 3 file.
-    """
-    if given in (IMAGENET, RANDOM):
-        return Weights(given)
-    folder = path_of(given)
+    where there is nothing but a Keras 3 file."""
+    if reference in (IMAGENET, RANDOM):
+        return Weights(reference)
+    folder = path_of(reference)
     if not folder.is_dir():
-        raise ConfigError(f"--weights {given}: no such folder; give one with files such as {name}.h5, or imagenet, or random")
-    found = [path for suffix in (_WEIGHTS_ONLY, _KERAS, _ONNX, _TFLITE) if (path := folder / f"{name}{suffix}").is_file()]
-    if (folder / name / "saved_model.pb").is_file():
-        found.append(folder / name)
-    if not found and (keras := folder / f"{name}.keras").is_file():
+        raise ConfigError(f"--weights {reference}: no such folder; give one with files such as {name}.h5, or imagenet, or random")
+    files = [path for suffix in (_WEIGHTS_ONLY, _KERAS, ".onnx", ".tflite") if (path := folder / f"{name}{suffix}").is_file()]
+    files += [folder / name] * (folder / name / "saved_model.pb").is_file()
+    if not files and (keras := folder / f"{name}.keras").is_file():
         keras2.check_format(keras)
-        found.append(keras)
-    if len(found) > 1:
-        raise ConfigError(f"{folder}: holds {found[0].name} and {found[1].name}; leave one of them there")
-    if not found:
-        return None
-    return Weights("file", found[0].resolve(), _is_whole(found[0]))
+        files.append(keras)
+    if len(files) > 1:
+        raise ConfigError(f"{folder}: holds {files[0].name} and {files[1].name}; leave one of them there")
+    return Weights("file", files[0].resolve(), _is_whole(files[0])) if files else None
 
 
 def _is_whole(path: Path) -> bool:
@@ -123,22 +114,19 @@ def _is_whole(path: Path) -> bool:
 def write_model(architecture: Architecture, weights: Weights, seed: int, target: Path) -> int:
     """Write the model as a Keras-2 .h5 and return its number of weights; in a worker child.
 
-    Raises `CheckpointError` if weights cannot be downloaded, `ModelFormatError` if a file's are of another architecture.
-    """
+    Raises `CheckpointError` if weights cannot be downloaded, `ModelFormatError` if a file's are of another architecture."""
     import tf_keras
 
     tf_keras.utils.set_random_seed(seed)
-    if weights.kind == IMAGENET:
-        try:
-            model = architecture.build(IMAGENET)
-        except Exception as error:  # Keras raises a bare Exception where a download fails
-            reason = " ".join(str(error).split())[:160]
-            raise CheckpointError(
-                f"{architecture.title}: its ImageNet weights cannot be downloaded ({reason}); "
-                "go online once, or give --weights DIR with them, or --weights random"
-            ) from error
-    else:
-        model = architecture.build(None)
+    try:
+        model = architecture.build(IMAGENET if weights.kind == IMAGENET else None)
+    except Exception as error:  # Keras raises a bare Exception where a download fails
+        if weights.kind != IMAGENET:
+            raise
+        raise CheckpointError(
+            f"{architecture.title}: its ImageNet weights cannot be downloaded ({one_line(error)}); "
+            "go online once, or give --weights DIR with them, or --weights random"
+        ) from error
     if weights.random:
         _draw(model, seed)
     elif weights.path is not None:
@@ -150,8 +138,7 @@ def write_model(architecture: Architecture, weights: Weights, seed: int, target:
 def parameters(path: Path) -> int | None:
     """How many weights a whole model's file or SavedModel folder holds, None where that cannot be told without loading it.
 
-    What an optimizer keeps beside them is left out. Raises `ModelFormatError`.
-    """
+    What an optimizer keeps beside them is left out. Raises `ModelFormatError`."""
     if path.suffix == _KERAS:
         import h5py
 
@@ -188,7 +175,7 @@ def check_size(architecture: Architecture, parameters: int | None, path: Path) -
         )
 
 
-def random_images(target: Path, size: int, count: int, seed: int) -> None:
+def random_images(target: Path, count: int, seed: int, size: int) -> None:
     """`count` images of coloured patches with some noise, in [-1, 1], as an .npz with one array `image`."""
     draw = np.random.default_rng(seed)
     each = -(-size // _PATCHES)
@@ -204,16 +191,15 @@ def _load(model: Any, architecture: Architecture, path: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="edgekit-weights-") as room:
         readable = path
         with h5py.File(path) as file:
-            if path.name.endswith(_WEIGHTS_ONLY) and "layer_names" in file.attrs:
-                # Keras takes the older of its two formats under another suffix only.
-                readable = Path(room) / "older.h5"
-                shutil.copyfile(path, readable)
+            older = path.name.endswith(_WEIGHTS_ONLY) and "layer_names" in file.attrs
+        if older:
+            # Keras takes the older of its two formats under another suffix only.
+            readable = Path(shutil.copyfile(path, Path(room) / "older.h5"))
         try:
             model.load_weights(str(readable))
         except Exception as error:  # Keras raises ValueError, KeyError and others
-            reason = " ".join(str(error).split())[:160]
             raise ModelFormatError(
-                f"{path}: its weights are of another architecture than {architecture.title} ({reason}); "
+                f"{path}: its weights are of another architecture than {architecture.title} ({one_line(error)}); "
                 "give those of tf_keras.applications, with its head"
             ) from error
 
@@ -223,8 +209,7 @@ def _draw(model: Any, seed: int) -> None:
 
     Kernels are normal with variance 2 / fan-in (K. He et al., "Delving deep into rectifiers", ICCV 2015); batch norm takes
     its statistics from random images. Keras' own initial values let activations die out in depthwise layers, and
-    ranges that no trained network has break int16x8 files.
-    """
+    ranges that no trained network has break int16x8 files."""
     import tf_keras
 
     draw = np.random.default_rng(seed)
@@ -234,11 +219,9 @@ def _draw(model: Any, seed: int) -> None:
             shape = weight.shape.as_list()
             fan_in = int(np.prod(shape[:2] if "depthwise" in kind else shape[:-1]))
             weight.assign(draw.standard_normal(shape, dtype=np.float32) * np.float32(np.sqrt(2 / fan_in)))
-    norms = [layer for layer in model.layers if isinstance(layer, tf_keras.layers.BatchNormalization)]
-    momenta = [layer.momentum for layer in norms]
+    norms = {layer: layer.momentum for layer in model.layers if isinstance(layer, tf_keras.layers.BatchNormalization)}
     for layer in norms:
         layer.momentum = 0.0  # the statistics become those of the next batch
-    shape = (_STATISTICS_ROWS, *model.input_shape[1:])
-    model(draw.uniform(-1, 1, shape).astype(np.float32), training=True)
-    for layer, momentum in zip(norms, momenta, strict=True):
+    model(draw.uniform(-1, 1, (_STATISTICS_ROWS, *model.input_shape[1:])).astype(np.float32), training=True)
+    for layer, momentum in norms.items():
         layer.momentum = momentum

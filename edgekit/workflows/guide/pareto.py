@@ -1,20 +1,18 @@
 """The guide's pictures: quality against latency for each model, and published against measured sizes and ratios."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from edgekit.measure.measurement import Measurement
 from edgekit.report.content import megabytes, milliseconds
 from edgekit.report.drawing import ACCENT, INK, MUTED, PALE, PAPER, label_points, latency_axis, rows_height, svg
-from edgekit.tasks.metrics import Proportion
-from edgekit.workflows.guide.results import GuideModel, GuideRun, columns
+from edgekit.workflows.guide.results import GuideModel, GuideRun, columns, to_float32
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 ACCURACY, AGREEMENT, SIZE = "Accuracy", "Agreement with float32", "Size"
-_NAMES = {"qat": "int8, QAT"}
 _MOST_PERCENT = 102.0  # 100 with room for its point
 _CLOSE = 0.06  # from one end of a ratio axis to the other, how much room markers keep from the frame
 
@@ -46,26 +44,34 @@ class Pair(NamedTuple):
     measured: float | None
     mark: str
 
+    @property
+    def figures(self) -> dict[str, float]:
+        """What there is of the two."""
+        both = {"measured": self.measured, "published": self.published}
+        return {side: value for side, value in both.items() if value is not None}
+
 
 def scheme_name(scheme: str) -> str:
     """A scheme as headings and labels write it."""
-    return _NAMES.get(scheme, scheme)
+    return "int8, QAT" if scheme == "qat" else scheme
 
 
 def pareto(model: GuideModel) -> Pareto | None:
     """Accuracy against latency, else agreement, else size; None where fewer than two schemes were timed."""
-    timed = [row for row in model.rows if row.latency]
-    for quality, figure in ((ACCURACY, _accuracy), (AGREEMENT, _agreement), (SIZE, None)):
-        if figure is None:
-            points = [Point(row.scheme or "", _p50(row), *[row.size_bytes / 1e6] * 3) for row in timed]
-        else:
-            shares = [(row, share) for row in timed if (share := figure(row))]
-            points = [
-                Point(row.scheme or "", _p50(row), share.value * 100, share.low * 100, share.high * 100) for row, share in shares
-            ]
+    for quality in (ACCURACY, AGREEMENT, SIZE):
+        figures = {row.scheme or "": _figure(row, quality) for row in model.rows}
+        points = [Point(scheme, ms, *figure) for scheme, ms in model.latency_ms.items() if (figure := figures[scheme])]
         if len(points) > 1:
             return Pareto(quality, tuple(points), front(points, smaller=quality == SIZE))
     return None
+
+
+def _figure(row: Measurement, quality: str) -> tuple[float, float, float] | None:
+    """The figure with its interval, in per cent or MB."""
+    if quality == SIZE:
+        return (row.size_bytes / 1e6,) * 3
+    share = row.metric if quality == ACCURACY else row.agreement
+    return (100 * share.value, 100 * share.low, 100 * share.high) if share else None
 
 
 def front(points: Sequence[Point], *, smaller: bool) -> tuple[Point, ...]:
@@ -83,103 +89,79 @@ def front(points: Sequence[Point], *, smaller: bool) -> tuple[Point, ...]:
 
 def sizes(run: GuideRun) -> tuple[Pair, ...]:
     """MB of every file that was written or published, model after model in the order of the table's columns."""
-    pairs = [
-        Pair(
-            model.title,
-            scheme,
-            model.published.size_mb.get(scheme),
-            row.size_bytes / 1e6 if (row := model.row(scheme)) else None,
-            model.marks.get(scheme, ""),
-        )
-        for model in run.models
-        for scheme in columns(run)
-    ]
-    return tuple(pair for pair in pairs if pair.published is not None or pair.measured is not None)
+    return _pairs(run, lambda model: (model.published.size_mb, model.size_mb))
 
 
 def ratios(run: GuideRun) -> tuple[Pair, ...]:
     """p50 of each quantized file divided by that of the model's float32 file, published and measured."""
-    pairs = [
-        Pair(
-            model.title,
-            scheme,
-            _ratio(model.published.latency_ms.get(scheme), model.published.latency_ms.get("float32")),
-            latency_ratio(model, scheme),
-            model.marks.get(scheme, ""),
-        )
+    return _pairs(run, lambda model: (to_float32(model.published.latency_ms), to_float32(model.latency_ms)))
+
+
+def _pairs(run: GuideRun, both: Callable[[GuideModel], tuple[Mapping[str, float], Mapping[str, float]]]) -> tuple[Pair, ...]:
+    """What was published and measured of every scheme of every model, where there is either."""
+    return tuple(
+        Pair(model.title, scheme, published.get(scheme), measured.get(scheme), model.marks.get(scheme, ""))
         for model in run.models
+        for published, measured in [both(model)]
         for scheme in columns(run)
-        if scheme != "float32"
-    ]
-    return tuple(pair for pair in pairs if pair.published is not None or pair.measured is not None)
+        if scheme in published or scheme in measured
+    )
 
 
-def latency_ratio(model: GuideModel, scheme: str) -> float | None:
-    """Measured p50 of the scheme divided by float32's, None where one of them is missing."""
-    row, base = model.row(scheme), model.row("float32")
-    return _ratio(_p50(row) if row and row.latency else None, _p50(base) if base and base.latency else None)
-
-
-def draw_pareto(model: GuideModel, found: Pareto) -> str:
+def draw_pareto(model: GuideModel, picture: Pareto) -> str:
     """Every scheme by latency and quality with its 95 % bar; the Pareto front is filled and joined by steps."""
-    unit = "MB" if found.quality == SIZE else "%"
+    unit = "MB" if picture.quality == SIZE else "%"
 
     def draw(figure: "Figure", axes: "Axes") -> None:
-        for point in found.points:
+        for point in picture.points:
             axes.vlines([point.ms], point.low, point.high, color=PALE, linewidth=3)
-        best = found.front
+        best = picture.front
         axes.step([p.ms for p in best], [p.value for p in best], where="post", color=ACCENT, linewidth=1, linestyle=(0, (4, 3)))
-        for group, fill in ((best, ACCENT), ([p for p in found.points if p not in best], PAPER)):
+        for group, fill in ((best, ACCENT), ([p for p in picture.points if p not in best], PAPER)):
             dots = axes.plot([p.ms for p in group], [p.value for p in group], "o", color=fill, markersize=7)
             dots[0].set(markeredgecolor=ACCENT if fill == ACCENT else MUTED, markeredgewidth=1.4)
-        latency_axis(axes, [p.ms for p in found.points], from_zero=False)
+        latency_axis(axes, [p.ms for p in picture.points], from_zero=False)
         axes.margins(y=0.16)
-        if found.quality == SIZE:
-            axes.set_ylim(0, max(p.value for p in found.points) * 1.16)
+        if picture.quality == SIZE:
+            axes.set_ylim(0, max(p.value for p in picture.points) * 1.16)
         else:
             axes.set_ylim(top=min(axes.get_ylim()[1], _MOST_PERCENT))
         axes.set_xlabel("p50 latency, ms")
-        axes.set_ylabel(f"{found.quality}, {unit}")
+        axes.set_ylabel(f"{picture.quality}, {unit}")
         axes.grid(True, axis="both")
-        label_points(figure, axes, [(scheme_name(p.scheme), p.ms, p.value, p.low, p.high) for p in found.points])
+        label_points(figure, axes, [(scheme_name(p.scheme), p.ms, p.value, p.low, p.high) for p in picture.points])
 
-    told = [f"{p.scheme} {p.value:.2f} {unit} at {milliseconds(p.ms)} ms" for p in found.points]
-    best = ", ".join(p.scheme for p in found.front)
-    return svg(
-        f"pareto-{model.name}", f"{model.title}, {found.quality} against p50: {'; '.join(told)}; Pareto front: {best}", 3.3, draw
-    )
+    words = "; ".join(f"{p.scheme} {p.value:.2f} {unit} at {milliseconds(p.ms)} ms" for p in picture.points)
+    best = ", ".join(p.scheme for p in picture.front)
+    spoken = f"{model.title}, {picture.quality} against p50: {words}; Pareto front: {best}"
+    return svg(f"pareto-{model.name}", spoken, 3.3, draw)
 
 
 def draw_sizes(pairs: Sequence[Pair]) -> str:
     """Measured sizes as bars, published ones as narrow bars inside them; empty without pairs."""
     if not pairs:
         return ""
-    widest = max(max(pair.published or 0, pair.measured or 0) for pair in pairs)
 
     def draw(_: "Figure", axes: "Axes") -> None:
         places = _rows(axes, pairs)
-        for values, height, colour, label in (
-            ([pair.measured for pair in pairs], 0.62, PALE, "measured"),
-            ([pair.published for pair in pairs], 0.22, ACCENT, "published"),
-        ):
-            if any(value is not None for value in values):
-                axes.barh(places, [value or 0 for value in values], height=height, color=colour, label=label)
+        for side, height, colour in (("measured", 0.62, PALE), ("published", 0.22, ACCENT)):
+            if any(side in pair.figures for pair in pairs):
+                axes.barh(places, [pair.figures.get(side, 0) for pair in pairs], height=height, color=colour, label=side)
         for place, pair in zip(places, pairs, strict=True):
-            told = " / ".join(_megabytes(value) for value in (pair.measured, pair.published) if value is not None)
-            far = max(pair.published or 0, pair.measured or 0)
-            axes.annotate(told, (far, place), (4, 0), textcoords="offset points", va="center", fontsize=9)
-        axes.set_xlim(0, widest * 1.3 or 1)
+            words, far = " / ".join(map(_megabytes, pair.figures.values())), max(pair.figures.values())
+            axes.annotate(words, (far, place), (4, 0), textcoords="offset points", va="center", fontsize=9)
+        axes.set_xlim(0, max(value for pair in pairs for value in pair.figures.values()) * 1.3 or 1)
         axes.set_xlabel("size, MB")
         _legend(axes)
 
-    return svg("guide-sizes", f"Sizes, MB: {_told(pairs, _megabytes)}", _height(pairs), draw)
+    return svg("guide-sizes", f"Sizes, MB: {_words(pairs, _megabytes)}", _height(pairs), draw)
 
 
 def draw_ratios(pairs: Sequence[Pair]) -> str:
     """Latency relative to float32 by powers, published hollow, measured full; empty without pairs."""
     if not pairs:
         return ""
-    values = [value for pair in pairs for value in (pair.published, pair.measured) if value]
+    values = [value for pair in pairs for value in pair.figures.values()]
 
     def draw(_: "Figure", axes: "Axes") -> None:
         from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
@@ -194,25 +176,20 @@ def draw_ratios(pairs: Sequence[Pair]) -> str:
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.axvline(1, color=MUTED, linewidth=0.9)
         for place, pair in zip(places, pairs, strict=True):
-            if pair.published and pair.measured:
-                axes.hlines([place], *sorted((pair.published, pair.measured)), color=PALE, linewidth=3)
-        for label, fill, chosen in (
-            ("measured", ACCENT, [pair.measured for pair in pairs]),
-            ("published", PAPER, [pair.published for pair in pairs]),
-        ):
-            shown = [(value, place) for value, place in zip(chosen, places, strict=True) if value]
-            if shown:
-                dots = axes.plot([v for v, _ in shown], [place for _, place in shown], "o", color=fill, markersize=6.5, label=label)
-                dots[0].set(markeredgecolor=ACCENT, markeredgewidth=1.4, linestyle="none")
-        for place, pair in zip(places, pairs, strict=True):
-            far = max(value for value in (pair.published, pair.measured) if value)
+            near, far = min(pair.figures.values()), max(pair.figures.values())
+            if near < far:
+                axes.hlines([place], near, far, color=PALE, linewidth=3)
             words = f"{pair.measured:.2f}" if pair.measured else f"{pair.published:.2f} published"
             axes.annotate(words, (far, place), (8, 0), textcoords="offset points", va="center", fontsize=9)
+        for side, fill in (("measured", ACCENT), ("published", PAPER)):
+            if shown := [(pair.figures[side], place) for place, pair in zip(places, pairs, strict=True) if side in pair.figures]:
+                dots = axes.plot(*zip(*shown, strict=True), "o", color=fill, markersize=6.5, label=side)
+                dots[0].set(markeredgecolor=ACCENT, markeredgewidth=1.4, linestyle="none")
         axes.set_xlabel("latency ÷ latency in float32")
         _legend(axes)
 
-    told = _told(pairs, lambda value: f"{value:.2f}")
-    return svg("guide-ratios", f"Latency relative to float32: {told}", _height(pairs), draw)
+    words = _words(pairs, lambda value: f"{value:.2f}")
+    return svg("guide-ratios", f"Latency relative to float32: {words}", _height(pairs), draw)
 
 
 def _rows(axes: "Axes", pairs: Sequence[Pair]) -> list[float]:
@@ -222,16 +199,8 @@ def _rows(axes: "Axes", pairs: Sequence[Pair]) -> list[float]:
         if number == 0 or pairs[number - 1].model != pair.model:
             at += 0.35 if number else 0.0
             mark = next((other.mark for other in pairs if other.model == pair.model and other.mark), "")
-            axes.annotate(
-                f"{pair.model} ({mark})" if mark else pair.model,
-                (0, at),
-                (2, 0),
-                xycoords=("axes fraction", "data"),
-                textcoords="offset points",
-                va="center",
-                fontsize=9,
-                fontweight="bold",
-            )
+            title = f"{pair.model} ({mark})" if mark else pair.model
+            axes.text(0.005, at, title, transform=axes.get_yaxis_transform(), va="center", fontsize=9, fontweight="bold")
             at += 0.9
         places.append(at)
         ticks.append(scheme_name(pair.scheme))
@@ -251,29 +220,12 @@ def _legend(axes: "Axes") -> None:
     axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncol=2, frameon=False, fontsize=9, handlelength=1.2)
 
 
-def _told(pairs: Sequence[Pair], words: Callable[[float], str]) -> str:
-    def one(pair: Pair) -> str:
-        figures = [("measured", pair.measured), ("published", pair.published)]
-        return f"{pair.model} {pair.scheme} " + ", ".join(f"{words(value)} {name}" for name, value in figures if value is not None)
-
-    return "; ".join(one(pair) for pair in pairs)
+def _words(pairs: Sequence[Pair], words: Callable[[float], str]) -> str:
+    return "; ".join(
+        f"{pair.model} {pair.scheme} " + ", ".join(f"{words(value)} {side}" for side, value in pair.figures.items())
+        for pair in pairs
+    )
 
 
 def _megabytes(value: float) -> str:
     return megabytes(round(value * 1e6))
-
-
-def _p50(row: Measurement) -> float:
-    return row.latency.p50_ms if row.latency else float("nan")
-
-
-def _ratio(value: float | None, base: float | None) -> float | None:
-    return value / base if value is not None and base else None
-
-
-def _accuracy(row: Measurement) -> Proportion | None:
-    return row.accuracy
-
-
-def _agreement(row: Measurement) -> Proportion | None:
-    return row.agreement

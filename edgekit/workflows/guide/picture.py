@@ -1,5 +1,6 @@
 """The decision tree as one SVG: every question and answer, the path that was taken set off from the rest."""
 
+import itertools
 import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -9,10 +10,7 @@ from edgekit.workflows.guide.decision_tree import LEAVES, ROOT, TREE, Step
 
 # Pixels. As wide as a phone shows, so that text keeps its size there; a page may not draw it wider.
 WIDTH = 400
-_INDENT = 14
-_LINE = 17
-_GAP = 7
-_PADDING = 5
+_INDENT, _LINE, _GAP, _PADDING = 14, 17, 7, 5
 _CHARACTER = 7.2  # of 12.5 px bold text, on average; a little more than it takes, since fonts differ
 _INK, _MUTED, _RULE = "var(--ink, #1b1e23)", "var(--muted, #5f6671)", "var(--line, #c9ced6)"
 _ACCENT, _BAND = "var(--accent, #2f6db3)", "var(--band, #f5f6f8)"
@@ -30,35 +28,32 @@ class _Row:
     parent: int
 
 
-def svg(path: Sequence[Step] = (), name: str = "") -> str:
+def svg(path: Sequence[Step] = (), name: str = "", metric: str = "accuracy") -> str:
     """The tree as an `<svg>` element, `path` set off; `name` is of the model, for who cannot see it."""
-    rows = list(_rows({step.node: step.answer for step in path}))
-    tops, bottom = [], 2.0
-    for row in rows:
-        tops.append(bottom)
-        bottom += _height(row) + _GAP
-    height = round(bottom - _GAP + 2)
+    rows = list(_rows({step.node: step.answer for step in path}, metric))
+    tops = list(itertools.accumulate((_height(row) + _GAP for row in rows), initial=2.0))
+    height = round(tops[-1] - _GAP + 2)
     # What is taken lies over what is not.
     order = sorted(range(len(rows)), key=lambda number: rows[number].taken)
     drawn = [_edge(rows, tops, number) for number in order if rows[number].depth] + [_box(rows[n], tops[n]) for n in order]
-    told = f"Decision tree{f' for {name}' if name else ''}: " + "; ".join(f"{step.question} {step.answer}" for step in path)
+    words = f"Decision tree{f' for {name}' if name else ''}: " + "; ".join(f"{step.question} {step.answer}" for step in path)
     return (
-        f'<svg role="img" aria-label="{escape(told)}" xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" '
+        f'<svg role="img" aria-label="{escape(words)}" xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" '
         f'font-family="system-ui, sans-serif" font-size="12.5">{"".join(drawn)}</svg>'
     )
 
 
-def _rows(taken: dict[str, str]) -> Iterator[_Row]:
+def _rows(taken: dict[str, str], metric: str) -> Iterator[_Row]:
     """Depth first, so that what follows from an answer stands below it."""
     stack = [(0, "", ROOT, ROOT in taken, -1)]
     number = 0
     while stack:
         depth, answer, place, on_path, parent = stack.pop()
         leaf = place in LEAVES
-        text = LEAVES[place].title if leaf else TREE[place].question
+        text = LEAVES[place] if leaf else TREE[place].question.format(metric=metric)
         room = WIDTH - 2 - depth * _INDENT - 2 * _PADDING - 4
-        told = f"{answer} → {text}" if answer and answer != place else text
-        yield _Row(depth, answer, tuple(textwrap.wrap(told, int(room / _CHARACTER))), leaf, on_path, parent)
+        words = f"{answer} → {text}" if answer and answer != place else text
+        yield _Row(depth, answer, tuple(textwrap.wrap(words, int(room / _CHARACTER))), leaf, on_path, parent)
         if not leaf:
             options: dict[str, list[str]] = {}
             for option, to in TREE[place].answers.items():

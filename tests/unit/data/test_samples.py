@@ -51,7 +51,7 @@ def test_samples_without_labels_come_back_without(tmp_path: Path) -> None:
 
 def test_damaged_and_unwritable_folders_are_named(samples: Samples, tmp_path: Path, unwritable: Path) -> None:
     samples.save(tmp_path)
-    file = tmp_path / "input_0.npy"
+    file = tmp_path / "inputs_0.npy"
     file.write_bytes(file.read_bytes()[:-8])
     with pytest.raises(DatasetError, match="damaged"):
         Samples.load(tmp_path)

@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgekit.data.sources import ArrayRows, ImageRows, TextRows, is_fraction, read, take
+from edgekit.data.sources import ArrayRows, ColumnNames, ImageRows, TextRows, is_fraction, read, take
 from edgekit.errors import DatasetError
+from edgekit.spec import DataSpec
 
 RECORDS = [("good film", 1), ("a \"bad' film", 0), ("the film", 1)]
 
@@ -25,8 +26,8 @@ def write_parquet(path: Path, columns: dict[str, list[Any]]) -> str:
     return str(path)
 
 
-def texts(reference: str, **options: Any) -> TextRows:
-    rows = read(reference, **options)
+def texts(source: Any, limit: int | None = None, **spec: Any) -> TextRows:
+    rows = read(DataSpec(source, **spec), limit=limit)
     assert isinstance(rows, TextRows)
     return rows
 
@@ -97,9 +98,9 @@ def test_columns_are_found_by_name(tmp_path: Path, header: tuple[str, ...], expe
 
 def test_named_columns_win(tmp_path: Path) -> None:
     path = write(tmp_path / "a.tsv", "sentence\tother\tlabel\tmood\na\tb\t1\thappy\n")
-    rows = texts(path, text_columns=["other"], label_column="mood")
+    rows = texts(path, text_columns=("other",), label_columns=("mood",))
     assert (rows.texts, rows.labels) == (("b",), ("happy",))
-    pair = texts(path, text_columns=["other", "sentence"])
+    pair = texts(path, text_columns=("other", "sentence"))
     assert (pair.texts, pair.pairs) == (("b",), ("a",))
 
 
@@ -123,17 +124,17 @@ def test_rows_without_labels_are_read_unless_labels_are_asked_for(tmp_path: Path
     path = write(tmp_path / "a.csv", "text,id\na,1\n")
     assert texts(path).labels is None
     with pytest.raises(DatasetError, match=r"'text', 'id'.*--label-column"):
-        read(path, labelled=True)
+        read(DataSpec(path), labelled=True)
 
 
 def test_no_column_fits(tmp_path: Path) -> None:
     path = write(tmp_path / "a.tsv", "phrase\tscore\na\t1\n")
     with pytest.raises(DatasetError, match=r"'phrase', 'score'.*--text-column"):
-        read(path)
+        read(DataSpec(path))
     with pytest.raises(DatasetError, match=r"'phrases'.*did you mean phrase\?"):
-        read(path, text_columns=["phrases"])
+        read(DataSpec(path, text_columns=("phrases",)))
     with pytest.raises(DatasetError, match="--label-column"):
-        read(path, text_columns=["phrase"], label_column="zzz")
+        read(DataSpec(path, text_columns=("phrase",), label_columns=("zzz",)))
 
 
 @pytest.mark.parametrize(
@@ -168,14 +169,14 @@ def test_no_column_fits(tmp_path: Path) -> None:
 def test_faults_are_named_in_one_line(tmp_path: Path, name: str, content: bytes, message: str) -> None:
     path = write(tmp_path / name, content)
     with pytest.raises(DatasetError, match=message) as caught:
-        read(path)
+        read(DataSpec(path))
     assert str(caught.value).startswith(path)
     assert "\n" not in str(caught.value)
 
 
 def test_parquet_without_rows(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="holds no rows"):
-        read(write_parquet(tmp_path / "a.parquet", {"text": [], "label": []}))
+        read(DataSpec(write_parquet(tmp_path / "a.parquet", {"text": [], "label": []})))
 
 
 def test_truncated_parquet_is_damaged(tmp_path: Path) -> None:
@@ -184,13 +185,13 @@ def test_truncated_parquet_is_damaged(tmp_path: Path) -> None:
     whole[4:200] = bytes(196)
     path.write_bytes(whole)
     with pytest.raises(DatasetError, match="Parquet"):
-        read(str(path))
+        read(DataSpec(str(path)))
 
 
 @pytest.mark.parametrize("name", ["missing.tsv", "missing.npz", "missing"])
 def test_missing_path(tmp_path: Path, name: str) -> None:
     with pytest.raises(DatasetError, match="does not exist"):
-        read(str(tmp_path / name))
+        read(DataSpec(str(tmp_path / name)))
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads every file")
@@ -198,7 +199,7 @@ def test_unreadable_file(tmp_path: Path) -> None:
     path = write(tmp_path / "a.tsv", "text\na\n")
     Path(path).chmod(0)
     with pytest.raises(DatasetError, match="cannot be read"):
-        read(path)
+        read(DataSpec(path))
 
 
 def test_take_remembers_where_rows_came_from(table: str) -> None:
@@ -211,7 +212,7 @@ def test_npz_arrays_and_labels(tmp_path: Path) -> None:
     path = tmp_path / "a.npz"
     values = np.arange(24, dtype=np.float32).reshape(4, 3, 2)
     np.savez_compressed(path, x=values, columns=np.asfortranarray(values[:, :, 0]), y=np.array([[0], [1], [2], [3]], np.uint8))
-    rows = read(str(path), limit=3)
+    rows = read(DataSpec(str(path)), limit=3)
     assert isinstance(rows, ArrayRows)
     np.testing.assert_array_equal(rows.arrays["x"], values[:3])
     np.testing.assert_array_equal(rows.arrays["columns"], values[:3, :, 0])
@@ -226,7 +227,7 @@ def test_npz_arrays_and_labels(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("stored", "read_as"), [([0.0, 2.0], "int64"), ([0.5, 2.0], "float64")])
 def test_npz_labels_of_a_regression_are_kept(tmp_path: Path, stored: list[float], read_as: str) -> None:
     np.savez(tmp_path / "a.npz", x=np.zeros((2, 2)), y=np.array(stored))
-    rows = read(str(tmp_path / "a.npz"))
+    rows = read(DataSpec(str(tmp_path / "a.npz")))
     assert isinstance(rows, ArrayRows)
     assert rows.labels is not None
     assert (rows.labels.tolist(), rows.labels.dtype.name) == (stored, read_as)
@@ -238,7 +239,7 @@ def test_npz_labels_of_a_regression_are_kept(tmp_path: Path, stored: list[float]
         ({"x": np.zeros((3, 2)), "y": np.zeros(2, int)}, "x 3, y 2"),
         ({"x": np.array([{}, {}], dtype=object)}, "Python objects"),
         ({"y": np.zeros(3, int)}, "no input array"),
-        ({"x": np.zeros((3, 2)), "y": np.zeros((3, 2))}, "one integer per row"),
+        ({"x": np.zeros((3, 2)), "y": np.zeros((3, 2, 1))}, "one integer per row"),
         ({"x": np.zeros((3, 2)), "y": np.full(3, np.nan)}, "one integer per row"),
         ({"x": np.zeros((0, 2))}, "holds no rows"),
         ({"x": np.float32(1)}, "single number"),
@@ -249,7 +250,139 @@ def test_unusable_npz(tmp_path: Path, arrays: dict[str, Any], message: str) -> N
     path = tmp_path / "a.npz"
     np.savez(path, **arrays)
     with pytest.raises(DatasetError, match=message):
-        read(str(path))
+        read(DataSpec(str(path)))
+
+
+TAGGED = ColumnNames((("tokens",),), ("ner_tags",))
+ASKED = ColumnNames((("question", "context"),), ("answers",))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.conll", "-DOCSTART- -X- O O\n\nAda NNP I-NP B-PER\nran VBD I-VP O\n\n\nOslo NNP I-NP B-LOC\n"),
+        ("a.iob2", "# id = 1\nAda\tB-PER\nran\tO\n\nOslo\tB-LOC\n\n"),
+        ("a.txt", b"\xef\xbb\xbfAda B-PER\r\nran O\r\n\r\nOslo B-LOC"),
+    ],
+)
+def test_conll_files(tmp_path: Path, name: str, content: str | bytes) -> None:
+    rows = read(DataSpec(write(tmp_path / name, content)), TAGGED)
+    assert isinstance(rows, TextRows)
+    assert (rows.texts, rows.labels) == ((("Ada", "ran"), ("Oslo",)), (("B-PER", "O"), ("B-LOC",)))
+    assert len(read(DataSpec(str(tmp_path / name)), TAGGED, limit=1)) == 1
+
+
+def test_the_four_columns_of_conll_2003(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.conll", "Ada NNP I-NP B-PER\n# # O O\n")
+    assert read(DataSpec(path, label_columns=("pos_tags",)), TAGGED).labels == (("NNP", "#"),)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.conll", "Ada B-PER\nran\n", "line 2 has 1 fields, the first word's line 2; give a word and its tag a line"),
+        ("a.txt", "one long line of prose\nand more\n", "line 2 has 2 fields"),
+        ("a.txt", "prose\n", "line 1 has 1 fields"),
+        ("a.iob", "\n\n", "is empty"),
+        ("a.json", "{", "is not JSON"),
+        ("a.json", "[]", "is empty"),
+        ("a.json", '{"version": 1}', "holds no list of objects"),
+        ("a.json", '{"data": [{"paragraphs": [{"qas": [{"question": "q"}], "context": "c"}]}]}', "nor questions as SQuAD"),
+    ],
+)
+def test_faults_of_conll_and_json_are_named(tmp_path: Path, name: str, content: str, message: str) -> None:
+    with pytest.raises(DatasetError, match=message) as caught:
+        read(DataSpec(write(tmp_path / name, content)), TAGGED)
+    assert "\n" not in str(caught.value)
+
+
+def test_squads_json_and_flat_objects_are_the_same_rows(tmp_path: Path) -> None:
+    answers = [{"text": "Oslo", "answer_start": 10}, {"text": "in Oslo", "answer_start": 7}]
+    questions = [{"question": "Where?", "id": "1", "answers": answers}, {"question": "Why?", "is_impossible": True, "answers": []}]
+    nested = {"version": "v2", "data": [{"title": "t", "paragraphs": [{"context": "Ada is in Oslo", "qas": questions}]}]}
+    flat = [
+        {"question": "Where?", "context": "Ada is in Oslo", "answers": {"text": ["Oslo", "in Oslo"], "answer_start": [10, 7]}},
+        {"question": "Why?", "context": "Ada is in Oslo", "answers": {"text": [], "answer_start": []}},
+    ]
+    for number, held in enumerate((nested, flat, {"data": flat})):
+        rows = read(DataSpec(write(tmp_path / f"{number}.json", json.dumps(held))), ASKED)
+        assert isinstance(rows, TextRows)
+        assert (rows.texts, rows.pairs) == (("Where?", "Why?"), ("Ada is in Oslo",) * 2)
+        assert rows.labels == tuple(row["answers"] for row in flat)
+
+
+PEOPLE = {"text": ["good film", "bad"], "label": [1, 0]}
+
+
+def test_rows_in_memory_are_read_as_a_table_is() -> None:
+    import datasets
+    import pandas
+
+    records = [dict(zip(PEOPLE, row, strict=True)) for row in zip(*PEOPLE.values(), strict=True)]
+    for source in (records, tuple(records), PEOPLE, pandas.DataFrame(PEOPLE), datasets.Dataset.from_dict(PEOPLE)):
+        rows = texts(source)
+        assert (rows.texts, rows.labels, rows.origin) == (("good film", "bad"), (1, 0), "rows in memory")
+        assert texts(source, limit=1).texts == ("good film",)
+    arrays = {"text": np.array(PEOPLE["text"]), "label": np.array(PEOPLE["label"])}
+    assert texts(arrays).labels == (1, 0)
+
+
+def test_a_dataset_in_memory_names_its_classes_and_tags() -> None:
+    import datasets
+
+    names = ["O", "B-PER"]
+    tags = datasets.Sequence(datasets.ClassLabel(names=names))
+    features = datasets.Features({"tokens": datasets.Sequence(datasets.Value("string")), "mood": tags})
+    rows = read(
+        DataSpec(datasets.Dataset.from_dict({"tokens": [["Ada", "went"]], "mood": [[1, 0]]}, features)),
+        ColumnNames((("tokens",),), ("tags",)),
+    )
+    assert isinstance(rows, TextRows)
+    assert (rows.texts, rows.labels, rows.class_names) == ((("Ada", "went"),), ((1, 0),), ("O", "B-PER"))
+
+
+def test_arrays_in_memory() -> None:
+    import pandas
+
+    values = np.arange(6, dtype=np.float32).reshape(3, 2)
+    rows = read(DataSpec({"x": values, "y": [0, 1, 2]}), limit=2)
+    assert isinstance(rows, ArrayRows)
+    assert rows.labels is not None
+    assert (rows.arrays["x"].tolist(), rows.labels.tolist()) == ([[0, 1], [2, 3]], [0, 1])
+    table = read(DataSpec(pandas.DataFrame({"a": [1.0, 2.0], "target": [0.5, 1.5]}), label_columns=("target",)))
+    assert isinstance(table, ArrayRows)
+    assert (list(table.arrays), table.labels.tolist() if table.labels is not None else None) == (["a"], [0.5, 1.5])
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ([], "no rows"),
+        (7, "a int of this form is no rows; give a list of dicts"),
+        (["good", "bad"], "a list of this form is no rows"),
+        ({"text": "good"}, "a dict of this form is no rows"),
+        ({"text": np.float32(1)}, "no rows"),
+        ({"text": np.array(1)}, "no rows"),
+        ({}, "no rows"),
+        ({"text": []}, "holds no rows"),
+        ({"text": ["a", "b"], "label": [1]}, "text 2, label 1"),
+        ([{"text": "a"}, {"label": 1}], r"row 1 \(from 0\) holds nothing in column 'text'"),
+        ([{"text": "a", "label": 1}, {"text": "b"}], r"row 1 \(from 0\) holds nothing in column 'label'"),
+        ([{"words": "a"}], "no text column among 'words'"),
+        ({"x": [[1.0], [1.0, 2.0]]}, "no text column"),
+    ],
+)
+def test_rows_in_memory_of_another_form_are_refused_in_one_line(source: Any, message: str) -> None:
+    with pytest.raises(DatasetError, match=message) as caught:
+        read(DataSpec(source))
+    assert str(caught.value).startswith("rows in memory: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_several_label_columns_are_read_side_by_side(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", "text,toxic,rude\na,0,1\nb,1,1\n")
+    rows = texts(path, label_columns=("rude", "toxic"))
+    assert (rows.labels, rows.label_columns) == (((1, 0), (1, 1)), ("rude", "toxic"))
 
 
 def test_npz_cut_or_changed_anywhere_is_a_dataset_error_or_read_whole(tmp_path: Path) -> None:
@@ -260,13 +393,13 @@ def test_npz_cut_or_changed_anywhere_is_a_dataset_error_or_read_whole(tmp_path: 
     for length in range(0, len(whole), 7):
         path.write_bytes(whole[:length])
         with pytest.raises(DatasetError):
-            read(str(path))
+            read(DataSpec(str(path)))
     for place in range(len(whole)):
         changed = bytearray(whole)
         changed[place] ^= int(generator.integers(1, 256))
         path.write_bytes(changed)
         try:
-            read(str(path))
+            read(DataSpec(str(path)))
         except DatasetError as error:
             assert str(path) in str(error)
 
@@ -285,7 +418,7 @@ def image_folder(folder: Path, table: str, names: str | None = None, below: str 
 
 @pytest.mark.parametrize("below", ["images", "."])
 def test_image_folder(tmp_path: Path, below: str) -> None:
-    rows = read(image_folder(tmp_path, "file\tlabel\none.png\tdog\ntwo.png\t0\n", "cat\ndog\n", below))
+    rows = read(DataSpec(image_folder(tmp_path, "file\tlabel\none.png\tdog\ntwo.png\t0\n", "cat\ndog\n", below)))
     assert isinstance(rows, ImageRows)
     assert rows.files == (tmp_path / below / "one.png", tmp_path / below / "two.png")
     assert (rows.labels, rows.class_names) == ((1, 0), ("cat", "dog"))
@@ -295,18 +428,18 @@ def test_image_folder(tmp_path: Path, below: str) -> None:
 
 
 def test_numbers_are_names_where_the_classes_of_an_image_folder_are_called_by_numbers(tmp_path: Path) -> None:
-    rows = read(image_folder(tmp_path, "file\tlabel\none.png\t1\ntwo.png\t3.0\n", "1\n2\n3\n"))
+    rows = read(DataSpec(image_folder(tmp_path, "file\tlabel\none.png\t1\ntwo.png\t3.0\n", "1\n2\n3\n")))
     assert isinstance(rows, ImageRows)
     assert rows.labels == (0, 2)
     with pytest.raises(DatasetError, match="label '0' but class_names.txt does not hold it"):
-        read(image_folder(tmp_path, "file\tlabel\none.png\t0\n", "1\n2\n3\n"))
-    mixed = read(image_folder(tmp_path, "file\tlabel\none.png\t1\n", "1\ncat\n"))
+        read(DataSpec(image_folder(tmp_path, "file\tlabel\none.png\t0\n", "1\n2\n3\n")))
+    mixed = read(DataSpec(image_folder(tmp_path, "file\tlabel\none.png\t1\n", "1\ncat\n")))
     assert isinstance(mixed, ImageRows)
     assert mixed.labels == (1,)
 
 
 def test_image_folder_without_labels(tmp_path: Path) -> None:
-    rows = read(image_folder(tmp_path, "file\none.png\ntwo.png\n"), limit=1)
+    rows = read(DataSpec(image_folder(tmp_path, "file\none.png\ntwo.png\n")), limit=1)
     assert isinstance(rows, ImageRows)
     assert (len(rows), rows.labels) == (1, None)
 
@@ -326,20 +459,20 @@ def test_image_folder_without_labels(tmp_path: Path) -> None:
 )
 def test_unusable_image_folder(tmp_path: Path, table: str, names: str | None, message: str) -> None:
     with pytest.raises(DatasetError, match=message):
-        read(image_folder(tmp_path, table, names))
+        read(DataSpec(image_folder(tmp_path, table, names)))
 
 
 def test_folder_without_a_table(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"holds no labels.tsv.*hub:"):
-        read(str(tmp_path))
+        read(DataSpec(str(tmp_path)))
 
 
 def test_shared_data_is_read(shared: Path) -> None:
     rows = texts(str(shared / "data/sst2/dev.tsv"))
     assert (len(rows), set(rows.labels or ())) == (872, {0, 1})
-    images = read(str(shared / "data/imagenet_val"), limit=5)
+    images = read(DataSpec(str(shared / "data/imagenet_val")), limit=5)
     assert isinstance(images, ImageRows)
     assert len(images.class_names or ()) == 1000
-    keywords = read(str(shared / "data/kws/mfcc.npz"), limit=4)
+    keywords = read(DataSpec(str(shared / "data/kws/mfcc.npz")), limit=4)
     assert isinstance(keywords, ArrayRows)
     assert keywords.arrays["x"].shape == (4, 49, 10, 1)

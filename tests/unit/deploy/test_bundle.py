@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,29 +10,25 @@ import pytest
 from ai_edge_litert import schema_py_generated as schema
 
 from edgekit.data.sources import ImageRows
-from edgekit.deploy.android.bundle import bundle
+from edgekit.deploy.android.bundle import BundleConfig, bundle
 from edgekit.deploy.android.kotlin import identifier, literal
 from edgekit.errors import DatasetError, ModelFormatError, OutputError, UnsupportedOpError
+from edgekit.models.source import Kind, Source
+from edgekit.spec import DataSpec
+from edgekit.tasks.classification import IMAGE_CLASSIFICATION
 from edgekit.tflite import package
 from edgekit.tflite.interpreter import Model
-from edgekit.workflows.assess import Data
 from edgekit.workflows.convert import contents
-from edgekit.workflows.convert.bridge import Kind, Source
 from edgekit.workflows.convert.config import ConvertConfig
 from tests.commands import edgekit
-from tests.unit.classifiers import LENGTH, image_classifier, text_classifier
+from tests.unit.classifiers import image_classifier, span_model, text_classifier
 from tests.unit.tflite.conftest import Builder
-
-CONFIG = ConvertConfig(schemes=("float32",), max_length=LENGTH)
+from tests.unit.workflows import test_predict
 
 
 def packed(folder: Path, target: Path, *, mediapipe: bool = False, pairs: bool = False) -> Path:
-    bare = target.with_suffix(".bare")
-    bare.write_bytes(text_classifier(pairs=pairs))
-    found = contents.of_source(Source(Kind.CHECKPOINT, folder, "bert"), bare, None, replace(CONFIG, mediapipe=mediapipe))
-    assert found is not None
-    found.write(bare, target, "float32")
-    return target
+    carried = test_predict.packed(folder, target.with_suffix(".folder"), pairs=pairs, mediapipe=mediapipe)
+    return carried.rename(target)
 
 
 @pytest.fixture(scope="module")
@@ -108,11 +103,34 @@ def test_golden_rows_are_what_the_file_gives(text_bundle, text_file):
 def test_rows_of_a_data_set_are_drawn_with_the_seed(text_file, tiny_tsv, tmp_path):
     texts = []
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        bundle(text_file, tmp_path / name, Data(str(tiny_tsv), limit=8), seed=seed)
+        bundle(text_file, tmp_path / name, BundleConfig(DataSpec(str(tiny_tsv), samples=8, seed=seed)))
         golden = json.loads((tmp_path / name / "golden.json").read_text())
         assert golden["source"].startswith("8 rows of ")
         texts.append([case["text"] for case in golden["cases"]])
     assert texts[0] == texts[1] != texts[2]
+
+
+def test_outputs_of_tokens_are_flat_and_their_labels_are_listed(tiny_bert, tmp_path):
+    path = test_predict.tagger(tiny_bert, tmp_path / "tagger")
+    bundle(path, tmp_path / "out")
+    code = (tmp_path / "out" / "Packed.kt").read_text()
+    assert '// Output "logits": float32 [1, 16, 3]. Logit of each tag for each token.' in code
+    assert "FloatArray(48) { logitsOut.getFloat(4 * it) }" in code
+    assert '"B-PER",' in code
+    assert "classify" not in code + (tmp_path / "out" / "PackedGoldenTest.kt").read_text()
+    assert "Token classifier" in (tmp_path / "out" / "README.md").read_text()
+    golden = json.loads((tmp_path / "out" / "golden.json").read_text())
+    logits = Model(path).run(fed(golden, 0, path))["logits"]
+    np.testing.assert_allclose(golden["cases"][0]["outputs"]["logits"], logits.ravel(), rtol=1e-5)
+    assert all(case["label"] is None for case in golden["cases"])
+
+
+def test_every_output_is_in_the_golden_rows(tiny_bert, tmp_path):
+    path = tmp_path / "spans.tflite"
+    path.write_bytes(span_model())
+    bundle(path, tmp_path / "out", BundleConfig(tokenizer=tiny_bert))
+    golden = json.loads((tmp_path / "out" / "golden.json").read_text())
+    assert set(golden["tolerance"]) == set(golden["cases"][0]["outputs"]) == {"start_logits", "end_logits"}
 
 
 def test_mediapipe_files_get_its_kotlin(tiny_bert, tmp_path):
@@ -136,7 +154,9 @@ def test_an_image_classifier_takes_bitmaps_and_random_rows(tmp_path):
     bare, path = tmp_path / "bare.tflite", tmp_path / "net.tflite"
     bare.write_bytes(image_classifier())
     rows = ImageRows((), None, ("cat", 'do"g$', "owl"), "images")
-    found = contents.of_source(Source(Kind.ONNX, bare, "net"), bare, rows, ConvertConfig(schemes=("float32",)))
+    settings = {"problem": "single_label_classification", "activation": "softmax", "labels": []}
+    config = ConvertConfig(schemes=("float32",))
+    found = contents.of_source(Source(Kind.ONNX, bare, "net"), bare, rows, IMAGE_CLASSIFICATION, settings, config)
     assert found is not None
     found.write(bare, path, "float32")
     written = bundle(path, tmp_path / "out")
@@ -199,7 +219,7 @@ def test_what_cannot_be_bundled(text_file, tiny_tsv, tmp_path, flex_file):
     with pytest.raises(UnsupportedOpError, match="FlexErf"):
         bundle(flex_file, out)
     with pytest.raises(DatasetError, match="missing"):
-        bundle(text_file, out, Data(str(tmp_path / "missing.tsv"), limit=8))
+        bundle(text_file, out, BundleConfig(DataSpec(str(tmp_path / "missing.tsv"), samples=8)))
     with pytest.raises(ModelFormatError, match="no such file"):
         bundle(tmp_path / "no.tflite", out)
     settings = {**package.settings(text_file), "labels": ["a", "b", "c"]}
@@ -241,7 +261,7 @@ def test_a_tokenizer_from_elsewhere(tiny_bert, tmp_path):
     bare = tmp_path / "bare.tflite"
     bare.write_bytes(text_classifier())
     assert bundle(bare, tmp_path / "random").source.startswith("8 rows of random values")
-    assert bundle(bare, tmp_path / "texts", tokenizer=tiny_bert).source == "6 built-in sentences"
+    assert bundle(bare, tmp_path / "texts", BundleConfig(tokenizer=tiny_bert)).source == "6 built-in sentences"
     assert "The file holds no tokenizer" in (tmp_path / "texts" / "README.md").read_text()
 
 

@@ -16,9 +16,10 @@ from PIL import Image
 
 from edgekit.deploy.browser import demo
 from edgekit.errors import ConfigError, InputError, UnsupportedOpError
+from edgekit.tflite.interpreter import Model
 from edgekit.workflows.predict import Predictor
 from tests.unit.classifiers import image_classifier
-from tests.unit.workflows.test_predict import packed
+from tests.unit.workflows.test_predict import asker, packed, tagger
 
 TEXTS = ("a warm film", "dull", "", "🙂 naïve", "word " * 500)
 
@@ -51,9 +52,13 @@ def ask(server: demo.Server, method: str, path: str, body: bytes | None = None, 
     return response.status, response.headers, response.read()
 
 
-def predict(server: demo.Server, content: object) -> tuple[int, Any]:
-    status, _, body = ask(server, "POST", "/predict/text", json.dumps(content).encode())
+def posted(server: demo.Server, path: str, content: object) -> tuple[int, Any]:
+    status, _, body = ask(server, "POST", path, json.dumps(content).encode())
     return status, json.loads(body)
+
+
+def predict(server: demo.Server, content: object) -> tuple[int, Any]:
+    return posted(server, "/predict/text", content)
 
 
 def test_a_page_script_style_and_the_very_file_are_served(server):
@@ -68,19 +73,37 @@ def test_a_page_script_style_and_the_very_file_are_served(server):
         status, headers, content = ask(server, "GET", path)
         assert status == 200 and kind in headers["Content-Type"] and content
     told = json.loads(ask(server, "GET", "/model.json")[2])
-    assert told["kind"] == "text" and told["labels"] == server.predictor.labels
+    assert told["kind"] == "text" and told["task"] == "text-classification"
 
 
 @pytest.mark.parametrize("text", TEXTS)
 def test_its_answer_is_that_of_predict(server, text):
     status, found = predict(server, {"text": text})
-    wanted = server.predictor.text(text)
+    expected = server.predictor(text)
     assert status == 200
-    assert (found["predict"]["label"], found["predict"]["remark"]) == (wanted.label, wanted.remark)
-    assert found["predict"]["scores"] == pytest.approx(dict(wanted.scores))
+    assert (found["predict"]["answer"], found["predict"]["remark"]) == (expected.answer, expected.remark)
+    assert found["predict"]["fields"]["scores"] == pytest.approx(dict(expected.fields["scores"]))
+    row, _ = server.predictor.fed(server.predictor.encode(text)[0])
     assert {name: array["values"] for name, array in found["inputs"].items()} == {
-        name: values.ravel().tolist() for name, values in wanted.inputs.items()
+        name: values.ravel().tolist() for name, values in row.items()
     }
+    outputs = {name: values.ravel().tolist() for name, values in Model(server.predictor.path).run(row).items()}
+    status, read = posted(server, "/read", {"row": found["row"], "outputs": outputs})
+    assert (status, read["answer"]) == (200, expected.answer)
+    assert read["fields"]["scores"] == pytest.approx(dict(expected.fields["scores"]))
+
+
+@pytest.mark.parametrize("content", ([], {}, {"row": 10**9, "outputs": {}}, {"row": 1, "outputs": []}))
+def test_outputs_of_no_row_get_a_reason(server, content):
+    status, told = posted(server, "/read", content)
+    assert status == 400 and told["error"]
+
+
+@pytest.mark.parametrize("outputs", ({}, {"logits": [1.0]}, {"logits": ["x", "y"]}, {"logits": None}))
+def test_outputs_that_are_not_the_files_get_a_reason(server, outputs):
+    row = predict(server, {"text": "a film"})[1]["row"]
+    status, told = posted(server, "/read", {"row": row, "outputs": outputs})
+    assert status == 400 and "output logits [1, 2] is not there" in told["error"]
 
 
 @pytest.mark.parametrize(
@@ -124,13 +147,35 @@ def test_an_image_is_judged_as_predict_does(server, runtime, tmp_path):
     model, picture = tmp_path / "image.tflite", tmp_path / "picture.png"
     model.write_bytes(image_classifier())
     Image.fromarray(np.arange(108, dtype=np.uint8).reshape(6, 6, 3)).save(picture)
-    with demo.Server(Predictor(model), demo.find_runtime(runtime)) as images:
+    with demo.Server(Predictor(model, task="image-classification"), demo.find_runtime(runtime)) as images:
         threading.Thread(target=images.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
         status, _, told = ask(images, "POST", "/predict/image", picture.read_bytes())
-        wanted = images.predictor.image(picture)
-        assert status == 200 and json.loads(told)["predict"]["scores"] == pytest.approx(dict(wanted.scores))
+        scores = images.predictor(picture).fields["scores"]
+        assert status == 200 and json.loads(told)["predict"]["fields"]["scores"] == pytest.approx(scores)
         assert ask(images, "POST", "/predict/image", b"no image")[0] == 400
         images.shutdown()
+
+
+def test_entities_are_read_from_what_the_browser_gives(tiny_bert, runtime, tmp_path):
+    predictor = Predictor(tagger(tiny_bert, tmp_path / "tagger"))
+    with demo.Server(predictor, demo.find_runtime(runtime)) as tags:
+        threading.Thread(target=tags.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        found = predict(tags, {"text": "a lovely film"})[1]
+        row = {name: np.array(array["values"], array["dtype"]).reshape(array["shape"]) for name, array in found["inputs"].items()}
+        outputs = {name: values.ravel().tolist() for name, values in Model(predictor.path).run(row).items()}
+        read = posted(tags, "/read", {"row": found["row"], "outputs": outputs})[1]
+        assert read["fields"]["entities"] == found["predict"]["fields"]["entities"] != []
+        tags.shutdown()
+
+
+def test_of_several_windows_the_first_is_shown(tiny_bert, runtime, tmp_path):
+    predictor = Predictor(asker(tiny_bert, tmp_path))
+    with demo.Server(predictor, demo.find_runtime(runtime)) as questions:
+        found = questions.answer("film", "a lovely film with a dull plot " * 8)
+        row = {name: np.array(array["values"], array["dtype"]).reshape(array["shape"]) for name, array in found["inputs"].items()}
+        outputs = {name: values.ravel().tolist() for name, values in Model(predictor.path).run(row).items()}
+        assert "windows, and this page runs the first alone" in found["predict"]["remark"]
+        assert questions.read(found["row"], outputs)["fields"] == found["predict"]["fields"]
 
 
 def test_a_port_in_use_is_one_line(server, runtime):

@@ -14,7 +14,7 @@ from edgekit.measure.measurement import Measurement
 from edgekit.report.content import Report
 from edgekit.report.html import page
 from edgekit.report.table import markdown
-from edgekit.workflows.assess import on_device
+from edgekit.workflows.benchmark import on_device
 from tests.commands import edgekit
 from tests.unit.classifiers import text_classifier
 

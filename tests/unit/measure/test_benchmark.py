@@ -12,6 +12,7 @@ from edgekit.errors import ConfigError, DatasetError, ModelFormatError
 from edgekit.measure.execution import Budget, time_file, visited, write_outputs
 from edgekit.measure.judge import BenchmarkConfig, benchmark, gzip_size, machine, order, outputs
 from edgekit.system.worker import Progress, Worker
+from edgekit.tasks.judgement import MOST_DB
 from tests.unit.measure.files import fully_connected
 
 QUICK = BenchmarkConfig(threads=1, runs=8, warmup=2, rounds=2, timeout_s=60)
@@ -35,7 +36,7 @@ def samples() -> Samples:
     features = np.random.default_rng(0).standard_normal((ROWS, 2)).astype(np.float32)
     labels = features.argmax(axis=1)
     labels[:4] = 1 - labels[:4]
-    return Samples({"features": features}, labels.astype(np.int64))
+    return Samples({"features": features}, labels.astype(np.int64), task="tabular-classification")
 
 
 def test_every_round_runs_every_file_once_and_orders_differ():
@@ -73,26 +74,30 @@ def test_a_corrupt_file_becomes_a_failure_and_the_others_go_on(folder: Path, sam
     assert (same.ops, same.delegated_ops, same.partitions) == (1, 1, 1)
     assert (same.scheme, same.threads, same.failure) == ("float16", 1, None)
 
-    assert same.accuracy is not None and (same.accuracy.count, same.accuracy.total) == (ROWS - 4, ROWS)
+    assert same.task == "tabular-classification"
+    assert same.metric is not None and (same.metric.metric, same.metric.count, same.metric.total) == ("accuracy", ROWS - 4, ROWS)
     assert same.agreement is not None and same.agreement.value == 1
     assert same.drop is not None and (same.drop.lost, same.drop.gained) == (0, 0)
-    assert swapped.accuracy is not None and swapped.accuracy.count == 4
+    assert swapped.metric is not None and swapped.metric.count == 4
     assert swapped.agreement is not None and swapped.agreement.count == 0
     assert swapped.drop is not None and (swapped.drop.lost, swapped.drop.gained) == (ROWS - 4, 4)
-    difference = np.abs(samples.inputs["features"] - samples.inputs["features"][:, ::-1]).mean()
-    assert swapped.mean_abs_error == pytest.approx(difference, rel=1e-5)
+    difference = np.abs(samples.inputs["features"] - samples.inputs["features"][:, ::-1]).max()
+    (output,) = swapped.outputs
+    assert (output.name, output.decisive) == ("scores", True)
+    assert output.max_abs == pytest.approx(difference, rel=1e-5)
+    assert swapped.error_db == output.error_db < 0
 
     assert corrupt.failure is not None and "corrupt.tflite" in corrupt.failure
     assert corrupt.latency is None and corrupt.size_bytes == 40
     assert nan.failure is not None and "not finite" in nan.failure
-    assert nan.latency is not None and nan.accuracy is None
+    assert nan.latency is not None and nan.metric is None
 
 
 def test_the_reference_row_agrees_with_itself_and_drops_nothing(folder: Path, samples: Samples):
     file = folder / "reference.tflite"
     (found,) = benchmark([file], samples, QUICK, reference=file)
     assert found.agreement is not None and found.agreement.count == ROWS
-    assert found.drop is None and found.mean_abs_error == 0
+    assert found.drop is None and found.error_db == MOST_DB and found.outputs[0].max_abs == 0
 
 
 def test_samples_with_other_input_names_fail_by_name(folder: Path, samples: Samples):
@@ -102,20 +107,37 @@ def test_samples_with_other_input_names_fail_by_name(folder: Path, samples: Samp
 
 
 def test_outputs_come_in_the_order_of_the_rows(folder: Path, samples: Samples, tmp_path: Path):
-    assert np.array_equal(outputs(folder / "swapped.tflite", samples), samples.inputs["features"][:, ::-1])
     samples.save(tmp_path)
-    assert np.array_equal(outputs(folder / "swapped.tflite", tmp_path), samples.inputs["features"][:, ::-1])
+    for rows in (samples, tmp_path):
+        found = outputs(folder / "swapped.tflite", rows)
+        assert list(found) == ["scores"]
+        assert np.array_equal(found["scores"], samples.inputs["features"][:, ::-1])
 
 
 def test_a_time_limit_leaves_a_fair_draw_of_the_rows(folder: Path, samples: Samples, tmp_path: Path):
     samples.save(tmp_path / "samples")
-    target = tmp_path / "outputs.npy"
-    done = Worker().run(write_outputs, folder / "same.tflite", tmp_path / "samples", target, 1, 7, 0.0).value
-    assert done == 1
-    first = visited(ROWS, 7)[0]
-    assert np.array_equal(np.load(target)[0], 2 * samples.inputs["features"][first])
-    assert sorted(visited(ROWS, 7)) == list(range(ROWS))
-    assert list(visited(3, None)) == [0, 1, 2]
+    written = Worker().run(write_outputs, folder / "same.tflite", tmp_path / "samples", tmp_path / "out", 1, 7, 0.0).value
+    assert written.count == 1
+    first = visited(samples, 7)[0]
+    assert np.array_equal(np.load(written.files["scores"])[first], 2 * samples.inputs["features"][first])
+    assert sorted(visited(samples, 7)) == list(range(ROWS))
+    assert list(visited(samples.take([0, 1, 2]), None)) == [0, 1, 2]
+
+
+def test_a_time_limit_never_parts_the_samples_of_a_row(folder: Path, samples: Samples, tmp_path: Path):
+    row = np.sort(np.arange(ROWS) % 13)
+    windows = replace(samples, row=row)
+    order = visited(windows, 7)
+    assert sorted(order) == list(range(ROWS))
+    changes = np.flatnonzero(np.diff(row[order]))
+    assert len(changes) == 12
+    windows.save(tmp_path / "samples")
+    written = Worker().run(write_outputs, folder / "same.tflite", tmp_path / "samples", tmp_path / "out", 1, 7, 0.0).value
+    assert written.count == changes[0] + 1
+    config = replace(QUICK, max_accuracy_seconds=0.0, runs=2, warmup=0)
+    (found,) = benchmark([folder / "same.tflite"], windows, config, reference=folder / "reference.tflite")
+    assert found.failure is None and found.metric is not None
+    assert found.metric.total in np.cumsum([np.count_nonzero(row == row[place]) for place in order[[0, *(changes + 1)]]])
 
 
 def test_a_slow_file_gets_fewer_runs_but_never_fewer_than_the_least(folder: Path):

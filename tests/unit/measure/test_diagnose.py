@@ -12,13 +12,14 @@ from edgekit.data.samples import Samples
 from edgekit.errors import DatasetError, InputError, ModelFormatError
 from edgekit.measure.causes import of_layers, of_scales, of_speed
 from edgekit.measure.examine import diagnose
-from edgekit.measure.layer_errors import MOST_DB, Layer, decibels, representable
+from edgekit.measure.layer_errors import Layer, representable
 from edgekit.measure.layers import match, names, plain, roles
 from edgekit.measure.op_times import Outside, one_op
 from edgekit.report.diagnosis import heat, markdown, page, terminal
 from edgekit.stages.quantize import calibrate, quantizer
 from edgekit.stages.quantize.forms import Form
-from edgekit.system.artifacts import to_json
+from edgekit.system.serial import to_json
+from edgekit.tasks.judgement import MOST_DB, decibels
 from edgekit.tflite import flatbuffer, tree
 from edgekit.tflite.interpreter import Model
 from tests.unit.stages.quantize.models import conv_net, conv_samples, pointwise_net, save, token_net, token_samples
@@ -28,7 +29,7 @@ from tests.unit.tflite.conftest import Builder
 def integers(room: Path, build: Builder, samples: Samples, name: str = "net") -> tuple[Path, Path, Path]:
     """Float and every-op int8 file of `build`, and the folder with its samples."""
     floating, file, rows = save(build, room / f"{name}.tflite"), room / f"{name}_int8.tflite", room / f"{name}_rows"
-    samples.save(rows)
+    samples.labelled(None, "tabular-classification", {}).save(rows)
     calibrate.calibrate(floating, rows, room / f"{name}.pkl")
     quantizer.write_integer(floating, room / f"{name}.pkl", file, Form("every op"))
     return floating, file, rows
@@ -59,8 +60,8 @@ def test_a_sound_file_has_good_layers_and_no_cause(conv):
     found = diagnose(file, floating, rows)
     assert found.failure is None
     assert found.rows == 16
-    assert found.sqnr_db is not None
-    assert found.sqnr_db > 15
+    assert found.error_db is not None
+    assert found.error_db > 15
     assert {layer.op for layer in found.layers} == {"CONV_2D", "DEPTHWISE_CONV_2D", "MEAN", "FULLY_CONNECTED", "SOFTMAX"}
     assert [layer.sqnr_db for layer in found.layers] == sorted(layer.sqnr_db for layer in found.layers)
     first = next(layer for layer in found.layers if layer.op == "CONV_2D")
@@ -76,7 +77,7 @@ def test_the_float_file_against_itself_is_exact(conv):
     floating, _, rows = conv
     found = diagnose(floating, floating, rows)
     assert found.agreement == 1
-    assert found.sqnr_db == MOST_DB
+    assert found.error_db == MOST_DB
     assert all(layer.sqnr_db == MOST_DB and layer.cosine == 1 and layer.clipped is None for layer in found.layers)
     assert found.findings == ()
 

@@ -11,7 +11,6 @@ import pytest
 
 from edgekit.errors import CheckpointError, EdgekitError, ModelFormatError
 from edgekit.measure.runtimes import Runtime, describe, load, runtime_of
-from edgekit.tasks.metrics import cross_entropy
 from tests.unit.measure.files import fully_connected, linear_onnx, ort_of
 
 ROW = np.array([[2.0, -1.0, 0.5]], np.float32)
@@ -120,13 +119,3 @@ def test_a_tflite_file_needs_no_torch_and_no_tensorflow(folder: Path):
     )
     run = subprocess.run([sys.executable, "-c", code, str(folder / "model.tflite")], capture_output=True, text=True, check=False)
     assert run.stdout.strip() == "[]", run.stderr
-
-
-def test_cross_entropy_of_logits_is_stable_and_none_for_probabilities():
-    labels = np.array([0, 1])
-    logits = np.array([[1000.0, 0.0], [0.0, 0.0]], np.float32)
-    assert cross_entropy(logits, labels) == pytest.approx(np.log(2) / 2)
-    wrong = cross_entropy(logits, np.array([1, 1]))
-    assert wrong == pytest.approx((1000 + np.log(2)) / 2)
-    assert cross_entropy(np.array([[0.25, 0.75], [1.0, 0.0]]), labels) is None
-    assert cross_entropy(np.zeros((2, 4, 3)), labels) is None

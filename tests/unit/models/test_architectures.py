@@ -11,7 +11,8 @@ import pytest
 
 from edgekit.errors import CheckpointError
 from edgekit.models import architectures
-from edgekit.models.checkpoint import load_classifier, start_classifier
+from edgekit.models.checkpoint import Checkpoint
+from edgekit.models.weights import load_model, start_model
 from edgekit.system.worker import Worker
 from tests.unit.stages.prune import models
 from tests.unit.stages.prune.models import FORMS, Surgery
@@ -156,7 +157,7 @@ def _load_each(room: Path) -> dict[str, str]:
     found = {}
     for name in WRONG:
         try:
-            load_classifier(room / name)
+            load_model(Checkpoint.read(room / name))
             found[name] = "loads"
         except CheckpointError as error:
             found[name] = str(error)
@@ -165,9 +166,10 @@ def _load_each(room: Path) -> dict[str, str]:
 
 def _start(folder: Path) -> tuple[list[int], list[int], list[int]]:
     """Head counts and FFN widths of a pruned config without weights, and the classes of one with weights and of this one."""
-    whole = start_classifier(folder, {"a": 0, "b": 1, "c": 2, "d": 3})
+    source = Checkpoint.read(folder)
+    whole = start_model(source, source.task.settings({}, ("a", "b", "c", "d")))
     (folder / "model.safetensors").unlink()
-    empty = start_classifier(folder, {"a": 0, "b": 1})
+    empty = start_model(source, source.task.settings({}, ("a", "b")))
     parts = architectures.layers(empty)
     return (
         [part.heads.count for part in parts],

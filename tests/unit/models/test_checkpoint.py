@@ -9,6 +9,8 @@ import pytest
 
 from edgekit.errors import CheckpointError, ConfigError
 from edgekit.models import checkpoint
+from edgekit.models.checkpoint import Checkpoint
+from edgekit.models.weights import load_model, start_model
 from edgekit.system.worker import Worker
 
 
@@ -81,15 +83,15 @@ def test_a_hub_id_without_network_is_one_line(tmp_path: Path) -> None:
 
 
 def test_labels_come_in_the_order_of_their_numbers(tmp_path: Path) -> None:
-    assert checkpoint.label_ids(_config(tmp_path / "a", id2label={"1": "yes", "0": "no"})) == {"no": 0, "yes": 1}
-    assert list(checkpoint.label_ids(tmp_path / "a")) == ["no", "yes"]
-    assert checkpoint.label_ids(_config(tmp_path / "b", num_labels=3)) == {"LABEL_0": 0, "LABEL_1": 1, "LABEL_2": 2}
+    named = Checkpoint.read(_config(tmp_path / "a", id2label={"1": "yes", "0": "no"}))
+    assert (named.labels, named.label_ids) == (("no", "yes"), {"no": 0, "yes": 1})
+    assert Checkpoint.read(_config(tmp_path / "b", num_labels=3)).label_ids == {"LABEL_0": 0, "LABEL_1": 1, "LABEL_2": 2}
 
 
 @pytest.mark.parametrize("names", [{"0": "a", "1": "a"}, {"0": "a", "2": "b"}, {"one": "a"}, ["a", "b"]])
 def test_labels_that_name_no_class_clearly_are_refused(tmp_path: Path, names: Any) -> None:
     with pytest.raises(CheckpointError, match="id2label must name"):
-        checkpoint.label_ids(_config(tmp_path / "a", id2label=names))
+        _ = Checkpoint.read(_config(tmp_path / "a", id2label=names)).labels
 
 
 @pytest.mark.parametrize(
@@ -110,10 +112,11 @@ def test_a_broken_config_is_refused(tmp_path: Path, content: bytes | None, words
 
 @pytest.mark.parametrize("padding", [None, "x", 1])
 def test_positions_behind_a_padding_token_that_is_not_named_are_counted(tmp_path: Path, padding: Any) -> None:
-    folder = _config(tmp_path / "m", model_type="roberta", max_position_embeddings=130, pad_token_id=padding)
-    checkpoint.check_length(folder, 128)
+    source = Checkpoint.read(_config(tmp_path / "m", model_type="roberta", max_position_embeddings=130, pad_token_id=padding))
+    assert source.longest == 128
+    source.check_length(128)
     with pytest.raises(ConfigError, match="takes 128 tokens"):
-        checkpoint.check_length(folder, 129)
+        source.check_length(129)
 
 
 def test_a_folder_without_tokenizer_is_refused(tmp_path: Path) -> None:
@@ -165,7 +168,7 @@ def _load_all(source: Path, room: Path) -> dict[str, str]:
         elif content is not None:
             save_file(content, folder / file, metadata={"format": "pt"})
         try:
-            model = checkpoint.load_classifier(folder)
+            model = load_model(Checkpoint.read(folder))
             said[case] = "" if not model.training and model.dtype == torch.float32 else "wrong mode"
         except CheckpointError as error:
             said[case] = str(error)
@@ -180,25 +183,28 @@ def _load_all(source: Path, room: Path) -> dict[str, str]:
         described = json.loads((folder / "config.json").read_text())
         (folder / "config.json").write_text(json.dumps({**described, **changed}))
         try:
-            checkpoint.load_classifier(folder)
+            load_model(Checkpoint.read(folder, "text-classification"))
         except CheckpointError as error:
             said[case] = str(error)
     _config(room / "two halves", model_type="t5", architectures=["T5ForSequenceClassification"], decoder_start_token_id=0)
     try:
-        checkpoint.start_classifier(room / "two halves", {"no": 0, "yes": 1})
+        _start(room / "two halves", "no", "yes")
     except CheckpointError as error:
         said["two halves"] = str(error)
     for case, labels in (("start headless", ("no", "yes")), ("start wider", ("a", "b", "c"))):
-        model = checkpoint.start_classifier(
-            room / case.replace("start ", "").replace("wider", "sound"), {n: i for i, n in enumerate(labels)}
-        )
+        model = _start(room / case.replace("start ", "").replace("wider", "sound"), *labels)
         kept = torch.equal(model.bert.embeddings.word_embeddings.weight, weights["bert.embeddings.word_embeddings.weight"])
         said[case] = "" if kept and model.classifier.out_features == len(labels) == model.config.num_labels else "wrong"
     try:
-        checkpoint.start_classifier(room / "other encoder", {"no": 0, "yes": 1})
+        _start(room / "other encoder", "no", "yes")
     except CheckpointError as error:
         said["start other encoder"] = str(error)
     return said
+
+
+def _start(folder: Path, *labels: str) -> Any:
+    source = Checkpoint.read(folder)
+    return start_model(source, source.task.settings({}, labels))
 
 
 @pytest.fixture(scope="module")
@@ -223,12 +229,15 @@ def test_a_sound_checkpoint_loads(said: dict[str, str], case: str) -> None:
         ("nan", "model.safetensors: the weights of bert.embeddings.LayerNorm.bias hold NaN values"),
         ("infinite", "model.safetensors: the weights of bert.embeddings.LayerNorm.bias hold infinite values"),
         ("cut", "model.safetensors: not a readable safetensors file"),
-        ("headless", "no trained classification head (classifier.bias is missing)"),
+        ("headless", "no trained text-classification head (classifier.bias is missing)"),
         ("other encoder", "the weights do not fit config.json"),
         ("start other encoder", "the weights do not fit config.json"),
         ("none", "holds no weights"),
         ("two halves", "is an encoder with a decoder (t5)"),
-        ("tokens", "is no text classifier but a ModernBertForTokenClassification"),
+        (
+            "tokens",
+            "its head is a ModernBertForTokenClassification (architectures in config.json), whose task is token-",
+        ),
         ("wrong type", "its config.json, model type 'bert' (Validation error for field 'vocab_size'"),
         ("names", "cannot use its config.json"),
         ("no heads", "no model can be made of its config.json"),

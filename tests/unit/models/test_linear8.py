@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,9 @@ import pytest
 
 from edgekit.data.samples import random_samples
 from edgekit.errors import CheckpointError, ConfigError
-from edgekit.models import checkpoint, linear8
+from edgekit.models import linear8
+from edgekit.models.checkpoint import Checkpoint
+from edgekit.models.weights import load_model, start_model
 from edgekit.spec import TensorSpec
 from edgekit.stages.export.compact import export_float16, export_int8
 from edgekit.system.worker import Worker
@@ -23,15 +26,15 @@ def _facts(source: Path, room: Path) -> dict[str, Any]:
 
     specs = [TensorSpec(name, (1, 16), "int32") for name in ("input_ids", "attention_mask")]
     random_samples(specs, 16).save(room / "rows")
-    export_float16(source, room / "rows", room / "float16")
-    export_int8(source, room / "rows", room / "int8", linear8.TORCHAO)
+    export_float16(Checkpoint.read(source), room / "rows", room / "float16")
+    export_int8(Checkpoint.read(source), room / "rows", room / "int8", linear8.TORCHAO)
     stored = load_file(room / "int8" / "model.safetensors")
-    model = checkpoint.load_classifier(room / "int8")
+    model = _load(room / "int8")
     layer = model.bert.encoder.layer[0].attention.self.query
     query = load_file(source / "model.safetensors")["bert.encoder.layer.0.attention.self.query.weight"]
     facts: dict[str, Any] = {
         "float16": {str(tensor.dtype) for tensor in load_file(room / "float16" / "model.safetensors").values()},
-        "float16 loads as": str(checkpoint.load_classifier(room / "float16").dtype),
+        "float16 loads as": str(_load(room / "float16").dtype),
         "int8": sorted(name for name, tensor in stored.items() if tensor.dtype == torch.int8),
         "training": model.training,
         "error": float((layer.weight * layer.weight_scale[:, None] - query).abs().max() / layer.weight_scale.max()),
@@ -54,20 +57,29 @@ def _facts(source: Path, room: Path) -> dict[str, Any]:
         else:
             (folder / "model.safetensors").unlink()
             torch.save({"a": _Dangerous(room / "mark")}, folder / "pytorch_model.bin")
-        facts[case] = _said(checkpoint.load_classifier, folder)
+        facts[case] = _said(_load, folder)
     shutil.copytree(room / "int8", room / "backend")
     config = json.loads((room / "backend" / "config.json").read_text())
     config[linear8.KEY]["backend"] = "magic"
     (room / "backend" / "config.json").write_text(json.dumps(config))
-    facts["backend"] = _said(checkpoint.load_classifier, room / "backend")
-    facts["train"] = _said(lambda folder: checkpoint.start_classifier(folder, {"no": 0, "yes": 1}), room / "int8")
-    facts["train float16"] = _said(lambda folder: checkpoint.start_classifier(folder, {"no": 0, "yes": 1}), room / "float16")
+    facts["backend"] = _said(_load, room / "backend")
+    facts["train"] = _said(_start, room / "int8")
+    facts["train float16"] = _said(_start, room / "float16")
     beyond = load_file(source / "model.safetensors")
     beyond["bert.pooler.dense.bias"][3] = 1e5
     shutil.copytree(source, room / "beyond")
     save_file(beyond, room / "beyond" / "model.safetensors", metadata={"format": "pt"})
-    facts["beyond"] = _said(lambda folder: export_float16(folder, room / "rows", room / "none"), room / "beyond")
+    facts["beyond"] = _said(lambda folder: export_float16(Checkpoint.read(folder), room / "rows", room / "none"), room / "beyond")
     return facts
+
+
+def _load(folder: Path) -> Any:
+    return load_model(Checkpoint.read(folder))
+
+
+def _start(folder: Path) -> Any:
+    source = Checkpoint.read(folder)
+    return start_model(source, source.settings)
 
 
 def _said(load: Any, folder: Path) -> str:
@@ -166,7 +178,7 @@ def test_a_weight_beyond_float16_is_named(facts: dict[str, Any]) -> None:
     assert "bert.pooler.dense.bias reach 1e+05" in facts["beyond"]
 
 
-@pytest.mark.skipif(linear8._is_installed(), reason="bitsandbytes is installed")
+@pytest.mark.skipif(find_spec("bitsandbytes") is not None, reason="bitsandbytes is installed")
 def test_a_backend_that_is_not_installed_says_what_to_install(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"pip install 'edgekit\[bitsandbytes\]'"):
         linear8.check_backend(linear8.BITSANDBYTES)
@@ -178,12 +190,12 @@ def _through_bitsandbytes(source: Path, room: Path) -> tuple[float, str]:
     """In a worker: the relative difference from float32 after a round trip, and what an inner layer is then."""
     specs = [TensorSpec(name, (1, 16), "int32") for name in ("input_ids", "attention_mask")]
     random_samples(specs, 16).save(room / "rows")
-    found = export_int8(source, room / "rows", room / "int8", linear8.BITSANDBYTES)
-    model = checkpoint.load_classifier(room / "int8")
+    found = export_int8(Checkpoint.read(source), room / "rows", room / "int8", linear8.BITSANDBYTES)
+    model = _load(room / "int8")
     return found.parity.max_rel, type(model.bert.encoder.layer[0].intermediate.dense).__name__
 
 
-@pytest.mark.skipif(not linear8._is_installed(), reason="needs the extra [bitsandbytes]")
+@pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="needs the extra [bitsandbytes]")
 def test_bitsandbytes_makes_its_own_layers(tiny_bert: Path, tmp_path: Path) -> None:
     difference, kind = Worker(timeout_s=120).run(_through_bitsandbytes, tiny_bert, tmp_path).value
     assert kind == "Linear8bitLt"

@@ -11,12 +11,13 @@ from rich.console import Console
 
 from edgekit.errors import InputError
 from edgekit.measure.measurement import Latency, Measurement
-from edgekit.report.content import FILE_NAME, LearningCurve, labels, measurement, names
+from edgekit.report.content import FILE_NAME, LearningCurve, Report, labels, load, measurement, names
 from edgekit.report.findings import findings
 from edgekit.report.html import page
-from edgekit.report.table import Report, columns, entries, failures, json, load, markdown, remarks, settings, terminal, timings
-from edgekit.system.artifacts import to_jsonable
-from edgekit.tasks.metrics import difference, proportion
+from edgekit.report.table import columns, entries, failures, markdown, remarks, settings, terminal, timings
+from edgekit.system.serial import plain
+from edgekit.tasks.judgement import OutputError
+from edgekit.tasks.metrics import Score, difference, proportion
 
 EVIL = "<script>alert('x')</script> & \"co\""
 
@@ -35,11 +36,20 @@ def measured(name: str, scheme: str | None, size: int, p50: float, partitions: i
         ops=100,
         delegated_ops=90,
         partitions=partitions,
-        accuracy=proportion(total * 9 // 10 - lost, total),
+        task="text-classification",
+        rows=total,
+        metric=accuracy(total * 9 // 10 - lost, total),
         drop=difference(lost, 0, total) if scheme != "float32" else None,
         agreement=proportion(total - lost, total),
-        mean_abs_error=0.01,
+        beyond_chance=1 - lost / total,
+        error_db=30.0,
+        outputs=(OutputError("logits", 30.0, 0.9995, 0.25, decisive=True),),
     )
+
+
+def accuracy(right: int, total: int) -> Score:
+    share = proportion(right, total)
+    return Score("accuracy", share.value, share.low, share.high, total, share.count)
 
 
 @pytest.fixture
@@ -75,19 +85,19 @@ def cell(report: Report, title: str, row: int) -> tuple[str, str]:
 
 
 def test_what_is_written_reads_back_equal(report: Report, tmp_path: Path):
-    (tmp_path / FILE_NAME).write_text(json(report))
+    (tmp_path / FILE_NAME).write_text(report.json())
     assert load(tmp_path) == report
     assert load(tmp_path / FILE_NAME) == report
 
 
 def test_learning_curves_read_back_equal_and_older_reports_have_none(report: Report):
     trained = replace(report, curves=CURVES)
-    assert Report.from_json(json(trained)) == trained
-    older = loads(json(report))
+    assert Report.from_json(trained.json()) == trained
+    older = loads(report.json())
     del older["curves"]
     assert Report.from_json(dumps(older)) == report
     for broken in ([[1, 2, 3]], [["a", 1]], 3):
-        changed = loads(json(trained))
+        changed = loads(trained.json())
         changed["curves"][0]["training"] = broken
         with pytest.raises(InputError, match="not an edgekit report"):
             Report.from_json(dumps(changed))
@@ -124,14 +134,15 @@ def test_another_file_is_no_report(text: str, tmp_path: Path):
 @pytest.mark.parametrize(
     ("changed", "reason"),
     [
-        ({"speed": 1}, "unknown figure speed"),
-        ({"size_bytes": "8"}, "size_bytes is '8'"),
-        ({"latency": {"runs": 1}}, "mean_ms is missing"),
-        ({"accuracy": 0.9}, "proportion is no JSON object"),
+        ({"speed": 1}, "unknown key 'speed'"),
+        ({"size_bytes": "8"}, "size_bytes must be a whole number, not '8'"),
+        ({"latency": {"runs": 1}}, "'warmup' is missing"),
+        ({"metric": 0.9}, "metric must be an object"),
+        ({"outputs": [3]}, "must be an object"),
     ],
 )
 def test_a_manifests_broken_figures_are_named_with_the_file(report: Report, changed: dict[str, object], reason: str):
-    figures = to_jsonable(report.rows[0])
+    figures = plain(report.rows[0])
     assert measurement(figures) == report.rows[0]
     with pytest.raises(InputError, match=rf"out/tiny_float32\.tflite: .*{reason}"):
         measurement({**figures, **changed})
@@ -309,13 +320,13 @@ def test_rows_are_told_apart():
     assert len(first) == len(second) == 40
 
 
-def test_the_terminal_table_fits_100_columns(report: Report):
+def test_the_terminal_table_fits_80_columns(report: Report):
     long = tuple(replace(row, path=f"out/{'y' * 70}{number}.tflite", scheme=None) for number, row in enumerate(report.rows))
     for shown in (report, replace(report, rows=long, reference=long[0].path)):
         stream = io.StringIO()
-        Console(file=stream, width=100).print(terminal(shown))
+        Console(file=stream, width=80).print(terminal(shown))
         lines = stream.getvalue().splitlines()
-        assert max(len(line.rstrip()) for line in lines) <= 100
+        assert max(len(line.rstrip()) for line in lines) <= 80
         figures = "\n".join(lines)
         assert "87.7–91.9" in figures and "4.0× smaller" in figures and "90/100 ops" in figures
 
@@ -394,7 +405,7 @@ def test_a_page_of_almost_nothing(report: Report, kept: int):
 
 
 def test_agreement_stands_in_where_there_are_no_labels(report: Report):
-    unlabelled = replace(report, rows=tuple(replace(row, accuracy=None, drop=None) for row in report.rows))
+    unlabelled = replace(report, rows=tuple(replace(row, metric=None, drop=None) for row in report.rows))
     text = page(unlabelled)
     assert "Agreement against latency" in text
     assert "Agreement with the reference, %" in text

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from edgekit.errors import OutputError
-from edgekit.system import artifacts
+from edgekit.system import artifacts, serial
 from edgekit.system.worker import Worker
 
 Contents = Callable[[Path], dict[str, bytes]]
@@ -245,7 +245,7 @@ def test_the_manifest_holds_what_was_told_and_found(tmp_path: Path) -> None:
         tools=("numpy", "no-such-package"),
         measured={"p50": np.float32(1.5), "shape": np.array([1, 64])},
     )
-    written = json.loads(artifacts.to_json(artifact))
+    written = json.loads(serial.to_json(artifact))
     assert written["path"] == "model_int8.tflite"
     assert written["size_bytes"] == 3
     assert written["config"] == {"rate": None, "path": "data/train.tsv", "colour": "red"}
@@ -266,7 +266,7 @@ def test_the_configs_hash_depends_on_nothing_but_its_values(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("value", [math.nan, -math.inf, np.float32("nan"), np.float64("inf")])
 def test_what_is_not_finite_becomes_null(value: float) -> None:
-    assert artifacts.to_json([value]) == "[\n  null\n]"
+    assert serial.to_json([value]) == "[\n  null\n]"
 
 
 def test_a_place_that_cannot_be_written_is_found_before_the_work(tmp_path, unwritable):

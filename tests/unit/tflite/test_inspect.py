@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from edgekit.errors import EdgekitError, ModelFormatError
-from edgekit.system.artifacts import to_json
+from edgekit.system.serial import to_json
 from edgekit.tflite.inspect import Delegation, Summary, describe, inspect
 
 

@@ -3,11 +3,14 @@ import zipfile
 
 import numpy as np
 import pytest
+from ai_edge_litert import schema_py_generated as schema
+from ai_edge_litert.interpreter import Interpreter
 
 from edgekit.errors import ModelFormatError
 from edgekit.tflite import flatbuffer, signatures
 from edgekit.tflite.inspect import inspect
 from edgekit.tflite.interpreter import Model
+from edgekit.tflite.tree import load, pack
 
 from .conftest import BIAS, WEIGHTS
 
@@ -45,6 +48,29 @@ def test_unknown_and_clashing_names(add_int8, add_float):
         signatures.rename(add_float, {"a": "b"})
     with pytest.raises(ModelFormatError, match=r"add\.tflite: not a \.tflite file"):
         signatures.rename(b"x" * 100, {}, origin="add.tflite")
+
+
+@pytest.mark.parametrize("twice", [False, True])
+def test_ends_stand_in_the_order_of_the_source_by_index_too(builder, write, twice):
+    a, b = builder.tensor("a", [1, 4]), builder.tensor("b", [1, 4])
+    total, product = builder.tensor("total", [1, 4]), builder.tensor("product", [1, 4])
+    builder.op("ADD", [a, b], [total], schema.AddOptionsT())
+    builder.op("MUL", [a, total], [product], schema.MulOptionsT())
+    builder.ends({"a": a, "b": b}, {"product": product, "total": total}, "serving_default")
+    content = signatures.order(builder.pack(), ["b", "a"], ["total", "product"])
+    if twice:
+        content = pack(load(signatures.order(signatures.order(content, ["a"], ["product"]), ["b"], ["total"])))
+    assert signatures.order(content, ["b", "a"], ["total", "product"]) is content
+    path = write(content)
+    interpreter = Interpreter(str(path))
+    assert [detail["name"] for detail in interpreter.get_output_details()] == ["total", "product"]
+    assert [detail["name"] for detail in interpreter.get_input_details()] == ["b", "a"]
+    file = flatbuffer.read(path)
+    assert file.subgraphs[0].name == "main"
+    assert (list(file.entry().inputs), list(file.entry().outputs)) == (["b", "a"], ["total", "product"])
+    found = Model(path).run({"a": ROW, "b": 3 * ROW})
+    np.testing.assert_array_equal(found["total"], 4 * ROW)
+    np.testing.assert_array_equal(found["product"], 4 * ROW * ROW)
 
 
 def test_signature_is_added_once(add_float, write):

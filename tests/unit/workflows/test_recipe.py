@@ -8,8 +8,11 @@ import pytest
 
 from edgekit.errors import ConfigError
 from edgekit.measure.judge import BenchmarkConfig
-from edgekit.workflows import recipe
-from edgekit.workflows.convert.bridge import Bridge
+from edgekit.report.content import Format
+from edgekit.spec import DataSpec
+from edgekit.system import serial
+from edgekit.workflows import recipe, run
+from edgekit.workflows.convert.config import Bridge
 
 WHOLE = """
 name = "mine"
@@ -22,19 +25,19 @@ source = "./checkpoint"
 text_columns = ["question", "answer"]
 
 [finetune]
-dataset = "train.tsv"
+data = "train.tsv"
 epochs = 2
 clip_norm = 2
 
-[distil]
+[distill]
 teacher = "./teacher"
-dataset = "train.tsv"
+data = "train.tsv"
 temperature = 4
 bfloat16 = true
 
 [convert]
 schemes = ["int8", "float32"]
-representative_data = "hub:glue/sst2:train"
+data = "hub:glue/sst2:train"
 max_drop = 0.01
 bridge = "litert"
 calibration = "percentile"
@@ -68,23 +71,37 @@ def test_every_table_reaches_its_dataclass(tmp_path: Path) -> None:
     assert found.name == "mine"
     assert found.data.text_columns == ("question", "answer")
     assert found.finetune is not None
-    assert found.finetune.config.epochs == 2
-    assert found.distil is not None
-    assert (found.distil.config.temperature, found.distil.config.bfloat16, found.distil.config.alpha) == (4.0, True, 0.9)
-    assert found.distil.teacher == str(tmp_path / "teacher")
+    assert found.finetune.epochs == 2
+    assert found.distill is not None
+    assert (found.distill.temperature, found.distill.bfloat16, found.distill.alpha) == (4.0, True, 0.9)
+    assert found.distill.teacher == str(tmp_path / "teacher")
     assert found.convert.schemes == ("int8", "float32")
     assert found.convert.bridge is Bridge.LITERT
     assert found.convert.representative_samples == 200
     assert found.convert.calibration == "percentile"
     assert found.benchmark.config == BenchmarkConfig(threads=1, max_seconds=5.0)
-    assert found.report.formats == (recipe.Format.JSON,)
+    assert found.report.formats == (Format.JSON,)
+
+
+def test_a_data_set_is_a_reference_or_a_table_and_shares_columns_and_task(tmp_path: Path) -> None:
+    table = '[finetune.data]\nsource = "a.jsonl"\ntext_columns = ["words"]\nsamples = 5\n'
+    text = WHOLE.replace('[finetune]\ndata = "train.tsv"', "[finetune]").replace("[distill]", f"{table}\n[distill]")
+    first = recipe.load(_write(tmp_path, text.replace("[data]", 'task = "token-classification"\n[data]')))
+    assert first.finetune is not None
+    assert first.finetune.data == DataSpec(str(tmp_path / "a.jsonl"), ("words",), samples=5)
+    assert recipe.load(_write(tmp_path / "b", recipe.dump(first))) == first
+    whole = first.filled()
+    assert whole.finetune is not None
+    assert whole.finetune.data == first.finetune.data
+    assert whole.convert.data == DataSpec("hub:glue/sst2:train", ("question", "answer"))
+    assert {whole.finetune.task, whole.convert.task} == {"token-classification"}
 
 
 def test_a_whole_number_serves_as_a_number(tmp_path: Path) -> None:
     found = recipe.load(_write(tmp_path, WHOLE)).finetune
     assert found is not None
-    assert type(found.config.clip_norm) is float
-    assert found.config.clip_norm == 2
+    assert type(found.clip_norm) is float
+    assert found.clip_norm == 2
 
 
 def test_what_was_run_can_be_run_again_from_anywhere(tmp_path: Path) -> None:
@@ -95,7 +112,7 @@ def test_what_was_run_can_be_run_again_from_anywhere(tmp_path: Path) -> None:
 def test_the_least_recipe_takes_every_default(tmp_path: Path) -> None:
     text = 'name = "x"\nout = "o"\n[model]\nsource = "bert-base-uncased"\n[convert]\nschemes = ["dynamic"]\n'
     found = recipe.load(_write(tmp_path, text))
-    assert (found.finetune, found.benchmark.config, found.report.formats) == (None, BenchmarkConfig(), tuple(recipe.Format))
+    assert (found.finetune, found.benchmark.config, found.report.formats) == (None, BenchmarkConfig(), tuple(Format))
 
 
 def test_relative_paths_start_at_the_recipes_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,8 +122,8 @@ def test_relative_paths_start_at_the_recipes_folder(tmp_path: Path, monkeypatch:
     assert found.out == tmp_path / "recipes" / "results"
     assert found.model.source == str(tmp_path / "recipes" / "checkpoint")
     assert found.finetune is not None
-    assert found.finetune.dataset == str(tmp_path / "data" / "train.tsv")
-    assert found.convert.representative_data == "hub:glue/sst2:train"
+    assert found.finetune.data == DataSpec(str(tmp_path / "data" / "train.tsv"))
+    assert found.convert.data == DataSpec("hub:glue/sst2:train")
 
 
 @pytest.mark.parametrize(
@@ -132,13 +149,13 @@ def test_a_model_is_a_path_a_hub_id_or_a_package(tmp_path: Path, source: str, is
     ("old", "new", "expected"),
     [
         ("[finetune]", "[finetun]", "unknown key 'finetun'; did you mean 'finetune'?"),
-        ("temperature", "temprature", "[distil]: unknown key 'temprature'; did you mean 'temperature'?"),
-        ("temperature = 4", "alpha = 2", "[distil]: alpha is 2.0; it must be from 0 to 1"),
+        ("temperature", "temprature", "[distill]: unknown key 'temprature'; did you mean 'temperature'?"),
+        ("temperature = 4", "alpha = 2", "[distill]: alpha is 2; give a proportion between 0 and 1, such as 0.9"),
         ("epochs", "epoch", "[finetune]: unknown key 'epoch'; did you mean 'epochs'?"),
         ("threads", "thread", "[benchmark]: unknown key 'thread'; did you mean 'threads'?"),
         ("formats", "zzz", "[report]: unknown key 'zzz'; known are formats"),
         ('source = "./checkpoint"', "", "[model]: 'source' is missing; add it"),
-        ('dataset = "train.tsv"', "", "[finetune]: 'dataset' is missing; add it"),
+        ('data = "train.tsv"', "", "[finetune]: 'data' is missing; add it"),
         ('[model]\nsource = "./checkpoint"', "", "'model' is missing; add it"),
         ("epochs = 2", 'epochs = "two"', "[finetune]: epochs must be a whole number, not 'two'"),
         ("epochs = 2", "epochs = 2.5", "[finetune]: epochs must be a whole number, not 2.5"),
@@ -148,15 +165,17 @@ def test_a_model_is_a_path_a_hub_id_or_a_package(tmp_path: Path, source: str, is
         (
             '"percentile"',
             '"median"',
-            "[convert]: calibration median: unknown; choose from minmax, percentile, mse, entropy",
+            "[convert]: calibration is median; choose from minmax, percentile, mse, entropy",
         ),
-        ("threads = 1", "threads = 0", "[benchmark]: threads is 0; give at least 1"),
+        ("threads = 1", "threads = 0", "[benchmark]: threads is 0; give 1 to 256, best as many as there are cores"),
         ('name = "mine"', "name = 3", "name must be a string, not 3"),
         ('out = "results"', "out = []", "out must be a path, not []"),
         ('name = "mine"', 'name = ".."', "name is '..', which no file can be called; give one without / such as 'quickstart'"),
         ('name = "mine"', 'name = ""', "name is '', which no file can be called; give one without / such as 'quickstart'"),
         ('name = "mine"', 'name = "a/b"', "name is 'a/b', which no file can be called; give one without / such as 'quickstart'"),
-        ('dataset = "train.tsv"', 'dataset = ""', "[finetune]: dataset is empty; name a dataset or leave the key out"),
+        ('data = "train.tsv"', 'data = ""', "[finetune]: data is empty; name a dataset or leave the key out"),
+        ('data = "train.tsv"', "data = 3", "[finetune]: data must be a dataset, or a table with its source, not 3"),
+        ('"train.tsv"', "{source = 'a', sample = 3}", "[finetune]: [data]: unknown key 'sample'; did you mean 'samples'?"),
         ('out = "results"', 'out = "a\\u0000"', "out holds a NUL character; remove it"),
         ("./checkpoint", "a\\u0000", "[model]: source holds a NUL character; remove it"),
         ('["json"]', '"json"', "[report]: formats must be a list, each item a string, not 'json'"),
@@ -185,7 +204,8 @@ def test_a_home_that_nobody_has_stays_a_name(tmp_path: Path) -> None:
 
 def test_integer_schemes_ask_for_data(tmp_path: Path) -> None:
     text = 'name = "x"\nout = "o"\n[model]\nsource = "./m"\n[convert]\nschemes = ["int8", "int16x8"]\n'
-    assert _error(tmp_path, text).startswith("[convert]: scheme int8 and int16x8 calibrates")
+    with pytest.raises(ConfigError, match="^scheme int8 and int16x8 calibrates"):
+        run.check(recipe.load(_write(tmp_path, text)), overwrite=False)
 
 
 def test_a_missing_recipe_and_a_folder_are_named(tmp_path: Path) -> None:
@@ -218,20 +238,20 @@ class _Outer:
 
 def test_any_dataclass_can_be_a_table(tmp_path: Path) -> None:
     table = {"inner": {"depth": 2}, "depth": 3, "labels": {"negative": 0}, "flags": [True]}
-    found = recipe.from_mapping(_Outer, table, "a.toml", tmp_path)
+    found = serial.read(_Outer, table, "a.toml", error=ConfigError, base=tmp_path)
     assert found == _Outer(_Inner(2), {"negative": 0}, _Inner(3), None, (True,))
-    assert recipe.to_mapping(found) == table
+    assert serial.plain(found, sparse=True) == table
     with pytest.raises(ConfigError, match=r"^a\.toml: labels\.negative must be a whole number, not 'zero'$"):
-        recipe.from_mapping(_Outer, {**table, "labels": {"negative": "zero"}}, "a.toml", tmp_path)
+        serial.read(_Outer, {**table, "labels": {"negative": "zero"}}, "a.toml", error=ConfigError)
     with pytest.raises(ConfigError, match=r"^a\.toml: labels must be a table, not 3$"):
-        recipe.from_mapping(_Outer, {**table, "labels": 3}, "a.toml", tmp_path)
+        serial.read(_Outer, {**table, "labels": 3}, "a.toml", error=ConfigError)
 
 
 @pytest.mark.parametrize(
-    "path", sorted((Path(__file__).resolve().parents[2] / "recipes").glob("*.toml")), ids=lambda path: path.name
+    "path", sorted((Path(__file__).resolve().parents[3] / "recipes").glob("*.toml")), ids=lambda path: path.name
 )
 def test_the_recipes_that_come_along_hold(path: Path) -> None:
     found = recipe.load(path)
-    for reference in (found.convert.representative_data, found.convert.evaluation_data):
-        assert reference is None or reference.startswith("hub:") or Path(reference).is_file()
+    for data in (found.convert.data, found.convert.evaluation_data):
+        assert data is None or data.source.startswith("hub:") or Path(data.source).is_file()
     assert found.out.is_relative_to(path.parents[1] / "tflite_models")

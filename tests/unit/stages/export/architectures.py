@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from edgekit.data.samples import Samples
+from edgekit.models.checkpoint import Checkpoint
 from edgekit.models.ranges import TrainedRanges
 from edgekit.stages.export.litert import export_litert
 from edgekit.stages.export.onnx import OnnxExport, export_onnx
@@ -39,11 +40,11 @@ def save_all(folder: Path) -> dict[str, Path]:
 
 
 def to_onnx(checkpoints: dict[str, Path], rows: Path) -> dict[str, OnnxExport | str]:
-    """Each as `model.onnx` in its folder, with PyTorch's logits in `reference.npy`; or what was raised."""
+    """Each as `model.onnx` in its folder, with PyTorch's outputs in `reference`; or what was raised."""
     found: dict[str, OnnxExport | str] = {}
     for name, folder in checkpoints.items():
         try:
-            found[name] = export_onnx(folder, rows, folder / "model.onnx", folder / "reference.npy")
+            found[name] = export_onnx(Checkpoint.read(folder), rows, folder / "model.onnx", folder / "reference")
         except Exception as error:
             found[name] = f"{type(error).__name__}: {error}"
     return found
@@ -77,7 +78,8 @@ def save_others(folder: Path, rows: Path) -> dict[str, Path]:
     for name, config in configs.items():
         torch.manual_seed(0)
         t.AutoModelForSequenceClassification.from_config(config).save_pretrained(folder / name)
-        export_litert(folder / name, rows, folder / name / "float32.tflite", folder / name / "reference.npy")
+        source = Checkpoint.read(folder / name)
+        export_litert(source, rows, source.path / "float32.tflite", source.path / "reference")
     return {name: folder / name for name in configs}
 
 
@@ -85,12 +87,12 @@ def ranges(checkpoints: dict[str, Path], rows: Path) -> dict[str, TrainedRanges]
     """The ranges that each one's linear layers have on the saved rows."""
     import torch
 
-    from edgekit.models.checkpoint import load_classifier
+    from edgekit.models.weights import load_model
     from edgekit.stages.train.quantization import FakeQuantization
 
     found = {}
     for name, folder in checkpoints.items():
-        model = load_classifier(folder)
+        model = load_model(Checkpoint.read(folder))
         batch = {key: torch.from_numpy(np.array(values)).long() for key, values in Samples.load(rows).inputs.items()}
         rounding = FakeQuantization(model, batch, 10)
         with torch.no_grad():
@@ -105,10 +107,10 @@ def layer_outputs(checkpoint: Path, ranges: TrainedRanges, inputs: dict[str, np.
     """What each linear layer gives with rounding, its input being the given one."""
     import torch
 
-    from edgekit.models.checkpoint import load_classifier
+    from edgekit.models.weights import load_model
     from edgekit.stages.train.quantization import FakeQuantization
 
-    model = load_classifier(checkpoint)
+    model = load_model(Checkpoint.read(checkpoint))
     ids = torch.ones((1, LENGTH), dtype=torch.long)
     rounding = FakeQuantization(model, {"input_ids": ids, "attention_mask": ids}, 10)
     unlearned = torch.zeros(2)

@@ -7,11 +7,12 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from edgekit.data.samples import random_samples
+from edgekit.models.source import Kind, Source
 from edgekit.stages.export.saved_model import export_saved_model
 from edgekit.stages.quantize.converter import convert_float
 from edgekit.tflite import flatbuffer
 from edgekit.workflows.convert import bridge
-from edgekit.workflows.convert.bridge import FloatModel, Kind, Source
+from edgekit.workflows.convert.bridge import FloatModel
 
 _RANDOM = np.random.default_rng(0)
 
@@ -144,7 +145,8 @@ def convert_all(folder: Path, names: list[str]) -> dict[str, FloatModel | str]:
             rows = folder / f"{name}.rows"
             random_samples(content.signature(content.entry()).inputs, 8).save(rows)
             made = FloatModel(tflite, onnx=hop.fixed, channels_last=hop.channels_last)
-            made.parity.update(bridge.compare_outputs(Source(Kind.ONNX, file, name), made, rows))
+            if (parity := bridge.compare_outputs(Source(Kind.ONNX, file, name), made, rows)) is not None:
+                made.parity[parity.output] = parity
             found[name] = made
         except Exception as error:
             found[name] = f"{type(error).__name__}: {error}"

@@ -10,7 +10,7 @@ from edgekit.errors import EdgekitError
 from edgekit.models import keras2
 from edgekit.stages.keras.aware import calibrate, quantize_aware
 from edgekit.stages.keras.config import OptimizeConfig, Optimized
-from edgekit.stages.keras.techniques import describe, optimize
+from edgekit.stages.keras.techniques import apply, describe
 from edgekit.stages.keras.train import predict
 
 SIDE = 8
@@ -65,7 +65,7 @@ def all_of_it(room: Path, techniques: tuple[str, ...], config: OptimizeConfig) -
     save(room / "tiny.h5")
     save_foreign(room)
     rows(300).save(room / "rows")
-    found = {name: optimize(room / "tiny.h5", room / "rows", name, config, room) for name in techniques}
+    found = {name: apply(room / "tiny.h5", room / "rows", name, config, room) for name in techniques}
     few = np.asarray(rows(64, seed=5).inputs["image"])
     plain = keras2.load(room / "tiny.h5")
     aware = quantize_aware(plain, room / "tiny.h5")

@@ -1,5 +1,6 @@
 """Techniques on a tiny CNN, and what keeps their figures honest."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,32 +10,33 @@ import pytest
 from PIL import Image
 
 from edgekit.data.samples import described
-from edgekit.data.sources import ArrayRows, Columns, ImageRows
+from edgekit.data.sources import ArrayRows, ImageRows
 from edgekit.errors import ConfigError, ConversionError, DatasetError, ModelFormatError, OutputError
 from edgekit.measure.measurement import Measurement
 from edgekit.models.keras2 import check_format, is_quantization_aware
-from edgekit.spec import TensorSpec
+from edgekit.models.source import Kind, Source, brings
+from edgekit.spec import DataSpec, TensorSpec
 from edgekit.stages.keras.config import TECHNIQUES as TECHNIQUES_BY_NAME
 from edgekit.stages.keras.config import OptimizeConfig, Optimized, TrainConfig, Weights, select
 from edgekit.stages.keras.techniques import _check
 from edgekit.stages.keras.thin import most_in_four
 from edgekit.stages.keras.train import split
 from edgekit.system.worker import Worker
-from edgekit.tasks.metrics import difference
+from edgekit.tasks.metrics import Score, difference
 from edgekit.tflite import flatbuffer
 from edgekit.tflite.interpreter import Model
-from edgekit.workflows import optimize
-from edgekit.workflows.advise import Asked, advise
-from edgekit.workflows.convert.bridge import Kind, Source, brings
+from edgekit.workflows import optimize as optimizing
+from edgekit.workflows.advise import AdviseConfig, advise
 from edgekit.workflows.convert.config import ConvertConfig
 from edgekit.workflows.convert.conversion import convert
 from edgekit.workflows.guide.targets import Hardware
-from edgekit.workflows.optimize import OptimizingConfig, _Made, _Publisher, _rows, run
+from edgekit.workflows.optimize import OptimizingConfig, _File, _Publisher, _samples, optimize
 from tests.unit.stages.keras.models import SIDE, all_of_it, rows
 
 CLUSTERS = 8
 CONFIG = OptimizeConfig(sparsity=0.6, clusters=CLUSTERS, training=TrainConfig(epochs=2, learning_rate=3e-3))
 TECHNIQUES = ("sparsity-2-4", "sparsity-qat", "sparsity-clustering-qat")
+QAT = OptimizingConfig(("qat",), DataSpec("rows.npz"))
 SPEC = TensorSpec("image", (1, SIDE, SIDE, 3), "float32")
 
 
@@ -121,36 +123,35 @@ def test_models_that_cannot_be_trained_so_are_told_in_one_line(made):
 def test_convert_takes_the_trained_ranges_and_asks_for_no_data(made, room, tmp_path):
     model = room / "sparsity-qat.h5"
     assert is_quantization_aware(model) and not is_quantization_aware(room / "tiny.h5")
-    config = ConvertConfig(("float32", "int8"), brings=brings(str(model)))
+    config = ConvertConfig(("float32", "int8"))
     found = convert(str(model), tmp_path, config)
     assert found.refusals == ()
     assert [result.plan.made_by for result in found.results if result.plan][1] == "TFLiteConverter, trained ranges"
     trained, stripped = (Model(tmp_path / f"sparsity-qat_{scheme}.tflite") for scheme in ("int8", "float32"))
     for row in rows(8, seed=4):
         assert np.abs(trained.run(row)["scores"] - stripped.run(row)["scores"]).max() < 0.05
-    advice = advise(str(tmp_path), Asked(hardware=Hardware.EDGETPU), ConvertConfig())
+    advice = advise(str(tmp_path), AdviseConfig(hardware=Hardware.EDGETPU))
     assert [item.scheme for item in advice.candidates if item.brought] == ["int8"]
     assert advice.recommendation.leaf == "no integer-only file"
     assert "--integer-only" not in "".join(advice.next)
     with pytest.raises(ConfigError, match="calibrates on real samples"):
-        ConvertConfig(("int8",), brings=brings(str(room / "tiny.h5")))
+        convert(str(room / "tiny.h5"), tmp_path, ConvertConfig(("int8",)))
     with pytest.raises(ConfigError, match="trained quantization-aware and brings its int8 file"):
-        ConvertConfig(("int8",), integer_only=True, brings=brings(str(model)))
+        convert(str(model), tmp_path, ConvertConfig(("int8",), integer_only=True))
 
 
 def test_no_row_is_trained_on_and_judged_on(tmp_path):
-    config = OptimizingConfig(("qat",))
     images = np.asarray(rows(100).inputs["image"])
     labels = np.arange(100) % 2
     given, judged = ArrayRows({"x": images[:60]}, labels[:60], "a.npz"), ArrayRows({"x": images[50:]}, labels[50:], "b.npz")
     for evaluation, counts in ((judged, (50, 50)), (None, (48, 12))):
-        training, unseen, notes = _rows(given, evaluation, config, SPEC, 2, tmp_path)
+        training, unseen, notes = _samples(given, evaluation, QAT, SPEC, 2, tmp_path)
         assert (len(training), len(unseen)) == counts
         known = {row.tobytes() for row in training.inputs["image"]}
         assert not known & {row.tobytes() for row in unseen.inputs["image"]}
         assert len(notes) == (evaluation is not None)
     with pytest.raises(DatasetError, match="no row is left to train on"):
-        _rows(given, given, config, SPEC, 2, tmp_path)
+        _samples(given, given, QAT, SPEC, 2, tmp_path)
 
 
 def test_the_best_epoch_is_chosen_on_rows_that_training_never_sees():
@@ -167,14 +168,13 @@ def test_a_refused_file_gets_no_name_and_the_other_does(tmp_path):
         (tmp_path / name).write_bytes(name.encode())
     out = tmp_path / "out"
     refusals: list[str] = []
-    publisher = _Publisher(
-        out, source, OptimizingConfig(("qat",), max_drop=0.02), {"dataset": "rows.npz"}, "10 rows", overwrite=False
-    )
+    score = Score("accuracy", 0.9, 0.8, 0.95, 100, 90)
+    publisher = _Publisher(out, source, replace(QAT, max_drop=0.02), "10 rows", overwrite=False)
     for scheme, lost in (("float32", 1), ("int8", 3)):
         file = tmp_path / f"{scheme[:5]}.tflite" if scheme == "float32" else tmp_path / "int8.tflite"
         file.write_bytes(b"model")
-        item = _Made("qat", scheme, file, None, Optimized("qat", (), ()), tmp_path / "new.h5")
-        row = publisher.publish(item, Measurement(str(file), 5, 5, drop=difference(lost, 0, 100)), refusals)
+        item = _File("qat", scheme, file, None, Optimized("qat", (), ()), tmp_path / "new.h5")
+        row = publisher.publish(item, Measurement(str(file), 5, 5, metric=score, drop=difference(lost, 0, 100)), refusals)
         assert (row.failure is not None) == (scheme == "int8")
     assert sorted(path.name for path in out.iterdir()) == [
         "net_qat.h5",
@@ -196,7 +196,7 @@ def test_a_refused_file_gets_no_name_and_the_other_does(tmp_path):
 )
 def test_wrong_options_are_refused_before_anything_runs(wrong, words):
     with pytest.raises(ConfigError, match=words):
-        OptimizingConfig(**{"techniques": ("qat",), **wrong})
+        OptimizingConfig(**{"techniques": ("qat",), "data": DataSpec("rows.npz"), **wrong})
 
 
 @pytest.mark.parametrize(
@@ -213,18 +213,18 @@ def test_wrong_settings_of_a_technique_name_the_setting(wrong, words):
 def test_bad_data_and_models_are_told_before_tensorflow_starts(tmp_path):
     np.savez(tmp_path / "bare.npz", x=np.zeros((30, SIDE, SIDE, 3), np.float32))
     (tmp_path / "net.h5").write_bytes(b"\x89HDF\r\n\x1a\n")
-    config, out = OptimizingConfig(("qat",)), tmp_path / "out"
+    out = tmp_path / "out"
     with pytest.raises(DatasetError, match=r"bare\.npz: no label array"):
-        run(str(tmp_path / "net.h5"), str(tmp_path / "bare.npz"), out, config, columns=Columns())
+        optimize(str(tmp_path / "net.h5"), out, replace(QAT, data=DataSpec(tmp_path / "bare.npz")))
     (tmp_path / "texts.tsv").write_text("text\tlabel\na film\t1\n")
     with pytest.raises(DatasetError, match=r"texts\.tsv: holds texts; give an \.npz file"):
-        run(str(tmp_path / "net.h5"), str(tmp_path / "texts.tsv"), out, config)
+        optimize(str(tmp_path / "net.h5"), out, replace(QAT, data=DataSpec(tmp_path / "texts.tsv")))
     (tmp_path / "net.keras").write_bytes(b"PK")
     with pytest.raises(ModelFormatError, match="is a Keras 3 file"):
-        run(str(tmp_path / "net.keras"), "rows.npz", out, config)
+        optimize(str(tmp_path / "net.keras"), out, QAT)
     (tmp_path / "net.onnx").write_bytes(b"")
     with pytest.raises(ModelFormatError, match="is no Keras model"):
-        run(str(tmp_path / "net.onnx"), "rows.npz", out, config)
+        optimize(str(tmp_path / "net.onnx"), out, QAT)
     (tmp_path / "zip.h5").write_bytes(b"PK\x03\x04")
     with pytest.raises(ModelFormatError, match="is a Keras 3 file"):
         check_format(tmp_path / "zip.h5")
@@ -239,7 +239,7 @@ def test_nothing_that_is_there_is_replaced(tmp_path, name):
     (tmp_path / "net.h5").write_bytes(b"\x89HDF\r\n\x1a\n")
     (tmp_path / name).write_text("mine")
     with pytest.raises(OutputError, match=name):
-        run(str(tmp_path / "net.h5"), "rows.npz", tmp_path, OptimizingConfig(("qat",)))
+        optimize(str(tmp_path / "net.h5"), tmp_path, QAT)
 
 
 def test_what_is_lost_is_judged_once_against_the_original(tmp_path, monkeypatch):
@@ -250,8 +250,8 @@ def test_what_is_lost_is_judged_once_against_the_original(tmp_path, monkeypatch)
         seen.append(config)
         return SimpleNamespace(results=[])
 
-    monkeypatch.setattr(optimize, "convert", converted)
-    optimize._converted(tmp_path / "net.h5", "qat", tmp_path / "rows.npz", tmp_path, OptimizingConfig(("qat",), max_drop=0.0), None)
+    monkeypatch.setattr(optimizing, "convert", converted)
+    optimizing._converted(tmp_path / "net.h5", "qat", tmp_path / "rows.npz", tmp_path, replace(QAT, max_drop=0.0), None)
     assert [config.max_drop for config in seen] == [None]
 
 
@@ -276,23 +276,23 @@ def test_images_that_cannot_be_read_are_told(tmp_path):
         files.append(tmp_path / f"{number}.png")
     files[7].write_bytes(b"no image")
     given = ImageRows(tuple(files), (0, 1) * 100, None, str(tmp_path))
-    _, evaluation, _ = _rows(given, None, OptimizingConfig(("qat",)), SPEC, 2, tmp_path / "room")
+    _, evaluation, _ = _samples(given, None, QAT, SPEC, 2, tmp_path / "room")
     assert described(evaluation, "x").endswith("without 7.png (not readable)")
     others = ArrayRows({"x": np.asarray(rows(20).inputs["image"])}, np.zeros(20, np.int64), "b.npz")
-    told = _rows(given, others, OptimizingConfig(("qat",)), SPEC, 2, tmp_path / "room")[2]
+    told = _samples(given, others, QAT, SPEC, 2, tmp_path / "room")[2]
     assert len(told) == 1 and "Trained on 199 rows" in told[0] and "7.png" in told[0]
 
 
 def test_labels_outside_the_head_name_the_sample(tmp_path):
     given = ArrayRows({"x": np.asarray(rows(30).inputs["image"])}, np.arange(30), "rows.npz")
     with pytest.raises(DatasetError, match="sample 2 .* has 2, the head has 2 classes"):
-        _rows(given, None, OptimizingConfig(("qat",)), SPEC, 2, tmp_path)
+        _samples(given, None, QAT, SPEC, 2, tmp_path)
 
 
 def test_rows_of_a_single_class_teach_nothing(tmp_path):
     given = ArrayRows({"x": np.asarray(rows(30).inputs["image"])}, np.ones(30, np.int64), "rows.npz")
     with pytest.raises(DatasetError, match=r"^rows\.npz: all rows to train on have the label 1; give"):
-        _rows(given, None, OptimizingConfig(("qat",)), SPEC, 2, tmp_path)
+        _samples(given, None, QAT, SPEC, 2, tmp_path)
 
 
 def test_all_is_every_technique_in_one_order():

@@ -17,7 +17,7 @@ ROWS = 37  # two batches, the second short
 
 def samples() -> Samples:
     inputs = {name: tensor.int().numpy() for name, tensor in models.inputs(ROWS).items()}
-    return Samples(inputs, np.arange(ROWS) % 3)
+    return Samples(inputs, np.arange(ROWS) % 3, task="text-classification", settings={"problem": "single_label_classification"})
 
 
 def score_all() -> dict[str, dict[str, tuple[Scores, Scores]] | str]:
@@ -149,7 +149,7 @@ def silenced() -> dict[str, list[tuple[Scores, tuple[int, ...], tuple[int, ...]]
 
     from edgekit.models import architectures
     from edgekit.stages.prune import importance, pruning_plan
-    from edgekit.stages.prune.config import PruneConfig
+    from edgekit.stages.prune.config import StructureConfig
 
     found: dict[str, list[tuple[Scores, tuple[int, ...], tuple[int, ...]]]] = {}
     for form in SHOWN:
@@ -162,7 +162,7 @@ def silenced() -> dict[str, list[tuple[Scores, tuple[int, ...], tuple[int, ...]]
         found[form] = []
         for method in (Importance.GRADIENT, Importance.TAYLOR, Importance.MAGNITUDE):
             scores = importance.score(model, samples(), method, 0)
-            kept = pruning_plan.choose(scores, PruneConfig(heads=0.08, ffn=0.003, round_to=1), size)
+            kept = pruning_plan.choose(scores, StructureConfig(heads=0.08, ffn=0.003, round_to=1), size)
             found[form].append((scores, kept[1].heads, kept[1].ffn[-1]))
     return found
 

@@ -173,7 +173,8 @@ def operate(folder: Path) -> dict[str, Surgery | str]:
 def _operate(form: str, folder: Path) -> Surgery:
     from edgekit.errors import ConfigError
     from edgekit.models import architectures
-    from edgekit.models.checkpoint import load_classifier
+    from edgekit.models.checkpoint import Checkpoint
+    from edgekit.models.weights import load_model
 
     def apart(one: Any, other: Any) -> float:
         return float((logits(one) - logits(other)).abs().max())
@@ -184,7 +185,7 @@ def _operate(form: str, folder: Path) -> Surgery:
     architectures.keep(cut, first)
     shape = copy.deepcopy(getattr(cut.config, architectures.KEY))
     cut.save_pretrained(folder / "cut")
-    loaded = load_classifier(folder / "cut")
+    loaded = load_model(Checkpoint.read(folder / "cut"))
     fewer = copy.deepcopy(whole)
     few = for_each_ffn(FEWER, whole)
     try:
@@ -218,11 +219,11 @@ def _operate(form: str, folder: Path) -> Surgery:
         changed=apart(cut, whole),
         cut=apart(cut, masked(whole, first)),
         fewer=told,
-        loaded=apart(load_classifier(folder / "cut"), cut),
+        loaded=apart(load_model(Checkpoint.read(folder / "cut")), cut),
         again=again,
-        loaded_again=apart(load_classifier(folder / "again"), fewer),
+        loaded_again=apart(load_model(Checkpoint.read(folder / "again")), fewer),
         shape=shape,
         shape_again=getattr(fewer.config, architectures.KEY),
         parameters=sum(parameter.numel() for parameter in cut.parameters()),
-        stored=sum(parameter.numel() for parameter in load_classifier(folder / "cut").parameters()),
+        stored=sum(parameter.numel() for parameter in load_model(Checkpoint.read(folder / "cut")).parameters()),
     )

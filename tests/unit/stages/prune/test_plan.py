@@ -9,7 +9,7 @@ import pytest
 from edgekit.errors import ConfigError
 from edgekit.models.architectures import Kept
 from edgekit.stages.prune import pruning_plan
-from edgekit.stages.prune.config import PruneConfig, Scope
+from edgekit.stages.prune.config import Scope, StructureConfig
 from edgekit.stages.prune.pruning_plan import PruningPlan, Scores
 
 
@@ -29,7 +29,7 @@ def counts(kept: tuple[Kept, ...]) -> tuple[list[int], list[int]]:
 @pytest.mark.parametrize("scope", list(Scope))
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.3, 0.5, 0.75, 0.9, 0.99])
 def test_as_much_goes_as_was_asked_for(scope: Scope, share: float) -> None:
-    config = PruneConfig(heads=share, ffn=share, scope=scope, round_to=1)
+    config = StructureConfig(heads=share, ffn=share, scope=scope, round_to=1)
     heads, units = counts(pruning_plan.choose(scores(), config, 8))
     # One of each at least, which matters where next to nothing may stay.
     if scope is Scope.GLOBAL:
@@ -44,7 +44,7 @@ def test_as_much_goes_as_was_asked_for(scope: Scope, share: float) -> None:
 
 @pytest.mark.parametrize(("head_size", "round_to", "block"), [(8, 8, 1), (4, 8, 2), (2, 8, 4), (12, 8, 2), (5, 8, 8), (64, 8, 1)])
 def test_widths_are_multiples(head_size: int, round_to: int, block: int) -> None:
-    heads, units = counts(pruning_plan.choose(scores(), PruneConfig(heads=0.4, ffn=0.4, round_to=round_to), head_size))
+    heads, units = counts(pruning_plan.choose(scores(), StructureConfig(heads=0.4, ffn=0.4, round_to=round_to), head_size))
     assert all(count % block == 0 and (count * head_size) % round_to == 0 for count in heads)
     assert all(width % round_to == 0 for width in units)
     assert sum(heads) <= max(0.6 * 32, 4 * block)
@@ -52,53 +52,53 @@ def test_widths_are_multiples(head_size: int, round_to: int, block: int) -> None
 
 
 def test_a_width_that_is_no_multiple_stays_whole_or_becomes_one() -> None:
-    found = pruning_plan.choose(scores(heads=5, units=21), PruneConfig(heads=0.3, ffn=0.3), 4)
+    found = pruning_plan.choose(scores(heads=5, units=21), StructureConfig(heads=0.3, ffn=0.3), 4)
     heads, units = counts(found)
     assert all(count % 2 == 0 or count == 5 for count in heads)
     assert all(width % 8 == 0 or width == 21 for width in units)
-    whole = counts(pruning_plan.choose(scores(heads=5, units=21), PruneConfig(), 4))
+    whole = counts(pruning_plan.choose(scores(heads=5, units=21), StructureConfig(), 4))
     assert whole == ([5] * 4, [21] * 4)
 
 
 def test_the_most_important_stay_in_their_order() -> None:
     given = Scores("taylor", ((0.1, 5.0, 3.0, 4.0),), (((1.0, 0.0, 2.0, 0.5),),))
-    assert pruning_plan.choose(given, PruneConfig(heads=0.5, ffn=0.5, round_to=1), 8) == (Kept(0, (1, 3), ((0, 2),)),)
+    assert pruning_plan.choose(given, StructureConfig(heads=0.5, ffn=0.5, round_to=1), 8) == (Kept(0, (1, 3), ((0, 2),)),)
 
 
 def test_a_head_that_does_nothing_goes_first() -> None:
     given = Scores("gradient", ((0.9, 0.0, 0.8), (0.7, 0.7, 0.6)), (((1.0,),), ((1.0,),)))
-    kept = pruning_plan.choose(given, PruneConfig(heads=0.16, round_to=1), 8)
+    kept = pruning_plan.choose(given, StructureConfig(heads=0.16, round_to=1), 8)
     assert [part.heads for part in kept] == [(0, 2), (0, 1, 2)]
 
 
 def test_layers_compete_by_their_norm_and_a_scope_keeps_them_apart() -> None:
     # The second layer's scores are a hundred times the first's: divided by their norms they are alike.
     given = Scores("gradient", ((1.0, 1.0, 1.0, 0.1), (100.0, 1.0, 1.0, 1.0)), (((1.0,),), ((1.0,),)))
-    together = pruning_plan.choose(given, PruneConfig(heads=0.5, round_to=1), 8)
+    together = pruning_plan.choose(given, StructureConfig(heads=0.5, round_to=1), 8)
     assert [part.heads for part in together] == [(0, 1, 2), (0,)]
-    apart = pruning_plan.choose(given, PruneConfig(heads=0.5, round_to=1, scope=Scope.LAYER), 8)
+    apart = pruning_plan.choose(given, StructureConfig(heads=0.5, round_to=1, scope=Scope.LAYER), 8)
     assert [len(part.heads) for part in apart] == [2, 2]
 
 
 def test_the_least_important_layers_go_and_shares_are_of_what_is_left() -> None:
     heads = tuple(tuple([float(value)] * 4) for value in (3, 1, 2, 4))
     given = Scores("gradient", heads, tuple((tuple([0.1] * 8),) for _ in heads))
-    kept = pruning_plan.choose(given, PruneConfig(heads=0.5, layers=2, round_to=1), 8)
+    kept = pruning_plan.choose(given, StructureConfig(heads=0.5, layers=2, round_to=1), 8)
     assert [part.layer for part in kept] == [0, 3]
     assert sum(len(part.heads) for part in kept) == 4
     with pytest.raises(ConfigError, match="--layers is 4 but the model has 4; leave at least one"):
-        pruning_plan.choose(given, PruneConfig(layers=4), 8)
+        pruning_plan.choose(given, StructureConfig(layers=4), 8)
 
 
 def test_every_ffn_of_a_layer_is_chosen_from() -> None:
-    kept = pruning_plan.choose(scores(ffns=3), PruneConfig(ffn=0.5), 8)
+    kept = pruning_plan.choose(scores(ffns=3), StructureConfig(ffn=0.5), 8)
     assert all(len(part.ffn) == 3 for part in kept)
     assert sum(len(units) for part in kept for units in part.ffn) == 4 * 3 * 48 / 2
 
 
 def test_scores_of_nothing_are_no_trouble() -> None:
     given = Scores("gradient", ((0.0,) * 4,) * 2, (((0.0,) * 16,),) * 2)
-    heads, units = counts(pruning_plan.choose(given, PruneConfig(heads=0.5, ffn=0.5), 8))
+    heads, units = counts(pruning_plan.choose(given, StructureConfig(heads=0.5, ffn=0.5), 8))
     assert (sum(heads), sum(units)) == (4, 16)
 
 
@@ -144,15 +144,15 @@ def test_a_plan_knows_its_checkpoint(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"heads": 1.0}, "--heads is 1.0"),
-        ({"heads": -0.1}, "--heads is -0.1"),
-        ({"ffn": float("nan")}, "--ffn is nan"),
-        ({"layers": -1}, "--layers is -1"),
-        ({"round_to": 0}, "--round-to is 0"),
-        ({"samples": 0}, "--samples is 0"),
-        ({"max_length": 2}, "--max-length is 2"),
+        ({"heads": 1.0}, "heads is 1"),
+        ({"heads": -0.1}, "heads is -0.1"),
+        ({"ffn": float("nan")}, "ffn is nan"),
+        ({"layers": -1}, "layers is -1"),
+        ({"round_to": 0}, "round_to is 0"),
+        ({"samples": 0}, "samples is 0"),
+        ({"max_length": 2}, "max_length is 2"),
     ],
 )
 def test_a_setting_out_of_range_is_told(settings: dict[str, float], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
-        PruneConfig(**settings)  # type: ignore[arg-type]
+        StructureConfig(**settings)  # type: ignore[arg-type]

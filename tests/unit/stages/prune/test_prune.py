@@ -11,20 +11,24 @@ from typing import Any
 import pytest
 
 from edgekit.data.sources import TextRows
-from edgekit.errors import CheckpointError, ConfigError, EdgekitError
+from edgekit.errors import CheckpointError, ConfigError, DatasetError, EdgekitError
 from edgekit.models.architectures import Kept
+from edgekit.models.checkpoint import Checkpoint
+from edgekit.models.weights import load_model
+from edgekit.spec import DataSpec
 from edgekit.stages.prune import pruning_plan
-from edgekit.stages.prune.config import Importance, PruneConfig
+from edgekit.stages.prune.config import Importance, StructureConfig
 from edgekit.stages.prune.pruning_plan import PruningPlan, Scores
 from edgekit.stages.prune.surgery import PruneResult, Vocabulary, prune
-from edgekit.stages.train.config import DistilConfig, FinetuneConfig
+from edgekit.stages.train.config import DistillConfig, FinetuneConfig
 from edgekit.system import artifacts
 from edgekit.system.worker import Worker
 from edgekit.workflows import prune as workflow
+from edgekit.workflows.prune import PruneConfig
 from tests import tiny
 from tests.unit.stages.prune import models
 
-CONFIG = PruneConfig(heads=0.5, ffn=0.5, samples=32, max_length=16)
+CONFIG = StructureConfig(heads=0.5, ffn=0.5, samples=32, max_length=16)
 
 
 def rows(count: int = 64) -> TextRows:
@@ -47,19 +51,19 @@ def _run_all(checkpoint: Path, room: Path) -> Chain:
 
     inline = models.Inline()
 
-    def run(name: str, source: Path = checkpoint, config: PruneConfig = CONFIG, **settings: Any) -> Path:
-        prune(source, rows(), room / name, config, worker=inline, **settings)
+    def run(name: str, source: Path = checkpoint, config: StructureConfig = CONFIG, **settings: Any) -> Path:
+        prune(Checkpoint.read(source), rows(), room / name, config, worker=inline, **settings)
         return room / name
 
     once = run("once", vocabulary_of=Vocabulary())
     run("twice", vocabulary_of=Vocabulary())
     run("random 0", config=replace(CONFIG, importance=Importance.RANDOM))
     run("random 1", config=replace(CONFIG, importance=Importance.RANDOM, seed=1))
-    run("by plan", config=PruneConfig(), use=once)
-    quick = FinetuneConfig(epochs=1, batch_size=16, max_length=16)
-    finetune(once, rows(), None, room / "tuned", quick, worker=inline)
+    run("by plan", config=StructureConfig(), use=once)
+    quick = FinetuneConfig(data=tiny.data(64), epochs=1, batch_size=16, max_length=16)
+    finetune(once, room / "tuned", quick)
     again = run("again", room / "tuned", replace(CONFIG, layers=1))
-    finetune(again, rows(), None, room / "tuned again", quick, worker=inline)
+    finetune(again, room / "tuned again", quick)
 
     refused = {}
     whole = pruning_plan.read(once)
@@ -103,18 +107,16 @@ def _padding(tokenizer: Path, folder: Path) -> tuple[int | None, float]:
     """The padding id of a GPT-2 whose config names none, and how far its logits of a row move when padding is added."""
     import torch
 
-    from edgekit.models.checkpoint import load_classifier
-
     shutil.copytree(tokenizer, folder, ignore=shutil.ignore_patterns("model.safetensors", "config.json"))
     models.build("gpt2", pad_token_id=None, bos_token_id=None, eos_token_id=None).save_pretrained(folder)
-    model = load_classifier(folder)
+    model = load_model(Checkpoint.read(folder))
     row = torch.tensor([[5, 6, 7, 8]])
     alone = models.logits(model, {"input_ids": row, "attention_mask": torch.ones_like(row)})
     padded = torch.nn.functional.pad(row, (0, 3)).repeat(2, 1)
     both = models.logits(model, {"input_ids": padded, "attention_mask": (padded > 0).long()})
     (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}))
     try:
-        load_classifier(folder)
+        load_model(Checkpoint.read(folder))
     except CheckpointError as error:
         assert "names no padding token" in str(error)
         return model.config.pad_token_id, float((both - alone).abs().max())
@@ -193,10 +195,37 @@ def test_a_gpt2_pads_with_its_tokenizers_token(chain: Chain) -> None:
     assert apart < 1e-5
 
 
+# Several labels ---------------------------------------------------------------------------------------------------------
+
+TAGS = ("praise", "blame", "film")
+
+
+def _tagged(count: int, **options: Any) -> DataSpec:
+    texts = [text for text, _ in tiny.sentences(count)]
+    words = (tiny.POSITIVE, tiny.NEGATIVE, ("film", "plot"))
+    flags = [[int(any(word in text.split() for word in each)) for text in texts] for each in words]
+    return DataSpec({"sentence": texts, **dict(zip(TAGS, flags, strict=True))}, **options)
+
+
+def test_a_checkpoint_of_several_labels_is_pruned_by_all_of_them(tmp_path: Path) -> None:
+    source = Worker(timeout_s=100).run(tiny.model, tmp_path / "tags", labels=TAGS, problem_type="multi_label_classification").value
+    config = PruneConfig(heads=0.5, samples=32, max_length=16, data=_tagged(48, label_columns=TAGS))
+    found = workflow.prune(source, tmp_path / "out", config)
+    assert sum(found.steps[-1].heads) == 4
+    assert Checkpoint.read(tmp_path / "out").settings == Checkpoint.read(source).settings
+    for columns, words in ((("blame",), "no label column for praise, film"), ((), None)):
+        data = _tagged(48, label_columns=columns) if words else tiny.data(48)
+        with pytest.raises(DatasetError, match=words or "one label column .*3 labels \\(praise, blame, film\\).*--label-column"):
+            workflow.prune(source, tmp_path / "none", replace(config, data=data))
+    assert not (tmp_path / "none").exists()
+    unlabelled = replace(config, importance=Importance.ACTIVATION, data=tiny.data(48))
+    assert sum(workflow.prune(source, tmp_path / "by activation", unlabelled).steps[-1].heads) == 4
+
+
 # Steps, without a framework -------------------------------------------------------------------------------------------
 
 SCORES = Scores("gradient", ((1.0, 2.0),), (((1.0, 2.0),),))
-RECOVERY = workflow.Recovery(DistilConfig(epochs=1), steps=2)
+RECOVERY: dict[str, Any] = {"recovery": DistillConfig(epochs=1), "steps": 2, "data": tiny.data(4)}
 
 
 @dataclass
@@ -206,13 +235,14 @@ class Fakes:
     made: list[tuple[str, float, bool]]
     dies_in: str = ""
 
-    def prune(self, model: Path, rows: Any, out: Path, config: PruneConfig, **settings: Any) -> None:
+    def prune(self, model: Checkpoint, rows: Any, out: Path, config: StructureConfig, **settings: Any) -> None:
         self._make(out, config.heads, settings["vocabulary_of"] is not None)
         measured = PruneResult((0,), (1,), ((1,),), *range(8))
         (out / "edgekit.json").write_text(json.dumps({"measured": dataclasses.asdict(measured)}))
         pruning_plan.write(PruningPlan(model.name, SCORES, (Kept(0, (0,) if out.name == "pruned_2" else (0, 1), ((0,),)),)), out)
 
-    def distil(self, teacher: Path, student: Path, rows: Any, evaluation: Any, out: Path, config: Any, **_: Any) -> str:
+    def distill(self, student: Path, out: Path, config: Any, **_: Any) -> str:
+        assert config.data == RECOVERY["data"]
         self._make(out, 0.0, False)
         return out.name
 
@@ -222,6 +252,7 @@ class Fakes:
         with artifacts.staged(out) as partial:
             partial.mkdir()
             (partial / "edgekit.json").write_text("{}")
+            (partial / "config.json").write_text('{"model_type": "bert"}')
         self.made.append((out.name, round(share, 4), vocabulary))
 
 
@@ -229,7 +260,7 @@ class Fakes:
 def fakes(monkeypatch: pytest.MonkeyPatch) -> Fakes:
     found = Fakes([])
     monkeypatch.setattr("edgekit.stages.prune.surgery.prune", found.prune)
-    monkeypatch.setattr(workflow, "distil", found.distil)
+    monkeypatch.setattr(workflow, "distill", found.distill)
     return found
 
 
@@ -241,8 +272,8 @@ def source(tmp_path: Path) -> Path:
 
 
 def test_steps_remove_the_same_share_of_what_is_left(fakes: Fakes, source: Path, tmp_path: Path) -> None:
-    config = PruneConfig(heads=0.75, ffn=0.75)
-    found = workflow.run(source, rows(4), tmp_path / "out", config, vocabulary=Vocabulary(), recovery=RECOVERY)
+    config = PruneConfig(heads=0.75, ffn=0.75, vocabulary=Vocabulary(), **RECOVERY)
+    found = workflow.prune(source, tmp_path / "out", config)
     assert fakes.made == [
         ("pruned_1", 0.5, True),
         ("recovered_1", 0.0, False),
@@ -258,7 +289,7 @@ def test_steps_remove_the_same_share_of_what_is_left(fakes: Fakes, source: Path,
 
 def test_a_stopped_run_goes_on_after_its_last_whole_step(fakes: Fakes, source: Path, tmp_path: Path) -> None:
     def run(heads: float = 0.75) -> None:
-        workflow.run(source, rows(4), tmp_path / "out", PruneConfig(heads=heads), recovery=RECOVERY)
+        workflow.prune(source, tmp_path / "out", PruneConfig(heads=heads, **RECOVERY))
 
     fakes.dies_in = "pruned_2"
     with pytest.raises(KeyboardInterrupt):
@@ -282,7 +313,7 @@ def test_other_files_of_tokens_start_anew(fakes: Fakes, source: Path, tmp_path: 
     listed = tmp_path / "tokens.txt"
 
     def run() -> None:
-        workflow.run(source, rows(4), tmp_path / "out", PruneConfig(), vocabulary=Vocabulary(listed), recovery=RECOVERY)
+        workflow.prune(source, tmp_path / "out", PruneConfig(vocabulary=Vocabulary(listed), **RECOVERY))
 
     fakes.dies_in = "recovered_2"
     for content in ("a\n", "b\n"):
@@ -296,17 +327,14 @@ def test_other_files_of_tokens_start_anew(fakes: Fakes, source: Path, tmp_path: 
 def test_a_run_stopped_before_training_leaves_nothing(fakes: Fakes, source: Path, tmp_path: Path) -> None:
     fakes.dies_in = "pruned_1"
     with pytest.raises(KeyboardInterrupt):
-        workflow.run(source, rows(4), tmp_path / "new" / "out", PruneConfig(heads=0.5))
+        workflow.prune(source, tmp_path / "new" / "out", PruneConfig(heads=0.5, data=tiny.data(4)))
     assert not (tmp_path / "new").exists()
 
 
-@pytest.mark.parametrize(
-    "settings", [{"config": PruneConfig(ffn=0.5)}, {"vocabulary": Vocabulary()}, {"target": workflow.Target(1, "MB")}]
-)
-def test_a_plan_goes_with_nothing_else(fakes: Fakes, source: Path, tmp_path: Path, settings: dict[str, Any]) -> None:
+@pytest.mark.parametrize("settings", [{"ffn": 0.5}, {"vocabulary": Vocabulary()}, {"target": workflow.Target(1, "MB")}])
+def test_a_plan_goes_with_nothing_else(settings: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=r"plan\.json: a plan says itself what stays"):
-        workflow.run(source, rows(4), tmp_path / "out", **{"config": PruneConfig(), "use": Path("plan.json"), **settings})
-    assert fakes.made == []
+        PruneConfig(use=Path("plan.json"), **settings)
 
 
 @pytest.mark.parametrize(

@@ -27,17 +27,18 @@ def _sparsify_all(checkpoint: Path, folder: Path) -> tuple[dict[str, SparsityRes
     """In a child: each run's result and state dict, the dense one's, and what is told where nothing matches."""
     from safetensors.numpy import load_file
 
-    from edgekit.models.checkpoint import load_classifier
+    from edgekit.models.checkpoint import Checkpoint
+    from edgekit.models.weights import load_model
 
     results, weights = {}, {}
     for name, config in RUNS.items():
-        results[name] = sparsify(checkpoint, folder / name, config, worker=Inline())
+        results[name] = sparsify(Checkpoint.read(checkpoint), folder / name, config, worker=Inline())
         weights[name] = load_file(folder / name / "model.safetensors")
-        assert set(load_classifier(folder / name).state_dict()) >= set(weights[name])
+        assert set(load_model(Checkpoint.read(folder / name)).state_dict()) >= set(weights[name])
     told = ""
     for refused in (SparsityConfig(0.5, weights="*.h.*"), SparsityConfig(method=Method.THRESHOLD, threshold=99)):
         try:
-            sparsify(checkpoint, folder / "none", refused, worker=Inline())
+            sparsify(Checkpoint.read(checkpoint), folder / "none", refused, worker=Inline())
         except ConfigError as error:
             told += f"{error}\n"
     return results, weights, load_file(checkpoint / "model.safetensors"), told
@@ -125,11 +126,11 @@ def test_the_folder_is_a_checkpoint_with_its_manifest(sparse: Sparse, tiny_bert:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"share": 1.0}, "--sparsity is 1.0"),
-        ({"share": -0.5}, "--sparsity is -0.5"),
-        ({"share": float("nan")}, "--sparsity is nan"),
-        ({"threshold": 0.0}, "--threshold is 0.0"),
-        ({"threshold": float("nan")}, "--threshold is nan"),
+        ({"sparsity": 1.0}, "sparsity is 1"),
+        ({"sparsity": -0.5}, "sparsity is -0.5"),
+        ({"sparsity": float("nan")}, "sparsity is nan"),
+        ({"threshold": 0.0}, "threshold is 0"),
+        ({"threshold": float("nan")}, "threshold is nan"),
     ],
 )
 def test_a_setting_out_of_range_is_told(settings: dict[str, float], words: str) -> None:

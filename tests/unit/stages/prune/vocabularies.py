@@ -314,7 +314,7 @@ def _cut(source: Path, folder: Path) -> Cut:
     config = BertConfig(vocab_size=size, **widths, initializer_range=0.5, **ids)
     model = BertForSequenceClassification(config).eval()
     rows = TextRows(TEXTS, PAIRS, None, "texts")
-    before = encode_text(rows, folder, 40, ("input_ids", "attention_mask"), {})
+    before = encode_text(rows, folder, 40, ("input_ids", "attention_mask"))
 
     def logits(samples: Any) -> Any:
         with torch.no_grad():
@@ -358,7 +358,7 @@ def _cut(source: Path, folder: Path) -> Cut:
                 or getattr(new, f"{name}_token") != getattr(old, f"{name}_token")
             )
         ),
-        logits_apart=float((logits(encode_text(rows, folder, 40, ("input_ids", "attention_mask"), {})) - whole).abs().max()),
+        logits_apart=float((logits(encode_text(rows, folder, 40, ("input_ids", "attention_mask"))) - whole).abs().max()),
         config_ids={name: getattr(model.config, name) for name in ids},
         wanted_ids={name: None if value is None else places[value] for name, value in ids.items()},
         beside=tuple((folder / "vocab.txt").read_text().split("\n")) if (folder / "vocab.txt").is_file() else (),

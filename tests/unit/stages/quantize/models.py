@@ -9,6 +9,7 @@ from ai_edge_litert import schema_py_generated as schema
 from edgekit.data.samples import Samples
 from edgekit.stages.quantize.calibrate import calibrate
 from edgekit.system.worker import Outcome
+from edgekit.tasks.judgement import decibels
 from edgekit.tflite.interpreter import Model
 from tests.unit.tflite.conftest import Builder
 
@@ -81,7 +82,7 @@ def conv_samples(count: int, seed: int = 1) -> Samples:
     draw = np.random.default_rng(seed)
     images = draw.random((count, 8, 8, 3), np.float32) * np.linspace(0.2, 1, count, dtype=np.float32)[:, None, None, None]
     images[-1] *= 4
-    return Samples({"x": images})
+    return Samples({"x": images}, task="tabular-classification")
 
 
 def token_net(mask_value: float = -np.inf) -> Builder:
@@ -188,14 +189,16 @@ def encoder_samples(count: int, *, embedded: bool = False) -> Samples:
     draw = np.random.default_rng(3)
     if embedded:
         return Samples({"ids": draw.integers(0, 50, (count, TOKENS), dtype=np.int32)})
-    return Samples({"x": draw.standard_normal((count, TOKENS, WIDTH)).astype(np.float32)})
+    rows = draw.standard_normal((count, TOKENS, WIDTH)).astype(np.float32)
+    return Samples({"x": rows}, task="tabular-classification")
 
 
-def loud_net(*, bias_shape: tuple[int, ...] = (CLASSES,)) -> Builder:
+def loud_net(*, bias_shape: tuple[int, ...] = (CLASSES,), scores: bool = False) -> Builder:
     """x (1, 4, 4, 16): DEPTHWISE_CONV_2D `loud`, CONV_2D `quiet`, MEAN, FULLY_CONNECTED `logits` (1, 10).
 
     `loud_samples` have a first channel a thousand times as large as the others, which `loud` makes as small as they are:
     in int8 its input keeps nothing of the others, and it alone loses what the model tells apart.
+    With `scores` there is a first output of that name, which the large channel alone decides: int8 is enough for it.
     """
     draw = np.random.default_rng(0)
     build = Builder()
@@ -222,7 +225,18 @@ def loud_net(*, bias_shape: tuple[int, ...] = (CLASSES,)) -> Builder:
     dense = build.tensor("w3", [CLASSES, 16], data=normal(CLASSES, 16, scale=0.8))
     bias = build.tensor("b3", list(bias_shape), data=normal(CLASSES, scale=0.1).reshape(bias_shape))
     build.op("FULLY_CONNECTED", [mean, dense, bias], [logits], schema.FullyConnectedOptionsT())
-    build.ends({"x": x}, {"logits": logits}, "serving_default")
+    ends = {"logits": logits}
+    if scores:
+        means, first = build.tensor("means", [1, 16]), build.tensor("scores", [1, CLASSES])
+        build.op(
+            "MEAN", [x, build.tensor("places", [2], "int32", data=np.array([1, 2], np.int32))], [means], schema.ReducerOptionsT()
+        )
+        each = normal(CLASSES, 16, scale=0.8)
+        each[:, 0] = np.linspace(-1, 1, CLASSES)
+        weights = build.tensor("w4", [CLASSES, 16], data=each)
+        build.op("FULLY_CONNECTED", [means, weights, -1], [first], schema.FullyConnectedOptionsT())
+        ends = {"scores": first, **ends}
+    build.ends({"x": x}, ends, "serving_default")
     return build
 
 
@@ -231,7 +245,7 @@ def loud_samples(count: int, seed: int = 4) -> Samples:
     draw = np.random.default_rng(seed)
     rows = draw.uniform(-1, 1, (count, 1, 1, 16)) + draw.uniform(-0.1, 0.1, (count, 4, 4, 16))
     rows[..., 0] *= 1000
-    return Samples({"x": rows.astype(np.float32)})
+    return Samples({"x": rows.astype(np.float32)}, task="tabular-classification")
 
 
 def stubborn_net() -> Builder:
@@ -264,6 +278,11 @@ def calibrated(build: Builder, samples: Samples, room: Path) -> Path:
 def outputs(path: Path, samples: Samples) -> np.ndarray:
     model = Model(path)
     return np.concatenate([next(iter(model.run(row).values())) for row in samples])
+
+
+def sqnr_db(found: np.ndarray, reference: np.ndarray) -> float:
+    """Signal over noise in dB."""
+    return decibels(float(np.square(reference).sum()), float(np.square(found - reference).sum()))
 
 
 class Inline:

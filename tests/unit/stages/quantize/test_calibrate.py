@@ -15,10 +15,9 @@ from edgekit.stages.quantize.histogram import RANGES, Histogram
 from edgekit.stages.quantize.schemes import CALIBRATIONS
 from edgekit.stages.quantize.tensors import Tensors
 from edgekit.system.worker import Worker
-from edgekit.tasks.parity import sqnr_db
 from edgekit.tflite import flatbuffer
 from edgekit.tflite.interpreter import Model
-from tests.unit.stages.quantize.models import conv_net, conv_samples, save, token_net
+from tests.unit.stages.quantize.models import conv_net, conv_samples, save, sqnr_db, token_net
 from tests.unit.tflite.conftest import Builder
 
 # As long as a row of the table is wide, so that shapes alone do not tell tokens from features.

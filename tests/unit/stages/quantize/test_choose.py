@@ -3,12 +3,14 @@
 import numpy as np
 import pytest
 
+from edgekit.data.samples import Samples
 from edgekit.errors import RefusedError
-from edgekit.stages.quantize.candidates import Candidate, choose, lost
+from edgekit.stages.quantize.candidates import Candidate, choose
+from edgekit.tasks.judgement import judge
 
 
-def candidate(name: str, agreement: float, sqnr: float, p50: float, **more) -> Candidate:
-    return Candidate(name, rows=more.pop("rows", 64), agreement=agreement, sqnr_db=sqnr, p50_ms=p50, partitions=2, **more)
+def candidate(name: str, agreement: float | None, error_db: float, p50: float, **more) -> Candidate:
+    return Candidate(name, rows=more.pop("rows", 64), agreement=agreement, error_db=error_db, p50_ms=p50, partitions=2, **more)
 
 
 def test_of_equally_true_ones_the_faster_wins():
@@ -36,6 +38,14 @@ def test_more_than_enough_signal_does_not_cost_speed():
     assert choose(tried)[0].name == "every op"
 
 
+def test_without_decisions_the_error_alone_tells_and_nobody_speaks_of_agreement():
+    tried = [candidate("every op", None, 8, 1.0), candidate("matrix products", None, 15, 2.5)]
+    chosen, reason = choose(tried)
+    assert chosen.name == "matrix products"
+    assert "worst output at 15.0 dB" in reason
+    assert "agreement" not in reason
+
+
 def test_one_row_of_few_is_chance():
     tried = [candidate("every op", 0.9, 20, 1.0, rows=10), candidate("matrix products", 1.0, 21, 2.5, rows=10)]
     assert choose(tried)[0].name == "every op"
@@ -56,10 +66,14 @@ def test_with_none_that_runs_each_cause_is_named():
 
 
 def test_labels_tell_what_other_decisions_lose():
-    expected = np.eye(4)[[0, 1, 2, 3]][:, np.newaxis]
-    outputs = np.eye(4)[[0, 1, 3, 0]][:, np.newaxis]
-    assert lost(outputs, expected, None) == 0.5
-    assert lost(outputs, expected, np.array([0, 1, 2, 0])) == 0
-    assert lost(outputs, expected, np.array([0, 1, 2, 2, 9])) == 0.25, "there may be more labels than rows that were run"
-    several = np.concatenate([expected, expected], axis=1)
-    assert lost(several, several, np.array([0, 1, 2, 3])) == 0
+    expected = {"logits": np.eye(4)[[0, 1, 2, 3]]}
+    outputs = {"logits": np.eye(4)[[0, 1, 3, 0]]}
+
+    def lost(labels, task="tabular-classification") -> float:
+        rows = Samples({"x": np.zeros((5, 1))}, labels, task=task)
+        return judge(outputs, rows, expected).lost
+
+    assert lost(None) == 0.5
+    assert lost(np.array([0, 1, 2, 0, 1])) == 0
+    assert lost(np.array([0, 1, 2, 2, 9])) == 0.25, "there may be more labels than rows that were run"
+    assert lost(None, "generic") == 0

@@ -2,15 +2,17 @@
 
 import numpy as np
 import pytest
+from ai_edge_litert import schema_py_generated as schema
 
 from edgekit.data.samples import Samples
 from edgekit.errors import UnsupportedOpError
 from edgekit.stages.quantize import calibrate, forms, quantizer
+from edgekit.stages.quantize.candidates import run_rows
 from edgekit.stages.quantize.forms import Form
 from edgekit.stages.quantize.prepare import prepare, read_graph
 from edgekit.stages.quantize.rewrite import make_quantizable
-from edgekit.tasks.parity import sqnr_db
 from edgekit.tflite import flatbuffer
+from edgekit.tflite.interpreter import Model
 from tests.unit.stages.quantize.models import (
     CLASSES,
     calibrated,
@@ -20,8 +22,10 @@ from tests.unit.stages.quantize.models import (
     loud_samples,
     outputs,
     save,
+    sqnr_db,
     stubborn_net,
 )
+from tests.unit.tflite.conftest import Builder
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +55,42 @@ def dtypes(path) -> dict[str, str]:
     graph = flatbuffer.read(path).subgraphs[0]
     operators = [operator for operator in graph.operators if operator.name not in ("QUANTIZE", "DEQUANTIZE")]
     return {graph.tensors[op.outputs[0]].name.split("_")[0]: graph.tensors[op.outputs[0]].dtype for op in operators}
+
+
+@pytest.mark.parametrize("form", [Form("int8"), Form("int16", 16)])
+@pytest.mark.parametrize("first", [False, True])
+def test_a_product_by_a_constant_is_no_zero(tmp_path, form, first):
+    """With a scale for each channel of the constant LiteRT gives zeros, and no kernel takes int16 behind an int8 constant."""
+    draw, build = np.random.default_rng(0), Builder()
+    x, y = build.tensor("x", [1, 4, 6, 8]), build.tensor("y", [1, 4, 16, 8] if first else [1, 4, 6, 16])
+    values = draw.standard_normal((1, 4, 16, 6) if first else (1, 4, 8, 16), np.float32)
+    constant = build.tensor("constant", [*values.shape], data=values)
+    build.op("BATCH_MATMUL", [constant, x] if first else [x, constant], [y], schema.BatchMatMulOptionsT())
+    build.ends({"x": x}, {"y": y}, "serving_default")
+    room = calibrated(build, Samples({"x": draw.standard_normal((32, 4, 6, 8), np.float32)}), tmp_path)
+    path = written(room, form)
+    assert noise(path, room) > 30
+    assert (dtypes(path)["y"] == "float32") == (first and form.bits == 16)
+
+
+@pytest.mark.parametrize("form", [Form("int8"), Form("int16", 16), Form("products", ops=("FULLY_CONNECTED",))])
+def test_an_output_that_is_read_on_is_kept(tmp_path, form):
+    draw, build = np.random.default_rng(0), Builder()
+    x, middle, hidden, y = (
+        build.tensor(name, shape) for name, shape in (("x", [1, 16]), ("middle", [1, 7]), ("hidden", [1, 7]), ("y", [1, 5]))
+    )
+    first, second = (
+        build.tensor(f"w{n}", [*shape], data=draw.standard_normal(shape, np.float32)) for n, shape in enumerate(((7, 16), (5, 7)))
+    )
+    build.op("FULLY_CONNECTED", [x, first, -1], [middle], schema.FullyConnectedOptionsT())
+    build.op("TANH", [middle], [hidden])
+    build.op("FULLY_CONNECTED", [hidden, second, -1], [y], schema.FullyConnectedOptionsT())
+    build.ends({"x": x}, {"hidden": hidden, "y": y}, "serving_default")
+    rows = Samples({"x": draw.standard_normal((32, 16), np.float32)})
+    room = calibrated(build, rows, tmp_path)
+    reference, found = (run_rows([Model(path)], rows, 32) for path in (room / "float32.tflite", written(room, form)))
+    assert list(found) == ["hidden", "y"]
+    assert all(sqnr_db(found[name], reference[name]) > 30 for name in found)
 
 
 def noise(path, room) -> float:

@@ -1,6 +1,7 @@
 """What a plan of integers holds, when it is searched for, and that it can be used again."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,14 +10,17 @@ from edgekit.data.samples import Samples
 from edgekit.errors import ConfigError, RefusedError, WorkerCrashed
 from edgekit.stages.quantize import plan as planning
 from edgekit.stages.quantize import quantizer
+from edgekit.stages.quantize.candidates import run_rows
 from edgekit.stages.quantize.forms import Form
 from edgekit.stages.quantize.plan import IntegerSettings, QuantizationPlan, quantize
 from edgekit.stages.quantize.schemes import SCHEMES
-from edgekit.system import artifacts
+from edgekit.system import serial
+from edgekit.tasks.judgement import judge
 from edgekit.tflite import flatbuffer
+from edgekit.tflite.interpreter import Model
 from edgekit.workflows.convert.publish import read_plan
 from tests.integration import sources
-from tests.unit.stages.quantize.models import CLASSES, Inline, calibrated, in_turn, outputs, stubborn_net
+from tests.unit.stages.quantize.models import CLASSES, Inline, calibrated, in_turn, loud_net, loud_samples, outputs, stubborn_net
 from tests.unit.stages.quantize.test_integer import noise
 
 
@@ -53,6 +57,24 @@ def test_the_search_is_a_candidate_and_the_plan_says_what_it_left_and_tried(foun
     assert noise(target, loud) > 25
 
 
+@pytest.mark.parametrize("task", ["generic", "tabular-classification"])
+def test_a_noisy_second_output_is_searched_for_whatever_the_first_hides(tmp_path, inline, task):
+    room = calibrated(loud_net(scores=True), replace(loud_samples(32), task=task), tmp_path)
+    plan = planned(room, tmp_path / "int8.tflite", inline, max_drop=0.05)
+    assert "loud" in plan.left
+    every, *_, searched = plan.candidates
+    assert every.error_db < 10
+    assert searched.error_db > 30
+    if task == "generic":
+        assert every.agreement is None
+        assert "agreement" not in plan.reason
+    rows = Samples.load(room / "rows")
+    reference, *files = (run_rows([Model(room / name)], rows, 32) for name in ("float32.tflite", "int8.tflite"))
+    found = {output.name: output.error_db for output in judge(files[0], rows, reference).outputs}
+    assert found["scores"] > 30
+    assert found["logits"] > 30
+
+
 def test_zero_seconds_are_no_search(loud, tmp_path, inline, monkeypatch):
     monkeypatch.setattr(planning, "search", sources.crash)
     plan = planned(loud, tmp_path / "int8.tflite", inline, search_seconds=0)
@@ -71,12 +93,12 @@ def test_what_decides_otherwise_but_loses_no_accuracy_is_not_searched(loud, tmp_
     monkeypatch.setattr(planning, "_QUIET_DB", -np.inf)
     rows = Samples.load(loud / "rows")
     right = outputs(loud / "float32.tflite", rows).argmax(axis=-1).reshape(-1)
-    for name, labels in (("right", right), ("wrong", right + CLASSES)):
-        Samples(rows.inputs, labels.astype(np.int64)).save(tmp_path / name)
+    for name, labels in (("right", right), ("wrong", (right + 1) % CLASSES)):
+        Samples(rows.inputs, labels.astype(np.int64), task=rows.task).save(tmp_path / name)
     tried = {
         name: planned(loud, tmp_path / f"{name}.tflite", inline, max_drop=0.0, trial=tmp_path / name) for name in ("right", "wrong")
     }
-    assert all(candidate.agreement < 1 for candidate in tried["wrong"].candidates)
+    assert all((candidate.agreement or 0) < 1 for candidate in tried["wrong"].candidates)
     assert (bool(tried["right"].steps), bool(tried["wrong"].steps)) == (True, False)
 
 
@@ -85,7 +107,7 @@ def test_a_plan_used_again_gives_the_same_bytes(found, loud, tmp_path, inline, w
     plan, target = found
     form = plan.form
     if way == "through its manifest":
-        (tmp_path / "m.json").write_text(artifacts.to_json({"parents": {"model": "abc"}, "measured": {"plan": plan}}))
+        (tmp_path / "m.json").write_text(serial.to_json({"parents": {"model": "abc"}, "measured": {"plan": plan}}))
         form = read_plan(tmp_path / "m.json", {"elsewhere/model": "abc"})
         assert form == plan.form
     again = planned(loud, tmp_path / "int8.tflite", inline, form=form)
@@ -96,7 +118,7 @@ def test_a_plan_used_again_gives_the_same_bytes(found, loud, tmp_path, inline, w
 
 def test_a_plan_is_json_even_where_an_op_alone_is_hopeless(found):
     plan, _ = found
-    text = artifacts.to_json(QuantizationPlan(**{**plan.__dict__, "left": {"loud": float("-inf")}}))
+    text = serial.to_json(QuantizationPlan(**{**plan.__dict__, "left": {"loud": float("-inf")}}))
     assert json.loads(text)["left"] == {"loud": None}
     assert json.loads(text)["form"] == {"name": "the searched ops", "bits": 8, "ops": None, "wide": [], "floating": ["loud"]}
 
@@ -125,7 +147,9 @@ def test_candidates_whose_children_crash_are_told_and_nothing_is_left(loud, tmp_
     assert not list(tmp_path.iterdir())
 
 
-def test_integer_only_widens_normalizations_until_it_is_quiet(encoder, tmp_path, inline):
+def test_integer_only_widens_normalizations_until_it_is_quiet(encoder, tmp_path, inline, monkeypatch):
+    # An offset that all rows share is no signal, and these logits have one that is larger than what varies.
+    monkeypatch.setattr(planning, "_QUIET_DB", 15.0)
     target = tmp_path / "int8.tflite"
     plan = planned(encoder, target, inline, integer_only=True, max_drop=1.0)
     assert plan.chosen == "every op, int16 in normalizations"

@@ -15,7 +15,6 @@ from edgekit.stages.quantize.forms import Form
 from edgekit.stages.quantize.plan import IntegerSettings, quantize
 from edgekit.stages.quantize.prepare import prepare
 from edgekit.stages.quantize.schemes import SCHEMES
-from edgekit.tasks.parity import compare, sqnr_db
 from edgekit.tflite import flatbuffer, tree
 from edgekit.tflite.interpreter import Model
 from tests.unit.stages.quantize.models import (
@@ -26,6 +25,7 @@ from tests.unit.stages.quantize.models import (
     conv_samples,
     outputs,
     pointwise_net,
+    sqnr_db,
     token_net,
     token_samples,
 )
@@ -120,7 +120,7 @@ def test_a_scheme_stays_close_to_float32_on_new_rows(room, scheme, least_db):
     new = conv_samples(96, seed=7)
     found, wanted = outputs(path, new), outputs(room / "float32.tflite", new)
     assert sqnr_db(found, wanted) > least_db
-    assert compare(found, wanted).same_argmax >= 0.9
+    assert (found.argmax(axis=-1) == wanted.argmax(axis=-1)).mean() >= 0.9
 
 
 def test_the_bias_of_a_channel_without_weight_survives(room, tmp_path):
@@ -155,7 +155,7 @@ def test_constants_lie_inside_the_flatbuffer(room):
 
 
 def test_zero_points_that_are_alike_are_stored_once(room):
-    path, _ = make(room, "int8")
+    path, _ = make(room, "int8", search_seconds=0)
     graph = schema.Model.GetRootAs(path.read_bytes(), 0).Subgraphs(0)
     quantizations = [graph.Tensors(index).Quantization() for index in range(graph.TensorsLength())]
     vectors = [found.ZeroPointAsNumpy() for found in quantizations if found and found.ZeroPointLength() == 16]
@@ -164,7 +164,7 @@ def test_zero_points_that_are_alike_are_stored_once(room):
 
 
 def test_the_plan_tells_integers_floats_and_conversions_apart(room):
-    path, plan = make(room, "int8")
+    path, plan = make(room, "int8", search_seconds=0)
     names = [operator.name for operator in flatbuffer.read(path).subgraphs[0].operators]
     counted = sum((plan.integer | plan.floating | plan.conversions).values())
     assert counted == len(names)

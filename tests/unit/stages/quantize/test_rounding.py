@@ -12,9 +12,8 @@ from edgekit.stages.quantize import quantizer
 from edgekit.stages.quantize.forms import Form
 from edgekit.stages.quantize.moments import gather, matrix, unmatrix
 from edgekit.stages.quantize.rounding import LEVELS, Rounding, steps_of
-from edgekit.tasks.parity import sqnr_db
 from edgekit.tflite import tree
-from tests.unit.stages.quantize.models import DEAD, calibrated, conv_net, conv_samples, outputs
+from tests.unit.stages.quantize.models import DEAD, calibrated, conv_net, conv_samples, outputs, sqnr_db
 from tests.unit.tflite.conftest import Builder
 
 

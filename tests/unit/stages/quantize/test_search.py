@@ -13,11 +13,10 @@ from edgekit.stages.quantize import search
 from edgekit.stages.quantize.candidates import Reference, expect
 from edgekit.stages.quantize.forms import Form
 from edgekit.stages.quantize.search import ENOUGH_DB, Found, Work
-from tests.unit.stages.quantize.models import Inline
 
 
 def work_in(room, journal) -> Work:
-    reference = Reference(room / "rows", room / "reference.npy")
+    reference = Reference(room / "rows", room / "reference")
     expect(room / "float32.tflite", reference)
     return Work(
         room / "float32.tflite", room / "calibration", reference, Form("every op"), journal, journal.with_name("found.tflite")
@@ -25,8 +24,7 @@ def work_in(room, journal) -> Work:
 
 
 def searched(work: Work, seconds: float = 5.0, max_drop: float | None = 0.0) -> Found:
-    worker = Inline()
-    return search.search(work, seconds=seconds, max_drop=max_drop, worker=worker)  # type: ignore[arg-type]
+    return search.search(work, seconds, max_drop)
 
 
 @pytest.fixture
@@ -54,7 +52,7 @@ def test_the_loud_op_is_left_in_float_and_every_step_is_written_down(loud, tmp_p
     assert found.considered == 4
     assert found.finished
     (plan,) = [step for step in found.steps if step.what == "plan" and step.ops == ("quiet", "mean", "logits")]
-    assert plan.sqnr_db >= ENOUGH_DB
+    assert plan.error_db >= ENOUGH_DB
     assert plan.agreement == 1
     assert {step.ops for step in found.steps if step.what == "alone"} == {("loud",), ("quiet",), ("mean",), ("logits",)}
     written = {(entry["what"], *entry["ops"]) for entry in entries(tmp_path / "journal")}
@@ -174,13 +172,14 @@ def test_what_integers_add_is_counted_from_what_none_adds(loud, tmp_path, made, 
 
     def rough(self, kept, rows):
         found = outputs(self, kept, rows)
+        expected = self.expected["logits"]
         if not noise:
-            noise.append(draw.normal(0, 0.1 * np.abs(self.expected).mean(), self.expected.shape))
-        return found + noise[0][: len(found)]
+            noise.append(draw.normal(0, 0.1 * np.abs(expected).mean(), expected.shape))
+        return {"logits": found["logits"] + noise[0][: len(found["logits"])]}
 
     monkeypatch.setattr(search._Switched, "outputs", rough)
     found = searched(work_in(loud, tmp_path / "journal"), max_drop=None)
-    assert next(step.sqnr_db for step in found.steps if step.what == "none integer") < 25
+    assert next(step.error_db for step in found.steps if step.what == "none integer") < 25
     assert set(found.left) == {"loud"}
     assert found.finished
 
@@ -189,6 +188,6 @@ def test_a_child_searches(loud, tmp_path):
     from edgekit.system.worker import Worker
 
     work = work_in(loud, tmp_path / "journal")
-    found = search.search(work, seconds=5.0, max_drop=None, worker=Worker(timeout_s=120))
+    found = Worker(timeout_s=120).run(search.search, work, 5.0, None).value
     assert set(found.left) == {"loud"}
     assert found.finished

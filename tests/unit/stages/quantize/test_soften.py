@@ -25,13 +25,14 @@ def test_only_mask_values_change_and_the_dtype_stays():
 
 
 def test_the_smallest_value_that_gives_the_same_outputs_is_chosen():
-    reference = np.ones((3, 2))
-    assert attention_masks.choose(lambda value: reference if value <= -80 else reference + 0.1, reference) == -80.0
+    reference = {"first": np.ones((3, 2)), "second": np.ones((3, 4))}
+    other = {**reference, "second": reference["second"] + 0.1}
+    assert attention_masks.choose(lambda value: reference if value <= -80 else other, reference) == -80.0
 
 
 def test_none_where_every_value_changes_the_outputs():
-    reference = np.ones((3, 2))
-    assert attention_masks.choose(lambda value: reference * 2, reference) is None
+    reference = {"only": np.ones((3, 2))}
+    assert attention_masks.choose(lambda value: {"only": reference["only"] * 2}, reference) is None
 
 
 def test_a_file_s_mask_is_softened_in_place_and_it_answers_alike(tmp_path):

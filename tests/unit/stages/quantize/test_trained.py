@@ -145,8 +145,8 @@ def test_with_integers_only_noise_counts_as_ever(encoder, tmp_path, monkeypatch)
 
 
 def test_the_form_that_was_trained_is_preferred_where_decisions_are_equal():
-    every = Candidate("every op", rows=64, agreement=1.0, sqnr_db=29.0, p50_ms=1.0)
-    products = Candidate("matrix products", rows=64, agreement=1.0, sqnr_db=15.0, p50_ms=1.05)
+    every = Candidate("every op", rows=64, agreement=1.0, error_db=29.0, p50_ms=1.0)
+    products = Candidate("matrix products", rows=64, agreement=1.0, error_db=15.0, p50_ms=1.05)
     assert choose([products, every])[0] is every
     assert choose([products, every], trained="matrix products")[0] is products
     assert choose([replace(products, agreement=0.9), every], trained="matrix products")[0] is every

@@ -12,12 +12,13 @@ from safetensors import safe_open
 
 from edgekit.errors import ConfigError
 from edgekit.models import ranges
-from edgekit.stages.train.config import DistilConfig
+from edgekit.stages.train.config import DistillConfig, FinetuneConfig
 from edgekit.system.worker import Worker
-from edgekit.workflows.finetune import FinetuneConfig, finetune
+from edgekit.workflows.finetune import finetune
+from tests import tiny
 from tests.commands import edgekit
 from tests.killing import kill_training
-from tests.unit.stages.train.test_finetune import ARCHITECTURES, _rows
+from tests.unit.stages.train.test_finetune import ARCHITECTURES, _told
 
 QUICK = FinetuneConfig(epochs=1, batch_size=8, learning_rate=1e-3, max_length=32, threads=1, quantization_aware=True)
 LONG = dataclasses.replace(QUICK, epochs=8, batch_size=4, checkpoint_every=9)
@@ -35,9 +36,10 @@ def _names(folder: Path) -> set[str]:
 def test_a_killed_run_ends_with_the_same_ranges_beside_an_ordinary_checkpoint(tiny_bert: Path, tmp_path: Path) -> None:
     out = tmp_path / "killed" / "model"
     out.parent.mkdir()
-    kill_training(finetune, (tiny_bert, _rows(48), _rows(16, 1), out, LONG), out)
-    resumed = finetune(tiny_bert, _rows(48), _rows(16, 1), out, LONG)
-    whole = finetune(tiny_bert, _rows(48), _rows(16, 1), tmp_path / "whole", LONG)
+    config = _told(LONG, tiny.data(48), tiny.data(16, 1))
+    kill_training(finetune, (tiny_bert, out, config), out)
+    resumed = finetune(tiny_bert, out, config)
+    whole = finetune(tiny_bert, tmp_path / "whole", config)
     assert 0 < resumed.resumed_at < whole.steps
     assert (out / ranges.RANGES).read_bytes() == (tmp_path / "whole" / ranges.RANGES).read_bytes()
     assert (out / "model.safetensors").read_bytes() == (tmp_path / "whole" / "model.safetensors").read_bytes()
@@ -136,7 +138,7 @@ def test_the_rounding_is_int8s_and_gradients_pass_it(found: dict[str, Any]) -> N
     assert up == pytest.approx(3.0, abs=0.01)
 
 
-@pytest.mark.parametrize("kind", [FinetuneConfig, DistilConfig])
+@pytest.mark.parametrize("kind", [FinetuneConfig, DistillConfig])
 def test_bfloat16_beside_it_is_refused(kind: Callable[..., FinetuneConfig]) -> None:
     with pytest.raises(ConfigError, match="quantization_aware and bfloat16"):
         kind(quantization_aware=True, bfloat16=True)

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from edgekit.data.sources import TextRows, read
+from edgekit.spec import DataSpec
 
 
 def _rows(root: Path, split: str) -> TextRows:
-    rows = read(str(root / "representative_data" / f"sentiment_{split}.tsv"))
+    rows = read(DataSpec(root / "representative_data" / f"sentiment_{split}.tsv"))
     assert isinstance(rows, TextRows)
     return rows
 

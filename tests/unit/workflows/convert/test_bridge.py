@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from edgekit.errors import ModelFormatError
-from edgekit.workflows.convert.bridge import Kind, classify
+from edgekit.models.source import Kind, classify
 
 
 def test_a_keras_3_file_is_refused_with_the_way_to_save_it(tmp_path: Path) -> None:

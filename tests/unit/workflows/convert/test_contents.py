@@ -8,15 +8,18 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
-from edgekit.data.sources import ImageRows
+from edgekit.data.sources import ImageRows, TextRows
 from edgekit.errors import ConfigError, DatasetError
+from edgekit.models.checkpoint import Checkpoint
+from edgekit.models.source import Kind, Source
+from edgekit.tasks.generic import GENERIC
+from edgekit.tasks.recognition import recognise
 from edgekit.tflite import flatbuffer, metadata, package
 from edgekit.tflite.interpreter import Model
 from edgekit.workflows.convert import contents
-from edgekit.workflows.convert.bridge import Kind, Source
 from edgekit.workflows.convert.config import ConvertConfig
 from edgekit.workflows.convert.contents import Package
-from tests.unit.classifiers import LENGTH, image_classifier, text_classifier
+from tests.unit.classifiers import LENGTH, image_classifier, span_model, text_classifier
 
 CONFIG = ConvertConfig(schemes=("float32",), max_length=LENGTH)
 
@@ -35,20 +38,34 @@ def image_model(tmp_path: Path) -> Path:
     return path
 
 
-def of_folder(folder: Path, model: Path, config: ConvertConfig = CONFIG) -> Package:
-    found = contents.of_source(Source(Kind.CHECKPOINT, folder, "bert"), model, None, config)
+def of_folder(folder: Path, model: Path, config: ConvertConfig = CONFIG, rows: TextRows | None = None) -> Package:
+    checkpoint = Checkpoint.read(folder)
+    source = Source(Kind.CHECKPOINT, folder, "bert", checkpoint)
+    found = contents.of_source(source, model, rows, checkpoint.task, checkpoint.settings, config)
     assert isinstance(found, Package)
     return found
 
 
-def of_images(model: Path, config: ConvertConfig = CONFIG, rows: ImageRows | None = None) -> Package | None:
-    found = contents.of_source(Source(Kind.ONNX, model, "net"), model, rows, config)
+def of_images(
+    model: Path, config: ConvertConfig = CONFIG, rows: ImageRows | None = None, task: str | None = None
+) -> Package | None:
+    file = flatbuffer.read(model)
+    recognised = recognise({}, file.signature(file.entry()).outputs, rows, task)
+    found = contents.of_source(Source(Kind.ONNX, model, "net"), model, rows, *recognised, config)
     assert not isinstance(found, contents.Carried)
     return found
 
 
+def configured(folder: Path, target: Path, **settings: object) -> Path:
+    """A copy of a checkpoint's folder whose config.json has other settings."""
+    shutil.copytree(folder, target)
+    written = json.loads((folder / "config.json").read_text())
+    (target / "config.json").write_text(json.dumps({**written, **settings}))
+    return target
+
+
 def named(*names: str) -> ImageRows:
-    return ImageRows((), None, names, "images")
+    return ImageRows((Path("a.png"),), (0,), names, "images")
 
 
 def test_a_text_classifier_carries_all_that_it_needs(tiny_bert, model, tmp_path):
@@ -76,25 +93,50 @@ def test_a_text_classifier_carries_all_that_it_needs(tiny_bert, model, tmp_path)
 
 def test_without_data_a_model_with_segments_is_told_to_take_single_texts(tiny_bert, model, tmp_path):
     def notes(**settings: int | None) -> list[str]:
-        folder = tmp_path / "-".join(["bert", *settings, *map(str, settings.values())])
-        shutil.copytree(tiny_bert, folder)
-        written = json.loads((folder / "config.json").read_text())
-        (folder / "config.json").write_text(json.dumps({**written, **settings}))
+        folder = configured(tiny_bert, tmp_path / "-".join(["bert", *settings, *map(str, settings.values())]), **settings)
         return [line for line in of_folder(folder, model).notes if "single texts" in line]
 
     assert len(notes(type_vocab_size=2)) == 1
     assert notes(type_vocab_size=1) == notes(type_vocab_size=None) == []
-    given = replace(CONFIG, evaluation_data="dev.tsv")
-    assert of_folder(tmp_path / "bert-type_vocab_size-2", model, given).notes == ()
+    rows = TextRows(("a film",), None, None, "dev.tsv")
+    assert of_folder(tmp_path / "bert-type_vocab_size-2", model, rows=rows).notes == ()
 
 
-def test_several_labels_a_row_are_told_not_to_be_judged_as_such(tiny_bert, model, tmp_path):
-    shutil.copytree(tiny_bert, folder := tmp_path / "bert")
-    written = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**written, "problem_type": "multi_label_classification"}))
-    given = replace(CONFIG, evaluation_data="dev.tsv")
-    (note,) = of_folder(folder, model, given).notes
-    assert "accuracy and agreement go by the highest" in note
+def test_the_task_and_what_its_outputs_are_read_with_travel_along(tiny_bert, model, tmp_path):
+    folder = configured(tiny_bert, tmp_path / "several", problem_type="multi_label_classification")
+    target = tmp_path / "packed.tflite"
+    rows = TextRows(("a film",), None, None, "dev.tsv")
+    found = of_folder(folder, model, replace(CONFIG, score_threshold=0.25), rows)
+    assert found.notes == ()
+    found.write(model, target, "float32")
+    settings = package.settings(target)
+    assert (settings["task"], settings["problem"]) == ("text-classification", "multi_label_classification")
+    assert (settings["activation"], settings["threshold"]) == ("sigmoid", 0.25)
+    described = metadata.parse(flatbuffer.read(target).model_metadata)
+    assert described.description.startswith("Text classifier of several labels, float32,")
+    assert described.outputs[0].score_threshold == 0.25
+
+
+def test_a_task_that_mediapipe_lacks_says_so_where_it_is_asked_for(tiny_bert, model, tmp_path):
+    folder = configured(tiny_bert, tmp_path / "stars", problem_type="regression", id2label={"0": "stars"}, label2id={"stars": 0})
+    model.write_bytes(text_classifier(classes=1))
+    assert not any("MediaPipe" in note for note in of_folder(folder, model).notes)
+    found = of_folder(folder, model, replace(CONFIG, mediapipe=True))
+    assert "takes classifiers of one output" in found.notes[0]
+    target = tmp_path / "packed.tflite"
+    found.write(model, target, "float32")
+    described = metadata.parse(flatbuffer.read(target).model_metadata)
+    assert (described.outputs[0].name, described.vocabulary) == ("value", None)
+
+
+def test_every_output_has_a_title_and_no_labels_that_are_not_its_classes(tiny_bert, tmp_path):
+    model, target = tmp_path / "span.tflite", tmp_path / "packed.tflite"
+    model.write_bytes(span_model())
+    of_folder(tiny_bert, model).write(model, target, "float32")
+    described = metadata.parse(flatbuffer.read(target).model_metadata)
+    assert [output.name for output in described.outputs] == ["logits", "end_logits"]
+    assert described.outputs[1].files == described.outputs[0].files == ()
+    assert "labels.txt" not in package.read_files(target)
 
 
 def test_for_mediapipe_the_metadata_follows_the_order_of_the_inputs(tiny_bert, model, tmp_path):
@@ -112,11 +154,11 @@ def test_for_mediapipe_the_metadata_follows_the_order_of_the_inputs(tiny_bert, m
 def test_author_and_licence_are_those_of_the_card_or_none(tiny_bert, tmp_path):
     folder = tmp_path / "carded"
     shutil.copytree(tiny_bert, folder)
-    assert contents.card(folder) == {}
+    assert contents.card(Checkpoint.read(folder)) == {}
     (folder / "README.md").write_text("---\nlanguage: en\nlicense: apache-2.0\nauthor: 'A. Person'\n---\n# Model\nlicense: other\n")
-    assert contents.card(folder) == {"author": "A. Person", "license": "apache-2.0"}
+    assert contents.card(Checkpoint.read(folder)) == {"author": "A. Person", "license": "apache-2.0"}
     (folder / "README.md").write_text("# Model\n---\nlicense: other\n---\n")
-    assert contents.card(folder) == {}
+    assert contents.card(Checkpoint.read(folder)) == {}
 
 
 def with_tokenizer(folder: Path, target: Path, change) -> Path:
@@ -166,6 +208,11 @@ def test_ids_that_no_piece_has_keep_the_others_in_their_place():
 
 def test_images_take_the_labels_of_the_data_or_of_the_file(image_model, tmp_path):
     assert of_images(image_model) is None
+    told = of_images(image_model, replace(CONFIG, mean=(0.0,), std=(255.0,)))
+    assert told is not None
+    told.write(image_model, tmp_path / "told.tflite", "float32")
+    assert "task" not in package.settings(tmp_path / "told.tflite")
+    assert package.settings(tmp_path / "told.tflite")["std"] == [255.0]
     found = of_images(image_model, rows=named("cat", "dog"))
     assert found is not None
     assert found.settings["labels"] == ["background", "cat", "dog"]
@@ -198,15 +245,15 @@ def test_what_a_model_cannot_have_is_refused(image_model, model, tiny_bert, tmp_
 def test_a_tflite_source_hands_on_what_it_carries(tiny_bert, model, tmp_path):
     first, second = tmp_path / "first.tflite", tmp_path / "second.tflite"
     of_folder(tiny_bert, model).write(model, first, "float32")
-    carried = contents.of_source(Source(Kind.TFLITE, first, "first"), first, None, CONFIG)
+    carried = contents.of_source(Source(Kind.TFLITE, first, "first"), first, None, GENERIC, {}, CONFIG)
     assert carried is not None
     carried.write(model, second, "dynamic")
     assert package.read_files(second) == package.read_files(first)
-    assert contents.of_source(Source(Kind.TFLITE, model, "model"), model, None, CONFIG) is None
+    assert contents.of_source(Source(Kind.TFLITE, model, "model"), model, None, GENERIC, {}, CONFIG) is None
 
 
 def test_damaged_metadata_of_a_tflite_source_is_not_handed_on(tiny_bert, model, tmp_path):
     source = tmp_path / "source.tflite"
     of_folder(tiny_bert, model).write(model, source, "float32")
     source.write_bytes(source.read_bytes().replace(b"M001", b"M000"))
-    assert contents.of_source(Source(Kind.TFLITE, source, "source"), source, None, CONFIG) is None
+    assert contents.of_source(Source(Kind.TFLITE, source, "source"), source, None, GENERIC, {}, CONFIG) is None

@@ -10,14 +10,17 @@ from edgekit.data.samples import Samples
 from edgekit.errors import ConfigError, WorkerCrashed
 from edgekit.measure.causes import Finding
 from edgekit.measure.examine import Diagnosis
-from edgekit.measure.measurement import Measurement
+from edgekit.measure.measurement import Measurement, refusal
+from edgekit.models.source import Kind, Source
 from edgekit.stages.quantize.forms import Form
 from edgekit.stages.quantize.plan import QuantizationPlan
 from edgekit.stages.quantize.schemes import SCHEMES
+from edgekit.tasks.judgement import OutputError
+from edgekit.tasks.table import TASKS
 from edgekit.workflows.convert import publish
-from edgekit.workflows.convert.bridge import FloatModel, Kind, Source
+from edgekit.workflows.convert.bridge import FloatModel
 from edgekit.workflows.convert.config import ConvertConfig
-from edgekit.workflows.convert.publish import Data, Publisher, judge, read_plan, undecided
+from edgekit.workflows.convert.publish import Data, Publisher, read_plan
 
 FORM = {"name": "every op", "bits": 8, "ops": None, "wide": ["b"], "floating": ["a"]}
 PARENTS = {"models/bert": "f00d"}
@@ -91,7 +94,7 @@ def rejected(folder, monkeypatch, diagnose) -> tuple[str, dict[str, Any]]:
     (folder / "int8.tflite").write_bytes(b"a file that decides otherwise")
     Samples({"x": np.zeros((100, 4), np.float32)}).save(folder / "rows")
     source = Source(Kind.TFLITE, folder / "model.tflite", "model")
-    data = Data(None, folder / "rows", "100 rows of x.npz", real=True)
+    data = Data(None, folder / "rows", "100 rows of x.npz", real=True, trial=None, task=TASKS["generic"], settings={"labels": []})
     publisher = Publisher(folder, source, PARENTS, ConvertConfig(), FloatModel(folder / "float32.tflite"), data, overwrite=False)
     told = publisher.reject(
         SCHEMES["int8"], folder / "int8.tflite", QuantizationPlan("m", "c", "r"), Measurement("f", 29, None), "loses 9 points"
@@ -128,14 +131,14 @@ def test_a_file_that_cannot_be_diagnosed_is_rejected_all_the_same(tmp_path, monk
 
 def test_a_refusal_does_not_name_the_temporary_file():
     failed = Measurement("/tmp/room/int8.tflite", 1, 1, failure="/tmp/room/int8.tflite: gives values that are not finite")
-    assert judge(failed, 0.05) == "gives values that are not finite"
+    assert refusal(failed, 0.05, None, "try another scheme") == "gives values that are not finite"
 
 
-def test_outputs_that_choose_no_class_are_told_by_their_difference():
-    rows = [
-        Measurement("a", 1, 1, scheme="float32", mean_abs_error=0.0),
-        Measurement("b", 1, 1, scheme="int8", mean_abs_error=0.125),
-    ]
-    (note,) = undecided(rows)
-    assert note.endswith("mean difference from float32: int8 0.125.")
-    assert undecided(rows[:1]) == ()
+def test_outputs_that_decide_nothing_are_told_by_their_difference():
+    outputs = (OutputError("boxes", 12.25, 0.98765, 0.125, decisive=False), OutputError("scores", 40.0, 1.0, 0.001, decisive=False))
+    row = Measurement("b", 1, 1, scheme="int8", task="generic", rows=100, error_db=12.25, outputs=outputs)
+    told = refusal(row, 0.01, 20, "try another scheme")
+    assert told == (
+        "output boxes is 12.2 dB from float32's, --min-db asks for 20 (cosine 0.9877, largest difference 0.125); try another scheme"
+    )
+    assert refusal(row, 0.01, 12, "") is refusal(row, 0.01, None, "") is None

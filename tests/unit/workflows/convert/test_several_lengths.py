@@ -1,6 +1,7 @@
 """One file with a signature for each of several lengths: merged, chosen by row, and used by every command alike."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +9,12 @@ import pytest
 from ai_edge_litert import schema_py_generated as schema
 
 from edgekit.data.samples import Samples
-from edgekit.deploy.android.bundle import bundle
+from edgekit.deploy.android.bundle import BundleConfig, bundle
 from edgekit.errors import ConfigError, ConversionError, ModelFormatError, UnsupportedOpError
 from edgekit.measure.judge import BenchmarkConfig, benchmark, outputs
+from edgekit.models.checkpoint import Checkpoint
+from edgekit.models.source import Kind, Source
+from edgekit.spec import DataSpec
 from edgekit.stages.quantize.calibrate import calibrate
 from edgekit.stages.quantize.forms import Form
 from edgekit.stages.quantize.merge import carry_calibration, carry_form, merge, same_names
@@ -20,11 +24,11 @@ from edgekit.tflite import flatbuffer, lengths, signatures
 from edgekit.tflite.inspect import describe, inspect
 from edgekit.tflite.interpreter import Model
 from edgekit.tflite.lengths import LengthsModel
-from edgekit.workflows.assess import Data, encode_for
 from edgekit.workflows.convert import contents
-from edgekit.workflows.convert.bridge import Kind, Source, _check_float
+from edgekit.workflows.convert.bridge import _check_float
 from edgekit.workflows.convert.config import ConvertConfig
 from edgekit.workflows.convert.several_lengths import LengthFigures, Lengths, judge, rows_for, run_each
+from edgekit.workflows.inputs import encode_for
 from edgekit.workflows.predict import Predictor
 from tests.commands import edgekit
 from tests.unit.classifiers import text_classifier
@@ -35,8 +39,11 @@ LONGEST = LENGTHS[-1]
 _TOKENS, _WIDTH = 200, 64
 
 
-def encoder(length: int, *, shift: float = 0.0, suffix: str = "") -> bytes:
-    """Looks up each token, adds them up and multiplies; padding adds nothing, so every length answers alike but for `shift`."""
+def encoder(length: int, *, shift: float = 0.0, suffix: str = "", tokens: bool = False) -> bytes:
+    """Looks up each token, adds them up and multiplies; padding adds nothing, so every length answers alike but for `shift`.
+
+    With `tokens` there is an output (1, length, 2) for each of them, too.
+    """
     draw = np.random.default_rng(0)
     table = draw.standard_normal((_TOKENS, _WIDTH)).astype(np.float32)
     table[0] = 0
@@ -55,7 +62,11 @@ def encoder(length: int, *, shift: float = 0.0, suffix: str = "") -> bytes:
     build.op("GATHER", [rows, real], [found], schema.GatherOptionsT())
     build.op("SUM", [found, axis], [total], schema.ReducerOptionsT())
     build.op("FULLY_CONNECTED", [total, weights, bias], [logits], schema.FullyConnectedOptionsT())
-    build.ends({"input_ids": ids, "attention_mask": mask}, {"logits": logits}, "serving_default")
+    ends = {"logits": logits}
+    if tokens:
+        ends["tokens"] = build.tensor("tokens", [1, length, 2])
+        build.op("FULLY_CONNECTED", [found, weights, bias], [ends["tokens"]], schema.FullyConnectedOptionsT(keepNumDims=True))
+    build.ends({"input_ids": ids, "attention_mask": mask}, ends, "serving_default")
     return build.pack()
 
 
@@ -67,7 +78,9 @@ def singles(room: Path, made=encoder, chosen=LENGTHS) -> dict[int, Path]:
 
 
 def packed(folder: Path, bare: Path, target: Path, length: int = LONGEST) -> Path:
-    found = contents.of_source(Source(Kind.CHECKPOINT, folder, "bert"), bare, None, ConvertConfig(("float32",), max_length=length))
+    checkpoint, config = Checkpoint.read(folder), ConvertConfig(("float32",), max_length=length)
+    source = Source(Kind.CHECKPOINT, folder, "bert", checkpoint)
+    found = contents.of_source(source, bare, None, checkpoint.task, checkpoint.settings, config)
     assert found is not None
     found.write(bare, target, "float32")
     return target
@@ -106,7 +119,7 @@ def answer(file: Path, given: dict[str, np.ndarray], tokens: slice) -> np.ndarra
 
 def test_each_length_has_its_signature_and_the_longest_comes_first(bare):
     file = flatbuffer.read(bare)
-    assert [entry.key for entry in file.entries] == ["classify_16", "classify_8", "classify_4"]
+    assert [entry.key for entry in file.entries] == ["run_16", "run_8", "run_4"]
     assert [entry.subgraph for entry in file.entries] == [0, 1, 2]
     assert file.signature(file.entry()).inputs[0].shape == (1, LONGEST)
     assert list(lengths.by_length(file)) == list(LENGTHS)
@@ -209,13 +222,13 @@ def test_predict_chooses_by_the_text(several, parts, tiny_bert, tmp_path):
     predictor = Predictor(several)
     chosen = {}
     for text in ("good", "good film", "good film . a lovely story", "the " * 14, "the " * 40):
-        found = predictor.text(text)
+        found = predictor(text)
         chosen[text] = predictor._model.length  # type: ignore[union-attr]
         alone = packed(tiny_bert, parts[chosen[text]], tmp_path / "alone.tflite", chosen[text])
-        assert Predictor(alone).text(text).scores == found.scores if len(text) < 80 else found.remark
+        assert Predictor(alone)(text).fields["scores"] == found.fields["scores"] if len(text) < 80 else found.remark
     assert list(chosen.values()) == [4, 4, 8, 16, 16]
-    assert "cut to the 16 tokens" in predictor.text("the " * 15).remark
-    assert predictor.text("the " * 14).remark == ""
+    assert "cut to the 16 tokens" in predictor("the " * 15).remark
+    assert predictor("the " * 14).remark == ""
 
 
 def test_one_signature_is_loaded_until_another_is_needed(several, parts):
@@ -250,10 +263,10 @@ def test_the_predict_command(several):
 
 
 def test_evaluation_and_benchmark_choose_too(several, parts, tiny_tsv, tmp_path):
-    samples = encode_for(several, Data(str(tiny_tsv)), 0, tmp_path)
+    samples = encode_for(several, DataSpec(str(tiny_tsv)), tmp_path)
     counts = samples.inputs["attention_mask"].sum(axis=1)
     assert (counts <= 8).any() and (counts > 8).any()
-    found = outputs(several, samples)
+    found = outputs(several, samples)["logits"]
     expected = [
         answer(parts[8 if count <= 8 else 16], given, slice(8 if count <= 8 else 16))[0]
         for given, count in zip(samples, counts, strict=True)
@@ -267,18 +280,18 @@ def test_evaluation_and_benchmark_choose_too(several, parts, tiny_tsv, tmp_path)
 
 def test_inspect_lists_all(several):
     found = inspect(several)
-    assert list(found.signatures) == ["classify_16", "classify_8", "classify_4"]
+    assert list(found.signatures) == ["run_16", "run_8", "run_4"]
     assert found.probe_failure is None
     text = describe(found)
-    assert "signature classify_4" in text and "int32 [1, 4]" in text
+    assert "signature run_4" in text and "int32 [1, 4]" in text
 
 
 def test_bundle_has_rows_for_each_and_kotlin_that_calls_it(several, parts, tmp_path):
     data = tmp_path / "short.tsv"
     data.write_text("sentence\n" + "a good film was dull\n" * 4)
-    bundle(several, tmp_path / "out", Data(str(data)))
+    bundle(several, tmp_path / "out", BundleConfig(DataSpec(str(data))))
     golden = json.loads((tmp_path / "out" / "golden.json").read_text())
-    assert golden["signature"] == "classify_4, classify_8, classify_16"
+    assert golden["signature"] == "run_4, run_8, run_16"
     widths = [len(case["inputs"]["input_ids"]) for case in golden["cases"]]
     needed = [sum(case["inputs"]["attention_mask"]) for case in golden["cases"]]
     assert all(width in LENGTHS and width >= count for width, count in zip(widths, needed, strict=True))
@@ -290,15 +303,15 @@ def test_bundle_has_rows_for_each_and_kotlin_that_calls_it(several, parts, tmp_p
         width = given["input_ids"].shape[1]
         np.testing.assert_allclose(answer(parts[width], given, slice(width))[0], case["outputs"]["logits"], rtol=1e-5)
     kotlin = (tmp_path / "out" / "Several.kt").read_text()
-    assert '"classify_$length",' in kotlin and "intArrayOf(4, 8, 16)" in kotlin and "bytes(inputIds, length)" in kotlin
+    assert '"run_$length",' in kotlin and "intArrayOf(4, 8, 16)" in kotlin and "bytes(inputIds, length)" in kotlin
     assert 'values(case, "input_ids").length()' in (tmp_path / "out" / "SeveralGoldenTest.kt").read_text()
     readme = (tmp_path / "out" / "README.md").read_text()
-    assert "`SeveralCompiled` calls `classify_16` alone" in readme and "the file also has" not in readme
+    assert "`SeveralCompiled` calls `run_16` alone" in readme and "the file also has" not in readme
 
 
 def held_out(folder: Path, counts: list[int]) -> Path:
     rows = [row(count) for count in counts]
-    Samples({name: np.concatenate([each[name] for each in rows]) for name in rows[0]}).save(folder)
+    Samples({name: np.concatenate([each[name] for each in rows]) for name in rows[0]}, task="text-classification").save(folder)
     return folder
 
 
@@ -315,7 +328,50 @@ def test_every_signature_is_run(several, bare, tmp_path):
     found = run_each(several, bare, held_out(tmp_path / "rows", [3, 7, 12, 16] * 4), LENGTHS, 1)
     assert [figures.length for figures in found] == list(LENGTHS)
     assert [figures.cut for figures in found] == [True, False, False]
-    assert all(figures.p50_ms > 0 and figures.same_decision.value == 1.0 for figures in found)
+    assert all(figures.p50_ms > 0 and figures.same_decision and figures.same_decision.value == 1.0 for figures in found)
+
+
+@pytest.fixture(scope="module")
+def tagger(tmp_path_factory) -> Path:
+    """Merged, with an output for each token."""
+    target = tmp_path_factory.mktemp("tagger") / "merged.tflite"
+    merge(singles(target.parent, lambda length: encoder(length, tokens=True)), target, origin="model")
+    return target
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_outputs_of_tokens_are_as_wide_as_the_longest_whatever_runs(tagger, right):
+    model = lengths.load(tagger)
+    assert isinstance(model, LengthsModel)
+    whole, found = model.models[LONGEST].run(row(3, right=right)), model.run(row(3, right=right))
+    assert model.length == 4
+    np.testing.assert_allclose(found["logits"], whole["logits"], rtol=1e-5)
+    assert found["tokens"].shape == (1, LONGEST, 2)
+    ran, beyond = (slice(4), slice(4, None)) if right else (slice(-4, None), slice(-4))
+    np.testing.assert_allclose(found["tokens"][:, ran], whole["tokens"][:, ran], rtol=1e-5)
+    assert (found["tokens"][:, beyond] == found["tokens"].min()).all()
+
+
+def test_outputs_of_tokens_are_compared_where_both_lengths_have_one(tagger, tmp_path):
+    rows = Samples.load(held_out(tmp_path / "rows", [3, 4, 7, 12] * 8))
+    per_token = np.arange(len(rows) * LONGEST).reshape(len(rows), LONGEST)
+    replace(rows, task="generic", extras={"words": per_token}).save(tmp_path / "generic")
+    found = run_each(tagger, tagger, tmp_path / "generic", LENGTHS, 1)
+    assert [figures.rows for figures in found] == [16, 24, 32]
+    assert all(figures.agreement is None and figures.same_decision is None for figures in found)
+    assert all(figures.max_rel_difference < 1e-5 and figures.error_db > 100 for figures in found)
+    assert judge(Lengths(1, 0.0, found), "float32", 0.05, 20.0) is None
+    noisy = Lengths(1, 0.0, (replace(found[0], error_db=12.0), *found[1:]))
+    assert "run_4 differs from run_16: 12.0 dB on 16 rows, --min-db asks for 20" in (judge(noisy, "int8", 0.05, 20.0) or "")
+
+
+def test_rows_of_several_samples_stay_whole(tmp_path):
+    rows = Samples.load(held_out(tmp_path / "rows", [3, 16, *[3, 4] * 9]))
+    windows = replace(rows, row=np.repeat(np.arange(10), 2))
+    fitting, was_cut = rows_for(windows, 4)
+    assert not was_cut
+    assert fitting.row is not None
+    assert fitting.row.tolist() == [number for number in range(1, 10) for _ in range(2)]
 
 
 def test_a_signature_that_answers_otherwise_is_refused(tmp_path, tiny_bert):
@@ -335,13 +391,13 @@ def test_a_signature_that_answers_otherwise_is_refused(tmp_path, tiny_bert):
     target = tmp_path / "merged.tflite"
     merge(parts, target, origin="model")
     found = Lengths(1, 0.0, run_each(target, parts[16], held_out(tmp_path / "rows", [2, 3, 4, 12] * 5), LENGTHS, 1))
-    assert "classify_4 decides otherwise than classify_16 on 15 of 15 rows" in (judge(found, "dynamic", 0.05) or "")
-    assert "classify_4 differs from classify_16" in (judge(found, "float32", None) or "")
+    assert "run_4 decides otherwise than run_16 on 15 of 15 rows" in (judge(found, "dynamic", 0.05) or "")
+    assert "run_4 differs from run_16" in (judge(found, "float32", None) or "")
     assert judge(found, "dynamic", None) is None
 
 
 def test_one_other_row_of_few_is_chance():
-    figures = LengthFigures(4, "classify_4", 10, False, proportion(9, 10), proportion(9, 10), 0.1, 0.1, 1.0)
+    figures = LengthFigures(4, "run_4", 10, False, proportion(9, 10), proportion(9, 10), 30.0, 0.1, 0.1, 1.0)
     assert judge(Lengths(1, 0.0, (figures,)), "int8", 0.05) is None
 
 
@@ -364,7 +420,7 @@ def test_lengths_that_cannot_be(settings, said):
 
 def test_integer_only_has_one_length():
     with pytest.raises(ConfigError, match="rewrites the graph for one length"):
-        ConvertConfig(("int8",), representative_data="x.tsv", integer_only=True, sequence_lengths=(16, 32))
+        ConvertConfig(("int8",), data=DataSpec("x.tsv"), integer_only=True, sequence_lengths=(16, 32))
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import pytest
 
 from edgekit.data.sources import TextRows, read
 from edgekit.errors import ConfigError
+from edgekit.spec import DataSpec
 from edgekit.system.worker import Worker
 from edgekit.workflows.guide.families import FAMILIES, family
 from edgekit.workflows.guide.published import TABLE_2
@@ -54,7 +55,7 @@ def test_windows_of_speech_overlap(tmp_path: Path):
 
 def test_texts_hold_known_words_and_no_labels(tmp_path: Path):
     FAMILIES["mobilebert"].write_rows(tmp_path / "rows.tsv", 20, 0)
-    rows = read(str(tmp_path / "rows.tsv"))
+    rows = read(DataSpec(tmp_path / "rows.tsv"))
     assert isinstance(rows, TextRows)
     assert rows.labels is None
     lengths = [len(text.split()) for text in rows.texts]

@@ -16,16 +16,18 @@ from edgekit.data.sources import ImageRows
 from edgekit.errors import CheckpointError, ConfigError, DatasetError, InputError, ModelFormatError, OutputError, RefusedError
 from edgekit.measure.judge import BenchmarkConfig
 from edgekit.measure.measurement import Measurement
+from edgekit.spec import DataSpec
 from edgekit.system.worker import Worker
 from edgekit.tflite import flatbuffer
-from edgekit.workflows.assess import from_manifests, manifest_of
 from edgekit.workflows.convert.config import ConvertConfig
-from edgekit.workflows.guide import all_models, one_model
-from edgekit.workflows.guide.all_models import failures, run
-from edgekit.workflows.guide.one_model import GuideConfig, Job, SharedRows
+from edgekit.workflows.guide import measured_table, model_files
+from edgekit.workflows.guide.measured_table import failures, run
+from edgekit.workflows.guide.model_files import GuideConfig, Job, SharedRows
 from edgekit.workflows.guide.published import TABLES
 from edgekit.workflows.guide.results import FILE_NAME, GuideModel, GuideRun
 from edgekit.workflows.guide.table import markdown
+from edgekit.workflows.inputs import manifest_of
+from edgekit.workflows.report import report as report_of
 from tests.commands import edgekit
 from tests.unit.classifiers import image_classifier
 from tests.unit.workflows.guide import tiny
@@ -56,7 +58,7 @@ def found(out: Path, tmp_path_factory: pytest.TempPathFactory) -> GuideRun:
         return source
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(one_model._Model, "_source", build)
+        patch.setattr(model_files._Model, "_source", build)
         # What `image_classifier` takes.
         return run(out, RANDOM, architectures={name: replace(item, size=4) for name, item in ARCHITECTURES.items()})
 
@@ -85,7 +87,7 @@ def images(tmp_path: Path) -> Path:
     return folder
 
 
-def test_one_models_failure_leaves_the_others_rows(found: GuideRun, out: Path) -> None:
+def test_model_filess_failure_leaves_the_others_rows(found: GuideRun, out: Path) -> None:
     good, bad = found.models
     assert [row.scheme for row in good.rows] == ["float32", "float16", "dynamic", "int8", "int16x8"]
     assert all(row.failure is None and row.latency is not None for row in good.rows)
@@ -104,7 +106,7 @@ def test_one_models_failure_leaves_the_others_rows(found: GuideRun, out: Path) -
 
 def test_random_weights_are_marked_and_have_no_accuracy(found: GuideRun) -> None:
     model = found.models[0]
-    assert all(row.accuracy is None for row in model.rows)
+    assert all(row.metric is None for row in model.rows)
     assert "random weights" in (model.reason("int8", "accuracy") or "")
     assert set(model.marks) == {row.scheme for row in model.rows}
     assert model.marks["float32"] == "random weights"
@@ -135,18 +137,18 @@ def _check_published(made: Path) -> None:
     row = model._publish(made / "qat.tflite", made / "small.h5", Measurement("qat.tflite", 1, None, "qat"))
     final = Path(row.path)
     assert manifest_of(final)["config"]["technique"] == "qat"
-    told = from_manifests(made / "out")
+    told = report_of(made / "out")
     assert [Path(found.path) for found in told.rows] == [final]
     assert final.stem == f"{told.model}_qat"
     assert told.notes[0].startswith("qat: ")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(one_model, "benchmark", lambda *_, **__: [Measurement("float32.tflite", 1, None, "float32")])
+        patch.setattr(model_files, "benchmark", lambda *_, **__: [Measurement("float32.tflite", 1, None, "float32")])
         model._benchmark(made / "small.h5", {made / "float32.tflite": "float32"}, Samples({"x": np.zeros((1, 1))}))
     assert list((made / "out").glob("*.tflite")) == list((made / "out").glob("*.json")) == []
 
 
-def _model(folder: Path, config: GuideConfig, **job: Any) -> one_model._Model:
-    return one_model._Model(Job(TABLES[1][0], **job), config, SharedRows(), folder, folder.parent, Worker())
+def _model(folder: Path, config: GuideConfig, **job: Any) -> model_files._Model:
+    return model_files._Model(Job(TABLES[1][0], **job), config, SharedRows(), folder, folder.parent, Worker())
 
 
 def test_markdown_says_what_is_missing_and_what_differs(found: GuideRun, out: Path) -> None:
@@ -181,7 +183,7 @@ def test_given_weights_are_judged_on_rows_that_calibration_did_not_see(images: P
     )
     judged = run(tmp_path / "out", config, architectures=WHOLE)
     model = judged.models[0]
-    assert [row.accuracy.total for row in model.rows if row.accuracy] == [14] * len(model.rows)
+    assert [row.metric.total for row in model.rows if row.metric] == [14] * len(model.rows)
     assert judged.data == f"14 labelled rows of {images.name}, none of them calibrated on"
     assert model.weights == "weights of mobilenet_v1.tflite"
     assert [row.scheme for row in model.rows] == ["float32", "int8", "int16x8"]
@@ -193,7 +195,7 @@ def _measured(job: Job, config: Any, data: Any, folder: Path, on_progress: Any) 
     """A model without rows, and one file of it."""
     folder.mkdir(exist_ok=True)
     (folder / "m.tflite").write_bytes(b"")
-    return GuideModel(job.published.name, job.published.title, job.published, job.told)
+    return GuideModel(job.published.name, job.published.title, job.published, job.described)
 
 
 def test_an_interrupted_run_goes_on_and_a_failed_one_leaves_nothing(tmp_path: Path, monkeypatch) -> None:
@@ -206,17 +208,17 @@ def test_an_interrupted_run_goes_on_and_a_failed_one_leaves_nothing(tmp_path: Pa
 
     out = tmp_path / "out"
     for error in (RefusedError("not good enough"), KeyboardInterrupt()):
-        monkeypatch.setattr(all_models, "measured", ended(error))
+        monkeypatch.setattr(measured_table, "measure", ended(error))
         with pytest.raises(type(error)):
             run(out, RANDOM, architectures=ARCHITECTURES)
         assert out.exists() == isinstance(error, KeyboardInterrupt)
-    monkeypatch.setattr(all_models, "measured", _measured)
+    monkeypatch.setattr(measured_table, "measure", _measured)
     run(out, RANDOM, architectures=ARCHITECTURES)
     assert (out / FILE_NAME).is_file()
 
 
 def test_foreign_files_are_neither_replaced_nor_removed(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(all_models, "measured", _measured)
+    monkeypatch.setattr(measured_table, "measure", _measured)
     foreign = tmp_path / "mine" / "model.json"
     foreign.parent.mkdir()
     for name in ("guide.md", "resnet_v2_101/model.json"):
@@ -233,10 +235,10 @@ def test_foreign_files_are_neither_replaced_nor_removed(tmp_path: Path, monkeypa
 
 
 def test_rows_that_are_judged_neither_calibrate_nor_train(images: Path, tmp_path: Path, monkeypatch) -> None:
-    data = sources.read(str(images))
+    data = sources.read(DataSpec(images))
     monkeypatch.chdir(tmp_path)
     config = GuideConfig(data="images", representative_data=f"{images}/", representative_samples=10)
-    drawn = all_models._read(config, [])
+    drawn = measured_table._read(config, [])
     assert [len(rows) for rows in (drawn.calibration or (), drawn.judged or ())] == [10, 14]
     with pytest.raises(ConfigError, match="judged on as well"):
         GuideConfig(data="images", qat_data=f"{images}/")
@@ -245,26 +247,26 @@ def test_rows_that_are_judged_neither_calibrate_nor_train(images: Path, tmp_path
     draw = np.random.default_rng(1)
     for number in range(12):
         Image.fromarray(draw.integers(0, 256, (tiny.SIZE, tiny.SIZE, 3), dtype=np.uint8)).save(other / f"{number}.png")
-    found = all_models._read(replace(config, representative_data="other", qat_data=str(other)), [])
+    found = measured_table._read(replace(config, representative_data="other", qat_data=str(other)), [])
     assert found.judged is not None
     assert len(found.judged) == len(data)
     assert len(found.training or ()) == 12
     assert found.left_out == {"--representative-data": 12, "--qat-data": 12}
-    assert "among them: 12 of --representative-data, 12 of --qat-data" in found.told()
+    assert "among them: 12 of --representative-data, 12 of --qat-data" in found.described()
     assert isinstance(found.calibration, ImageRows)
-    written = sources.read(one_model._written(found.calibration, tmp_path / "written"))
-    assert isinstance(written, ImageRows)
-    assert written.files == tuple(file.resolve() for file in found.calibration.files)
+    assert isinstance(found.judged, ImageRows)
+    judged = {file.read_bytes() for file in found.judged.files}
+    assert not judged & {file.read_bytes() for file in found.calibration.files}
     with pytest.raises(DatasetError, match="all of its rows are judged"):
         shutil.copytree(images, tmp_path / "copy")
-        all_models._read(replace(config, representative_data="copy"), [])
+        measured_table._read(replace(config, representative_data="copy"), [])
 
 
 def test_a_run_whose_data_changed_is_another(images: Path) -> None:
     config = GuideConfig(data=str(images))
-    before = all_models._settings(config, ARCHITECTURES)
+    before = measured_table._settings(config, ARCHITECTURES)
     (images / "0.png").write_bytes((images / "1.png").read_bytes())
-    assert all_models._settings(config, ARCHITECTURES) != before
+    assert measured_table._settings(config, ARCHITECTURES) != before
 
 
 def test_real_weights_are_searched_over_as_many_rows_as_asked_for(images: Path, weights: Path, tmp_path: Path, monkeypatch) -> None:
@@ -274,9 +276,9 @@ def test_real_weights_are_searched_over_as_many_rows_as_asked_for(images: Path, 
         told.append(config)
         raise RefusedError("enough")
 
-    monkeypatch.setattr(one_model, "convert", convert)
+    monkeypatch.setattr(model_files, "convert", convert)
     config = GuideConfig(models=("mobilenet_v1",), weights=str(weights), representative_samples=12, timing=TIMING)
-    monkeypatch.setattr(one_model._Model, "_source", lambda model: weights / "mobilenet_v1.tflite")
+    monkeypatch.setattr(model_files._Model, "_source", lambda model: weights / "mobilenet_v1.tflite")
     cases: tuple[dict[str, Any], ...] = ({}, {"representative_data": str(images)}, {"weights": "random"})
     for changes in cases:
         with pytest.raises(RefusedError):
@@ -285,16 +287,18 @@ def test_real_weights_are_searched_over_as_many_rows_as_asked_for(images: Path, 
     assert [item.max_drop for item in told] == [None, 0.05, None]
     assert [item.search_seconds > 0 for item in told] == [True, True, False]
     assert [item.every_op for item in told] == [False, False, True]
-    assert (told[1].representative_data, told[1].evaluation_data) == (str(images), None)
+    calibration, judged = (sources.read(item) for item in (told[1].data, told[1].evaluation_data) if item is not None)
+    assert calibration.origin == judged.origin == str(images)
+    assert not set(calibration.numbers) & set(judged.numbers)
 
 
 def test_a_family_is_only_built_whatever_the_weights_folder_holds(tmp_path: Path) -> None:
     (tmp_path / "yolov3.tflite").write_bytes(b"")
     config = GuideConfig(table=2, weights=str(tmp_path))
-    job = next(job for job in all_models._jobs(config, ARCHITECTURES) if job.published.name == "yolov3")
-    assert job.told.startswith("random weights; 416 × 416 pixels")
-    assert job.told.endswith("yolov3.tflite is not taken, this family is only built")
-    assert all_models._settings(config, ARCHITECTURES)["weights_sha256"] == {}
+    job = next(job for job in measured_table._jobs(config, ARCHITECTURES) if job.published.name == "yolov3")
+    assert job.described.startswith("random weights; 416 × 416 pixels")
+    assert job.described.endswith("yolov3.tflite is not taken, this family is only built")
+    assert measured_table._settings(config, ARCHITECTURES)["weights_sha256"] == {}
 
 
 def test_labels_outside_a_whole_models_head_are_told_before_it_is_built(images: Path, weights: Path, tmp_path: Path) -> None:
@@ -302,14 +306,14 @@ def test_labels_outside_a_whole_models_head_are_told_before_it_is_built(images: 
     (images / "labels.tsv").write_text((images / "labels.tsv").read_text().replace("\t4", "\t7"))
     config = GuideConfig(models=("mobilenet_v1",), weights=str(weights), data=str(images), representative_samples=10)
     with pytest.raises(DatasetError, match="labels outside the head"):
-        all_models._read(config, all_models._jobs(config, ARCHITECTURES))
+        measured_table._read(config, measured_table._jobs(config, ARCHITECTURES))
 
 
 def test_no_network_is_one_error_and_nothing_is_written(tmp_path: Path, monkeypatch) -> None:
     def build(model: Any) -> Path:
         raise CheckpointError(f"{model.job.published.title}: no network")
 
-    monkeypatch.setattr(one_model._Model, "_source", build)
+    monkeypatch.setattr(model_files._Model, "_source", build)
     config = GuideConfig(models=("mobilenet_v1", "mobilenet_v2"), timing=TIMING)
     with pytest.raises(CheckpointError, match="MobileNet-v1-1-224: no network"):
         run(tmp_path / "out", config, architectures=ARCHITECTURES)
@@ -324,7 +328,7 @@ def test_a_whole_model_of_another_architecture(tmp_path: Path, weights: Path) ->
 
 
 def test_what_is_wrong_with_rows_is_told_before_anything_is_built(images: Path, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(all_models, "_made_or_kept", lambda *_: pytest.fail("was built"))
+    monkeypatch.setattr(measured_table, "_model", lambda *_: pytest.fail("was built"))
     config = GuideConfig(models=("mobilenet_v1",), data=str(images), representative_samples=10, timing=TIMING)
 
     def refused(told: str, **changes: Any) -> None:

@@ -54,8 +54,8 @@ def test_a_model_of_another_size_is_another_architecture() -> None:
 
 
 def test_random_images_fill_the_range_of_the_models(tmp_path: Path) -> None:
-    random_images(tmp_path / "a.npz", 32, 3, 0)
-    random_images(tmp_path / "b.npz", 32, 3, 1)
+    random_images(tmp_path / "a.npz", 3, 0, 32)
+    random_images(tmp_path / "b.npz", 3, 1, 32)
     with np.load(tmp_path / "a.npz") as first, np.load(tmp_path / "b.npz") as second:
         images = first["image"]
         assert (images.shape, images.dtype) == ((3, 32, 32, 3), np.float32)

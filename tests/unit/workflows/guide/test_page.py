@@ -7,17 +7,18 @@ from html.parser import HTMLParser
 import pytest
 
 from edgekit.measure.measurement import Latency, Measurement
-from edgekit.tasks.metrics import proportion
+from edgekit.tasks.metrics import Score, proportion
 from edgekit.workflows.guide.page import page
-from edgekit.workflows.guide.pareto import ACCURACY, AGREEMENT, SIZE, Point, front, latency_ratio, pareto, ratios, sizes
+from edgekit.workflows.guide.pareto import ACCURACY, AGREEMENT, SIZE, Point, front, pareto, ratios, sizes
 from edgekit.workflows.guide.published import SOURCE, TABLES, Published
-from edgekit.workflows.guide.results import GuideModel, GuideRun
+from edgekit.workflows.guide.results import GuideModel, GuideRun, to_float32
 
 EVIL = "<script>alert('x')</script> & \"co\""
 RANDOM = "weights drawn at random"
 
 
 def measured(scheme: str, megabytes: float, ms: float, accuracy: int | None = None, agreement: int | None = None) -> Measurement:
+    share = proportion(accuracy, 100) if accuracy is not None else None
     return Measurement(
         f"out/m_{scheme}.tflite",
         int(megabytes * 1e6),
@@ -25,7 +26,7 @@ def measured(scheme: str, megabytes: float, ms: float, accuracy: int | None = No
         scheme,
         threads=2,
         latency=Latency(100, 10, ms, ms, ms, ms, ms),
-        accuracy=proportion(accuracy, 100) if accuracy is not None else None,
+        metric=Score("accuracy", share.value, share.low, share.high, 100, accuracy) if share else None,
         agreement=proportion(agreement, 100) if agreement is not None else None,
     )
 
@@ -210,6 +211,6 @@ def test_ratios_are_to_the_model_s_own_float32(run: GuideRun):
     assert found["MobileNet-v1-1-224", "int8"].measured == 0.25
     assert found["ResNet_v2_101", "int8"].measured is None
     assert ("ResNet_v2_101", "qat") not in found
-    assert latency_ratio(run.models[2], "int8") is None
+    assert to_float32(run.models[2].latency_ms).get("int8") is None
     assert {pair.scheme for pair in sizes(run) if pair.model == "Inception_v3"} == {"float32", "int8", "qat"}
     assert {pair.scheme for pair in sizes(run) if pair.model == "ResNet_v2_101"} == {"float32", "int8"}

@@ -19,7 +19,7 @@ def _texts(picture: str) -> str:
 
 def test_every_question_and_every_leaf_is_drawn() -> None:
     drawn = _texts(svg())
-    for words in (*(node.question for node in TREE.values()), *(leaf.title for leaf in LEAVES.values())):
+    for words in (*(node.question.format(metric="accuracy") for node in TREE.values()), *LEAVES.values()):
         assert words in drawn
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from edgekit.errors import InputError
 from edgekit.measure.measurement import Latency, Measurement
-from edgekit.tasks.metrics import Proportion
+from edgekit.tasks.metrics import Score
 from edgekit.workflows.guide.page import page
 from edgekit.workflows.guide.published import COLUMNS, TABLES
 from edgekit.workflows.guide.results import GuideModel, GuideRun, cell, columns, differences
@@ -16,8 +16,8 @@ from edgekit.workflows.guide.table import markdown
 
 def _row(scheme: str) -> Measurement:
     latency = Latency(runs=10, warmup=1, mean_ms=2.0, p50_ms=1.9, p90_ms=2.2, p99_ms=2.4, min_ms=1.8)
-    accuracy = Proportion(count=8, total=10, value=0.8, low=0.5, high=0.94)
-    return Measurement(f"m_{scheme}.tflite", 1000, None, scheme, threads=1, latency=latency, accuracy=accuracy)
+    accuracy = Score("accuracy", 0.8, 0.5, 0.94, 10, 8)
+    return Measurement(f"m_{scheme}.tflite", 1000, None, scheme, threads=1, latency=latency, metric=accuracy)
 
 
 def _run() -> GuideRun:
@@ -54,10 +54,10 @@ def test_reasons_are_found_by_cell_row_and_model() -> None:
     ("path", "value", "told"),
     [
         (("table",), 3, "table is 3"),
-        (("models", 0, "marks"), {"int8": 1}, "no mapping of texts"),
+        (("models", 0, "marks"), {"int8": 1}, "int8 must be a string"),
         (("models", 0, "rows", 0, "size_bytes"), "big", "size_bytes"),
-        (("models", 0, "published", "size_mb"), [], "no mapping of numbers"),
-        (("models", 0, "colour"), "red", "unknown figure colour"),
+        (("models", 0, "published", "size_mb"), [], "size_mb must be a table"),
+        (("models", 0, "colour"), "red", "unknown key 'colour'"),
     ],
 )
 def test_what_is_no_run_is_refused(path: tuple[str | int, ...], value: object, told: str) -> None:

@@ -9,13 +9,12 @@ import pytest
 from edgekit.cli import main
 from edgekit.measure.measurement import Latency, Measurement
 from edgekit.tasks.metrics import Difference
-from edgekit.workflows.convert.config import ConvertConfig
 from edgekit.workflows.guide.decision_tree import INTEGER_ONLY, Candidate, Data, Question, Recommendation
 from edgekit.workflows.guide.steps import Origin, steps
 from edgekit.workflows.guide.targets import Fit, Hardware, Obstacle
 
 SETTINGS = {
-    "representative_data": "train rows.tsv",
+    "data": {"source": "train rows.tsv", "text_columns": ["one", "two"], "label_columns": ["stars"]},
     "evaluation_data": "dev.tsv",
     "evaluation_samples": 872,
     "calibration": "entropy",
@@ -23,11 +22,7 @@ SETTINGS = {
     "mean": (1.0, 2.5),
     "std": [127.5],
     "input_shapes": {"x": [1, 3, 8, 8]},
-    "text_columns": ("one", "two"),
-    "label_column": "stars",
 }
-PATHS = {"float32": "out/m_float32.tflite", "int8": "out/m_int8.tflite", INTEGER_ONLY: "out/integer_only/m_int8.tflite"}
-ORIGIN = Origin("m", "my models/m", "checkpoint", SETTINGS, dict(ConvertConfig().__dict__), PATHS, kept=True)
 
 
 def _candidate(name: str) -> Candidate:
@@ -35,6 +30,11 @@ def _candidate(name: str) -> Candidate:
     found = Measurement("out/m_int8.tflite", 9, None, latency=Latency(3, 0, 1, 1, 1, 1, 1), drop=drop)
     fit = Fit(Hardware.EDGETPU, 9, 0, (Obstacle("GELU", 6, "not on its list"),), (), 9)
     return Candidate("int8" if name == INTEGER_ONLY else name, name == INTEGER_ONLY, found, fit=fit)
+
+
+PATHS = {"float32": "out/m_float32.tflite", "int8": "out/m_int8.tflite", INTEGER_ONLY: "out/integer_only/m_int8.tflite"}
+FILES = tuple(replace(_candidate(name), measurement=Measurement(path, 9, None)) for name, path in PATHS.items())
+ORIGIN = Origin("m", "my models/m", "checkpoint", SETTINGS, FILES, kept=True)
 
 
 def _steps(leaf: str, name: str | None, hardware: str = "cpu", origin: Origin = ORIGIN) -> tuple[str, ...]:
@@ -94,7 +94,7 @@ def test_a_checkpoint_that_loses_is_trained_by_edgekit_and_others_where_they_cam
 
 
 def test_a_model_that_brings_its_ranges_is_told_nothing_that_convert_refuses() -> None:
-    origin = replace(ORIGIN, kind="keras", settings={}, brings=("int8",))
+    origin = replace(ORIGIN, kind="keras", settings={}, candidates=(replace(FILES[1], brought=True),))
     assert _steps("int8", "int8", origin=origin)[1] == "edgekit convert 'my models/m' --scheme int8 --max-drop 0.01"
     for leaf in ("no integer-only file", "quantization-aware training"):
         told = "\n".join(_steps(leaf, "int8", "edgetpu", origin))

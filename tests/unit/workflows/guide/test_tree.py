@@ -9,8 +9,20 @@ import pytest
 
 from edgekit.errors import RefusedError
 from edgekit.measure.measurement import Latency, Measurement
-from edgekit.tasks.metrics import Difference, Proportion
-from edgekit.workflows.guide.decision_tree import INTEGER_ONLY, LEAVES, ROOT, TREE, Candidate, Data, Need, Question, Recommendation
+from edgekit.tasks.judgement import OutputError
+from edgekit.tasks.metrics import Difference, Proportion, Score
+from edgekit.workflows.guide.decision_tree import (
+    INTEGER_ONLY,
+    LEAVES,
+    ROOT,
+    TREE,
+    VALUES,
+    Candidate,
+    Data,
+    Need,
+    Question,
+    Recommendation,
+)
 from edgekit.workflows.guide.targets import Fit, Hardware, Obstacle
 from edgekit.workflows.guide.walk import recommend
 
@@ -33,6 +45,7 @@ def measured(
         partitions=2,
         delegated_ops=9,
         ops=10,
+        metric=Score("accuracy", 0.9 - value, 0.8, 0.95, rows) if drop else None,
         drop=None if name == "float32" else drop,
         agreement=agreement,
     )
@@ -243,7 +256,7 @@ def test_slowness_is_not_what_training_mends() -> None:
 def test_what_loses_says_by_how_much_and_training_names_what_to_use_until_then() -> None:
     found = ended("quantized files lose")
     assert {item.verdict for item in found.passed if item.name in ("dynamic", "int8")} == {"loses"}
-    assert "int8 loses 6.0 points (5.0 to 7.0 with 95 % confidence, 500 rows)" in found.reason
+    assert "int8 loses 6.0 points of accuracy (5.0 to 7.0 with 95 % confidence, 500 rows)" in found.reason
     assert "until then float16" in found.reason
     assert not found.taken
 
@@ -259,7 +272,7 @@ def test_without_labels_other_decisions_count_as_loss() -> None:
     few = model(dynamic=measured("dynamic", 23.7, 2.75, 30, labelled=False), int8=measured("int8", 23.9, 2.79, 2, labelled=False))
     found = recommend(question, few)
     assert found.leaf == "int8"
-    assert "decides otherwise on 0.4 % of 500 rows" in found.reason
+    assert "decides otherwise on 0.4 % of 500 decisions" in found.reason
 
 
 def test_everything_refused_says_why_and_what_to_try() -> None:
@@ -283,7 +296,7 @@ def test_rows_to_judge_on_count_without_rows_to_calibrate_on() -> None:
     found = recommend(Question(data_described="500 rows of dev.tsv"), model(int8=None, int16x8=None))
     assert found.leaf == "dynamic"
     assert found.path[1].decided_by == "0 rows to calibrate on, judged on 500 rows of dev.tsv"
-    assert "loses 0.0 points" in found.reason
+    assert "loses 0.0 points of accuracy" in found.reason
 
 
 @pytest.mark.parametrize("case", ["nothing was judged", "GPU, nothing was judged", "accelerator, nothing was judged"])
@@ -297,3 +310,30 @@ def test_a_gain_is_more_than_noise() -> None:
     found = recommend(LABELLED, model(dynamic=measured("dynamic", 23.7, 9.0), int8=measured("int8", 23.9, 2.79, 30)))
     assert found.leaf == "quantization-aware training"
     assert "until then dynamic" in found.reason
+
+
+def test_a_metric_gives_its_name_to_questions_and_losses() -> None:
+    question = replace(LABELLED, metric="entity F1")
+    found = recommend(question, model(**LOSING))
+    assert "Does a quantized file keep the entity F1?" in [step.question for step in found.path]
+    assert "loses 6.0 points of entity F1" in found.reason
+    assert "1 point of entity F1 may be lost" in " ".join(item.why for item in found.passed)
+
+
+def test_values_that_decide_nothing_are_judged_in_decibels() -> None:
+    def noisy(name: str, size: float, p50: float, decibels: float) -> Candidate:
+        item = measured(name, size, p50, rows=0)
+        assert item.measurement is not None
+        outputs = (OutputError("boxes", decibels, 0.99, 3.0), OutputError("scores", 60.0, 1.0, 0.1))
+        return replace(item, measurement=replace(item.measurement, error_db=decibels, outputs=outputs))
+
+    candidates = [measured("float32", 90.9, 8.7, rows=0), noisy("float16", 45.9, 8.7, 70.0), noisy("dynamic", 23.7, 2.75, 12.5)]
+    found = recommend(Question(data=Data.REPRESENTATIVE, metric=VALUES), [*candidates, noisy("int8", 23.9, 2.79, 31.0)])
+    assert found.leaf == "int8"
+    assert "output boxes is 31.0 dB from float32's" in found.reason
+    told = {item.name: (item.verdict, item.why) for item in found.passed}
+    assert told["dynamic"][0] == "loses"
+    assert "output boxes is 12.5 dB" in told["dynamic"][1]
+    everything = " ".join([found.reason, *(step.question + step.decided_by for step in found.path), *(w for _, w in told.values())])
+    assert "accuracy" not in everything
+    assert "decision" not in everything

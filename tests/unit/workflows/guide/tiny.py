@@ -9,6 +9,7 @@ import numpy as np
 
 from edgekit.data.samples import Samples
 from edgekit.errors import EdgekitError
+from edgekit.stages.keras.config import TrainConfig
 from edgekit.tflite.interpreter import Model
 from edgekit.workflows.guide.networks import IMAGENET, RANDOM, Architecture, Weights, saved_variables, write_model
 from edgekit.workflows.guide.qat import write_aware
@@ -78,7 +79,7 @@ def build_all(folder: Path) -> Built:
             errors.append(f"{type(error).__name__}: {error.message}")
     another, no_network = errors
     Samples({"image": images}).save(folder / "rows")
-    write_aware(folder / "small.h5", folder / "rows", folder / "qat.tflite", None)
+    write_aware(folder / "small.h5", folder / "rows", folder / "qat.tflite", None, TrainConfig())
     model.compile(optimizer="adam", loss="sparse_categorical_crossentropy", metrics=["accuracy"])
     model.fit(images, np.zeros(len(images)), verbose=0)
     model.save(folder / "saved", save_format="tf")

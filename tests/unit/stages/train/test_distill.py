@@ -10,28 +10,32 @@ from typing import Any
 
 import pytest
 
+from edgekit.data.samples import Samples
 from edgekit.data.sources import TextRows
 from edgekit.errors import CheckpointError, ConfigError, DatasetError, OutputError
 from edgekit.models import architectures
+from edgekit.models.batches import Batches
+from edgekit.models.checkpoint import Checkpoint, load_tokenizer
+from edgekit.models.weights import load_model
+from edgekit.spec import DataSpec
 from edgekit.stages.train import losses
-from edgekit.stages.train.config import ATTENTION, HIDDEN, LABELS, SOFT_TARGETS, DistilConfig, FinetuneResult
+from edgekit.stages.train.config import ATTENTION, HIDDEN, LABELS, SOFT_TARGETS, DistillConfig, FinetuneResult
 from edgekit.stages.train.teacher import Shapes, Teacher, correspondence
-from edgekit.stages.train.tokens import Encoded, Tokens, load_tokenizer
 from edgekit.system import artifacts
 from edgekit.system.worker import Worker
-from edgekit.workflows.distill import distil
+from edgekit.workflows.distill import distill
+from edgekit.workflows.finetune import encode
 from tests import tiny
 from tests.commands import edgekit
 from tests.killing import kill_training
 
-QUICK = DistilConfig(epochs=1, batch_size=8, learning_rate=2e-3, max_length=32, threads=1)
+QUICK = DistillConfig(epochs=1, batch_size=8, learning_rate=2e-3, max_length=32, threads=1)
 # Long enough to be killed in the middle; with dropout, so that the state of the random numbers counts.
 LONG = dataclasses.replace(QUICK, epochs=5, batch_size=4, checkpoint_every=7, dropout=0.1)
 
 
-def _rows(count: int, seed: int = 0) -> TextRows:
-    pairs = tiny.sentences(count, seed)
-    return TextRows(tuple(text for text, _ in pairs), None, tuple(label for _, label in pairs), f"rows {seed}")
+def _told(config: DistillConfig, teacher: Path, data: DataSpec, evaluation: DataSpec | None = None) -> DistillConfig:
+    return dataclasses.replace(config, teacher=str(teacher), data=data, evaluation_data=evaluation)
 
 
 # Losses --------------------------------------------------------------------------------------------------------------
@@ -48,6 +52,20 @@ def _losses() -> dict[str, float]:
     found = {
         "soft": losses.soft_targets(tensor([[0.0, 0.0]]), tensor([[2 * math.log(3), 0.0]]), 2.0),
         "two rows": losses.soft_targets(tensor([[0.0, 0.0], [5.0, 1.0]]), tensor([[2 * math.log(3), 0.0], [5.0, 1.0]]), 2.0),
+        "sigmoid": losses.soft_targets(tensor([[0.0, 0.0]]), tensor([[2 * math.log(3), 0.0]]), 2.0, "sigmoid"),
+        "values": losses.soft_targets(tensor([[1.0], [3.0]]), tensor([[1.0], [1.0]]), 2.0, "values"),
+        "tokens": losses.soft_targets(
+            *losses.without_padding(
+                tensor([[[0.0, 0.0], [0.0, 9.0]]]), tensor([[[2 * math.log(3), 0.0], [9.0, 0.0]]]), tensor([[1, -100]]), mask
+            ),
+            2.0,
+        ),
+        "places": losses.soft_targets(
+            *losses.without_padding(
+                tensor([[0.0, 0.0, 7.0]]), tensor([[2 * math.log(3), 0.0, 0.0]]), tensor([[0, 1]]), tensor([[1, 1, 0]])
+            ),
+            2.0,
+        ),
         "hidden": losses.hidden_states([states], [zeros], mask),
         "two layers": losses.hidden_states([states, states], [zeros, states], mask),
         "attention": losses.attention_maps([maps], [others], mask),
@@ -60,6 +78,10 @@ def test_losses_are_what_a_hand_computes() -> None:
     found = Worker(timeout_s=100).run(_losses).value
     soft = 4 * (0.75 * math.log(0.75 / 0.5) + 0.25 * math.log(0.25 / 0.5))
     assert found["soft"] == pytest.approx(soft, rel=1e-5)
+    assert found["tokens"] == found["places"] == pytest.approx(found["soft"]), "what is said of padding counts as nothing"
+    # Of the two labels only the first is said otherwise, three to one, as the one of two classes is.
+    assert found["sigmoid"] == pytest.approx(soft / 2, rel=1e-5)
+    assert found["values"] == pytest.approx((0 + 4) / 2)
     assert found["two rows"] == pytest.approx(soft / 2, rel=1e-5)
     assert found["hidden"] == pytest.approx((1 + 4) / 2)
     assert found["two layers"] == pytest.approx((1 + 4) / 2 / 2)
@@ -123,16 +145,14 @@ def _make_students(bert: Path, room: Path) -> None:
     """In a worker: students that differ from the teacher `bert` in one respect each."""
     import torch
 
-    from edgekit.models.checkpoint import load_classifier
-
     # Heads cut, and the second of its two layers.
-    pruned = load_classifier(bert)
+    pruned = load_model(Checkpoint.read(bert))
     architectures.keep(pruned, [architectures.Kept(0, (1, 3), (tuple(range(128)),))])
     _save(pruned, load_tokenizer(bert), room / "pruned")
     (room / "pruned" / "pruning_plan.json").write_text('{"kept": "here"}')
 
     # The same pieces under other ids: two models that say the same of every text.
-    renumbered, tokenizer = load_classifier(bert), load_tokenizer(bert)
+    renumbered, tokenizer = load_model(Checkpoint.read(bert)), load_tokenizer(bert)
     _save(renumbered, tokenizer, room / "renumbered")
     file = room / "renumbered" / "tokenizer.json"
     content = json.loads(file.read_text())
@@ -154,7 +174,7 @@ def _make_students(bert: Path, room: Path) -> None:
     (room / "letters" / "tokenizer.json").write_text(json.dumps(content))
 
     # The same classes the other way round.
-    swapped = load_classifier(bert)
+    swapped = load_model(Checkpoint.read(bert))
     with torch.no_grad():
         swapped.classifier.weight.copy_(swapped.classifier.weight.flip(0))
         swapped.classifier.bias.copy_(swapped.classifier.bias.flip(0))
@@ -177,15 +197,15 @@ def _attention_losses(teacher: Path, *students: Path) -> list[float]:
 def _attention_loss(teacher: Path, student: Path) -> float:
     import numpy as np
 
-    from edgekit.models.checkpoint import load_classifier
-
     pairs = tiny.sentences(8)
-    rows = Encoded(tuple(text for text, _ in pairs), None, tuple(label for _, label in pairs))
-    model, config = load_classifier(student), dataclasses.replace(QUICK, alpha=0.0, hidden=0.0, attention=1.0)
-    tokens = Tokens.encode(rows, load_tokenizer(student), model, student, 32)
-    guide = Teacher(teacher, (0, 1), model, (rows, tokens), rows, config)
-    inputs, _ = tokens.batch(np.arange(8))
-    return float(guide.loss(0.0, model(**inputs, **guide.asks), guide.outputs(np.arange(8)), inputs["attention_mask"]))
+    rows = TextRows(tuple(text for text, _ in pairs), None, tuple(label for _, label in pairs), "sentences")
+    checkpoint, source = Checkpoint.read(student), Checkpoint.read(teacher)
+    model, config = load_model(checkpoint), dataclasses.replace(QUICK, alpha=0.0, hidden=0.0, attention=1.0)
+    samples: Samples = encode(rows, checkpoint, checkpoint.settings, 32)
+    batches = Batches.of(samples, model, student)
+    guide = Teacher(source, None, model, batches, samples, config)
+    batch = batches.batch(np.arange(8))
+    return float(guide.loss(0.0, model(**batch.inputs, **guide.extra_outputs), guide.outputs(np.arange(8)), batch))
 
 
 def test_heads_of_a_pruned_student_attend_as_their_originals(tiny_bert: Path, students: Path, tmp_path: Path) -> None:
@@ -201,43 +221,44 @@ def test_heads_of_a_pruned_student_attend_as_their_originals(tiny_bert: Path, st
 
 def test_a_pruned_student_learns_and_says_what_from(tiny_bert: Path, students: Path, tmp_path: Path) -> None:
     config = dataclasses.replace(QUICK, epochs=4, attention=1.0)
-    result = distil(tiny_bert, students / "pruned", _rows(128), _rows(32, 1), tmp_path / "out", config)
+    result = distill(students / "pruned", tmp_path / "out", _told(config, tiny_bert, tiny.data(128), tiny.data(32, 1)))
     told = result.distillation
     assert told is not None
     assert told.losses == (SOFT_TARGETS, LABELS, HIDDEN, ATTENTION)
-    assert (told.teacher, told.layers, dict(told.left_out), told.total) == ("bert", ((0, 0),), {}, 32)
+    assert (told.teacher, told.layers, dict(told.left_out), told.metric.total) == ("bert", ((0, 0),), {}, 32)
     assert result.epochs[-1].train_loss < result.epochs[0].train_loss
     assert (tmp_path / "out" / "pruning_plan.json").read_text() == '{"kept": "here"}'
     manifest = json.loads((tmp_path / "out" / "edgekit.json").read_text())
     assert manifest["parents"]["bert"] == artifacts.sha256(tiny_bert)
     assert manifest["parents"]["pruned"] == artifacts.sha256(students / "pruned")
-    assert manifest["measured"]["distillation"]["correct"] == told.correct
+    assert manifest["measured"]["distillation"]["scores"][0]["count"] == told.metric.count
     assert manifest["config"]["temperature"] == 2.0
 
 
 def test_a_teacher_with_other_ids_and_another_class_order_is_understood(tiny_bert: Path, students: Path, tmp_path: Path) -> None:
     config = dataclasses.replace(QUICK, alpha=1.0, learning_rate=1e-9)
     for name in ("renumbered", "swapped"):
-        result = distil(students / name, tiny_bert, _rows(64), _rows(32, 1), tmp_path / name, config)
+        result = distill(tiny_bert, tmp_path / name, _told(config, students / name, tiny.data(64), tiny.data(32, 1)))
         told = result.distillation
         assert told is not None
         # Both say the same of every row, so that there is nothing to learn at the first step.
         assert result.curve[0][1] < 1e-6
         assert told.losses == (SOFT_TARGETS, HIDDEN)
         assert list(result.labels) == ["negative", "positive"]
-        assert told.correct == result.correct
+        assert told.metric == result.metric
 
 
 def test_tokens_that_do_not_correspond_leave_the_soft_targets(tiny_bert: Path, students: Path, tmp_path: Path) -> None:
     config = dataclasses.replace(QUICK, attention=1.0)
-    result = distil(tiny_bert, students / "letters", _rows(64), _rows(32, 1), tmp_path / "out", config)
+    result = distill(students / "letters", tmp_path / "out", _told(config, tiny_bert, tiny.data(64), tiny.data(32, 1)))
     told = result.distillation
     assert told is not None
     assert told.losses == (SOFT_TARGETS, LABELS)
     assert set(told.left_out) == {HIDDEN, ATTENTION}
     assert "split 32 of 64 rows into other numbers of tokens" in told.left_out[HIDDEN]
     with pytest.raises(ConfigError, match="nothing can be learned from this teacher .*set --alpha above 0"):
-        distil(tiny_bert, students / "letters", _rows(64), _rows(32, 1), tmp_path / "none", dataclasses.replace(QUICK, alpha=0.0))
+        config = _told(dataclasses.replace(QUICK, alpha=0.0), tiny_bert, tiny.data(64), tiny.data(32, 1))
+        distill(students / "letters", tmp_path / "none", config)
 
 
 # The same again ------------------------------------------------------------------------------------------------------
@@ -245,11 +266,12 @@ def test_tokens_that_do_not_correspond_leave_the_soft_targets(tiny_bert: Path, s
 
 def test_a_killed_run_ends_as_if_it_had_not_been(tiny_bert: Path, students: Path, tmp_path: Path) -> None:
     def run(out: Path) -> FinetuneResult:
-        return distil(tiny_bert, students / "pruned", _rows(64), _rows(16, 1), out, LONG)
+        return distill(students / "pruned", out, config)
 
+    config = _told(LONG, tiny_bert, tiny.data(64), tiny.data(16, 1))
     whole = run(tmp_path / "whole")
     out = tmp_path / "killed"
-    kill_training(distil, (tiny_bert, students / "pruned", _rows(64), _rows(16, 1), out, LONG), out)
+    kill_training(distill, (students / "pruned", out, config), out)
     resumed = run(out)
     assert 0 < resumed.resumed_at < whole.steps
     assert (out / "model.safetensors").read_bytes() == (tmp_path / "whole" / "model.safetensors").read_bytes()
@@ -274,7 +296,7 @@ def test_a_killed_run_ends_as_if_it_had_not_been(tiny_bert: Path, students: Path
 )
 def test_a_setting_out_of_range_is_refused(setting: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(setting))):
-        DistilConfig(**setting)
+        DistillConfig(**setting)
 
 
 @pytest.mark.parametrize("names", [["bad", "good"], ["negative", "neutral", "positive"]])
@@ -286,7 +308,7 @@ def test_heads_of_other_classes_are_refused_by_name(tiny_bert: Path, tmp_path: P
     (other / "config.json").write_text(json.dumps(config))
     for teacher, student in ((tiny_bert, other), (other, tiny_bert)):
         with pytest.raises(CheckpointError, match=f"^{student}: its classes are .* but those of the teacher {teacher} are "):
-            distil(teacher, student, _rows(16), None, tmp_path / "out", QUICK)
+            distill(student, tmp_path / "out", _told(QUICK, teacher, tiny.data(16)))
 
 
 def test_what_is_refused_leaves_everything_as_it_was(
@@ -297,12 +319,12 @@ def test_what_is_refused_leaves_everything_as_it_was(
     (out / "precious").write_text("mine")
     before = contents(tmp_path)
     with pytest.raises(OutputError, match="--overwrite"):
-        distil(tiny_bert, tiny_bert, _rows(16), None, out, QUICK)
-    strange = TextRows(("a film", "a plot"), None, ("good", "bad"), "dev.tsv")
-    with pytest.raises(DatasetError, match="^dev.tsv: labels outside the head"):
-        distil(tiny_bert, tiny_bert, strange, None, out, QUICK, overwrite=True)
+        distill(tiny_bert, out, _told(QUICK, tiny_bert, tiny.data(16)))
+    strange = DataSpec({"sentence": ["a film", "a plot"], "label": ["good", "bad"]})
+    with pytest.raises(DatasetError, match="^rows in memory: labels outside the head"):
+        distill(tiny_bert, out, _told(QUICK, tiny_bert, strange), overwrite=True)
     with pytest.raises(CheckpointError, match="holds no config.json"):
-        distil(tmp_path, tiny_bert, _rows(16), None, out, QUICK, overwrite=True)
+        distill(tiny_bert, out, _told(QUICK, tmp_path, tiny.data(16)), overwrite=True)
     assert contents(tmp_path) == before
 
 
@@ -325,4 +347,4 @@ def test_the_command_tells_accuracy_and_the_difference(tiny_bert: Path, students
     config = json.loads((tmp_path / "out" / "edgekit.json").read_text())["config"]
     assert (config["bfloat16"], config["freeze_embeddings"], config["max_length"]) == (True, True, 32)
     refused = edgekit("distill", "--teacher", "a", "--student", "b", "--dataset", "c", "--out", "d", "--alpha", "2")
-    assert (refused.code, refused.err) == (2, ["edgekit: error: alpha is 2.0; it must be from 0 to 1"])
+    assert (refused.code, refused.err) == (2, ["edgekit: error: alpha is 2; give a proportion between 0 and 1, such as 0.9"])

@@ -3,7 +3,7 @@
 import contextlib
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,29 +13,32 @@ import numpy as np
 
 from edgekit import __version__
 from edgekit.data import sources
-from edgekit.data.encode import check_labels
+from edgekit.data.encode import Encoding
 from edgekit.data.overlap import apart
 from edgekit.data.representative import MINIMUM, draw
 from edgekit.data.sources import Rows, TextRows
 from edgekit.errors import CheckpointError, ConfigError, DatasetError, EdgekitError, InputError, ModelFormatError, OutputError
 from edgekit.measure import runtimes
 from edgekit.measure.machine import machine
-from edgekit.system import artifacts
-from edgekit.system.worker import Progress
-from edgekit.workflows.guide.networks import ARCHITECTURES, Architecture, find_weights
-from edgekit.workflows.guide.one_model import (
+from edgekit.spec import DataSpec
+from edgekit.system import artifacts, serial
+from edgekit.system.worker import OnProgress, Progress
+from edgekit.tasks.classification import IMAGE_CLASSIFICATION
+from edgekit.workflows.guide.families import family
+from edgekit.workflows.guide.model_files import (
     GATE_ROWS,
     QAT_DATA,
     REPRESENTATIVE_DATA,
     GuideConfig,
     Job,
     SharedRows,
-    measured,
+    measure,
     same_data,
 )
+from edgekit.workflows.guide.networks import ARCHITECTURES, Architecture, find_weights
 from edgekit.workflows.guide.page import page
 from edgekit.workflows.guide.published import TABLES
-from edgekit.workflows.guide.results import FILE_NAME, GuideModel, GuideRun, read_model
+from edgekit.workflows.guide.results import FILE_NAME, GuideModel, GuideRun
 from edgekit.workflows.guide.table import markdown
 
 WRITTEN = (FILE_NAME, "guide.md", "guide.html")
@@ -48,14 +51,13 @@ def run(
     *,
     overwrite: bool = False,
     architectures: Mapping[str, Architecture] = ARCHITECTURES,
-    on_progress: Callable[[Progress], None] | None = None,
+    on_progress: OnProgress = None,
 ) -> GuideRun:
     """Measure the models and publish `OUT/guide.json`, and `OUT/MODEL/` with each one's files.
 
-    A model that fails is told in the result and does not keep the others from being measured; where all fail, the first
+    A model that fails is in the result with its reason and does not keep the others from being measured; where all fail, the first
     one's error is raised and nothing is written. Models that an earlier run with the same settings finished are kept.
-    Raises `ConfigError`, `InputError`, `OutputError`.
-    """
+    Raises `ConfigError`, `InputError`, `OutputError`."""
     jobs = _jobs(config, architectures)
     data = _read(config, jobs)
     settings = _settings(config, architectures)
@@ -70,46 +72,39 @@ def run(
                 if on_progress is not None:
                     on_progress(Progress("guide", number, len(jobs), job.published.title))
                 try:
-                    models.append(_made_or_kept(job, config, data, out, on_progress))
+                    models.append(_model(job, config, data, out, on_progress))
                 except EdgekitError as error:
                     # Without a network or a place to write, the others need not be tried.
                     if isinstance(error, OutputError) or (isinstance(error, CheckpointError) and not models):
                         raise
                     first = first or error
-                    models.append(_failed(job, error.message))
+                    model = job.published
+                    models.append(GuideModel(model.name, model.title, model, job.described, failure=error.message))
             if first is not None and not any(model.rows for model in models):
                 raise first
         except BaseException as error:
             # What an interrupted run made so far serves the same command again.
             _undo(out, folders, new if isinstance(error, EdgekitError) else ())
             raise
-        finished = GuideRun(
-            config.table,
-            machine(),
-            data.told(name for model in models for name in model.skipped),
-            {**settings, "seconds": round(sum(model.seconds or 0 for model in models))},
-            tuple(models),
-            datetime.now(UTC).isoformat(timespec="seconds"),
-        )
-        _publish(out, finished)
+        settings["seconds"] = round(sum(model.seconds or 0 for model in models))
+        judged_on, date = data.described(name for model in models for name in model.skipped), datetime.now(UTC)
+        finished = GuideRun(config.table, machine(), judged_on, settings, tuple(models), date.isoformat(timespec="seconds"))
+        # Those that are there already are of an earlier part of it.
+        for name, text in zip(WRITTEN, (finished.json(), markdown(finished), page(finished)), strict=True):
+            artifacts.write_text(out / name, text)
         return finished
 
 
-def _made_or_kept(
-    job: Job, config: GuideConfig, data: SharedRows, out: Path, on_progress: Callable[[Progress], None] | None
-) -> GuideModel:
-    folder = out / job.published.name
-    if (found := _kept(folder)) is not None:
-        return found
-    found = measured(job, config, data, folder, on_progress)
-    artifacts.write_text(folder / _MODEL, artifacts.to_json(found))
-    return found
-
-
-def _publish(out: Path, run: GuideRun) -> None:
-    """The run as JSON, Markdown and a page; those that are there already are of an earlier part of it."""
-    for name, text in zip(WRITTEN, (run.json(), markdown(run), page(run)), strict=True):
-        artifacts.write_text(out / name, text)
+def _model(job: Job, config: GuideConfig, data: SharedRows, out: Path, on_progress: OnProgress) -> GuideModel:
+    file = out / job.published.name / _MODEL
+    # What an earlier run finished, where its files still lie there.
+    with contextlib.suppress(OSError, ValueError):
+        model = serial.read(GuideModel, json.loads(file.read_text(encoding="utf-8")))
+        if all(Path(row.path).is_file() for row in model.rows if not row.failure):
+            return model
+    model = measure(job, config, data, file.parent, on_progress)
+    artifacts.write_text(file, serial.to_json(model))
+    return model
 
 
 def failures(run: GuideRun) -> tuple[str, ...]:
@@ -120,12 +115,10 @@ def failures(run: GuideRun) -> tuple[str, ...]:
 
 
 def _jobs(config: GuideConfig, architectures: Mapping[str, Architecture]) -> list[Job]:
-    wanted = [item for item in TABLES[config.table] if not config.models or item.name in config.models]
+    rows = [item for item in TABLES[config.table] if not config.models or item.name in config.models]
     jobs, lacking = [], []
-    for published in wanted:
+    for published in rows:
         if published.name not in architectures:
-            from edgekit.workflows.guide.families import family
-
             unused = None
             with contextlib.suppress(ModelFormatError, ConfigError):  # what is wrong with it does not matter either
                 unused = find_weights(config.weights, published.name)
@@ -144,14 +137,11 @@ def _jobs(config: GuideConfig, architectures: Mapping[str, Architecture]) -> lis
 
 def _read(config: GuideConfig, jobs: Sequence[Job]) -> SharedRows:
     """Everything that is wrong with the rows is found here, before anything is built."""
-    judged = _rows(config.data) if config.data is not None else None
+    judged, calibration, training = _rows(config.data), None, _rows(config.qat_data, labelled=True)
     if judged is not None and judged.labels is None:
         raise DatasetError(f"{judged.origin}: has no labels; add the column label to its labels.tsv, or leave --data out")
-    given = config.representative_data
-    if given is not None and config.data is not None and same_data(given, config.data):
-        given = None
-    calibration = _rows(given) if given is not None else None
-    training = _rows(config.qat_data, labelled=True) if config.qat_data is not None else None
+    if config.representative_data is None or config.data is None or not same_data(config.representative_data, config.data):
+        calibration = _rows(config.representative_data)
     left_out: dict[str, int] = {}
     if judged is not None and calibration is None:
         calibration, judged = _divided(judged, config)
@@ -161,7 +151,8 @@ def _read(config: GuideConfig, jobs: Sequence[Job]) -> SharedRows:
                 "on others; give more, or fewer --representative-samples, or --representative-data"
             )
     elif judged is not None and calibration is not None:
-        calibration, _ = _divided(_apart(calibration, judged, REPRESENTATIVE_DATA, left_out), config)
+        # `convert` draws those to calibrate on, and finds an int8 plan on others.
+        calibration = _apart(calibration, judged, REPRESENTATIVE_DATA, left_out)
     elif calibration is not None:
         calibration, rest = _divided(calibration, config)
         # With nothing left the calibration rows are better than none, as `convert` has it.
@@ -171,15 +162,17 @@ def _read(config: GuideConfig, jobs: Sequence[Job]) -> SharedRows:
         raise DatasetError(f"{calibration.origin}: leaves {len(calibration)} rows to calibrate on; give at least {MINIMUM}")
     if training is not None and judged is not None and judged.labels is not None:
         training = _apart(training, judged, QAT_DATA, left_out)
-    for rows in (judged, training):
-        if rows is not None and rows.labels is not None:
-            for classes in {size for job in jobs if (size := _classes(job)) is not None}:
-                check_labels(rows, classes)
+    for classes in {size for job in jobs if (size := _classes(job)) is not None}:
+        for rows in (judged, training):
+            if rows is not None:
+                IMAGE_CLASSIFICATION.labels(rows, Encoding(classes=classes), {})
     return SharedRows(calibration, judged, training, left_out)
 
 
-def _rows(reference: str, *, labelled: bool = False) -> Rows:
-    rows = sources.read(reference, labelled=labelled)
+def _rows(reference: str | None, *, labelled: bool = False) -> Rows | None:
+    if reference is None:
+        return None
+    rows = sources.read(DataSpec(reference), labelled=labelled)
     if isinstance(rows, TextRows):
         raise DatasetError(f"{rows.origin}: holds texts; the guide's classifiers take an image folder with labels.tsv, or an .npz")
     return rows
@@ -202,7 +195,7 @@ def _apart(rows: Rows, judged: Rows, option: str, left_out: dict[str, int]) -> R
 
 def _classes(job: Job) -> int | None:
     """The size of the model's head, None where it cannot be told without loading the model."""
-    if job.architecture is None or job.weights is None or not job.weights.whole:
+    if job.weights is None or not job.weights.whole:
         return job.architecture.classes if job.architecture else None
     if job.weights.path is not None and job.weights.path.suffix in (".onnx", ".tflite"):
         # What is wrong with the file is told where the model is made.
@@ -214,18 +207,15 @@ def _classes(job: Job) -> int | None:
 
 def _settings(config: GuideConfig, architectures: Mapping[str, Architecture]) -> dict[str, Any]:
     """What tells one run's figures from another's, models aside: each is kept for itself."""
-    timing = {name: getattr(config.timing, name) for name in ("threads", "runs", "warmup", "rounds")}
-    given_data = ("data", "representative_data", "qat_data")
-    others = ("table", "weights", *given_data, "representative_samples", "qat_epochs", "max_drop", "seed")
-    given = {item.name: find_weights(config.weights, item.name) for item in TABLES[config.table] if item.name in architectures}
-    files = {name: artifacts.sha256(found.path) for name, found in given.items() if found is not None and found.path is not None}
-    sets = {name: Path(given) for name in given_data if (given := getattr(config, name))}
+    data = ("data", "representative_data", "qat_data")
+    others = ("table", "weights", *data, "representative_samples", "qat_epochs", "max_drop", "seed")
+    named = {name: getattr(config, name) for name in others}
+    named |= {name: getattr(config.timing, name) for name in ("threads", "runs", "warmup", "rounds")}
+    weights = {item.name: find_weights(config.weights, item.name) for item in TABLES[config.table] if item.name in architectures}
+    files = {name: artifacts.sha256(item.path) for name, item in weights.items() if item is not None and item.path is not None}
+    sets = {name: Path(named[name]) for name in data if named[name]}
     digests = {name: artifacts.sha256(path) for name, path in sets.items() if path.exists()}  # what is on the hub does not
-    named = {name: getattr(config, name) for name in others} | timing
-    settings: dict[str, Any] = json.loads(
-        artifacts.to_json({**named, "weights_sha256": files, "data_sha256": digests, "edgekit": __version__})
-    )
-    return settings
+    return dict(serial.plain({**named, "weights_sha256": files, "data_sha256": digests, "edgekit": __version__}))
 
 
 def _begin(out: Path, settings: Mapping[str, Any], folders: Sequence[Path], *, overwrite: bool) -> None:
@@ -239,7 +229,7 @@ def _begin(out: Path, settings: Mapping[str, Any], folders: Sequence[Path], *, o
         artifacts.refuse_existing(place, overwrite=overwrite)
     for place in _finished(out):
         place.unlink(missing_ok=True)
-    artifacts.write_text(out / _SETTINGS, artifacts.to_json(settings))
+    artifacts.write_text(out / _SETTINGS, serial.to_json(settings))
 
 
 def _finished(out: Path) -> list[Path]:
@@ -254,16 +244,3 @@ def _undo(out: Path, folders: Sequence[Path], failed: Sequence[Path]) -> None:
             shutil.rmtree(folder, ignore_errors=True)
     if not any(place.exists() for place in (out / FILE_NAME, *folders, *_finished(out))):
         (out / _SETTINGS).unlink(missing_ok=True)
-
-
-def _kept(folder: Path) -> GuideModel | None:
-    """What an earlier run finished, where its files still lie there."""
-    with contextlib.suppress(OSError, ValueError, InputError):
-        found = read_model((folder / _MODEL).read_text(encoding="utf-8"))
-        if all(Path(row.path).is_file() for row in found.rows if not row.failure):
-            return found
-    return None
-
-
-def _failed(job: Job, reason: str) -> GuideModel:
-    return GuideModel(job.published.name, job.published.title, job.published, job.told, failure=reason)

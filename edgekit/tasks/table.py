@@ -1,0 +1,34 @@
+"""The tasks. To add one: a module beside this one, an entry here, and a row in the parametrised tests."""
+
+from collections.abc import Iterable, Mapping
+
+from edgekit.errors import ConfigError
+from edgekit.tasks.base import Task
+from edgekit.tasks.classification import IMAGE_CLASSIFICATION, TABULAR_CLASSIFICATION, TABULAR_REGRESSION, TEXT_CLASSIFICATION
+from edgekit.tasks.generic import GENERIC
+from edgekit.tasks.token_classification import TOKEN_CLASSIFICATION
+
+TASKS: Mapping[str, Task] = {
+    task.name: task
+    for task in (
+        TEXT_CLASSIFICATION,
+        TOKEN_CLASSIFICATION,
+        IMAGE_CLASSIFICATION,
+        TABULAR_CLASSIFICATION,
+        TABULAR_REGRESSION,
+        GENERIC,
+    )
+}
+
+
+def find(name: str) -> Task:
+    """Raises `ConfigError` for an unknown name."""
+    if name not in TASKS:
+        raise ConfigError(f"unknown task {name}; choose from {', '.join(TASKS)}")
+    return TASKS[name]
+
+
+def of_heads(architectures: Iterable[str]) -> Task | None:
+    """The task of the first architecture, such as BertForTokenClassification, whose head serves one."""
+    served = (task for architecture in architectures for task in TASKS.values() if architecture.endswith(task.heads))
+    return next(served, None)
