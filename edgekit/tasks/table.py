@@ -6,6 +6,7 @@ from edgekit.errors import ConfigError
 from edgekit.tasks.base import Task
 from edgekit.tasks.classification import IMAGE_CLASSIFICATION, TABULAR_CLASSIFICATION, TABULAR_REGRESSION, TEXT_CLASSIFICATION
 from edgekit.tasks.generic import GENERIC
+from edgekit.tasks.question_answering import QUESTION_ANSWERING
 from edgekit.tasks.token_classification import TOKEN_CLASSIFICATION
 
 TASKS: Mapping[str, Task] = {
@@ -13,6 +14,7 @@ TASKS: Mapping[str, Task] = {
     for task in (
         TEXT_CLASSIFICATION,
         TOKEN_CLASSIFICATION,
+        QUESTION_ANSWERING,
         IMAGE_CLASSIFICATION,
         TABULAR_CLASSIFICATION,
         TABULAR_REGRESSION,

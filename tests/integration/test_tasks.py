@@ -21,10 +21,11 @@ from edgekit.workflows.convert.conversion import Conversion, convert
 from tests import tiny
 from tests.commands import edgekit as command
 from tests.integration import sources
+from tests.unit.tasks import test_question_answering as questions
 from tests.unit.tasks import test_token_classification as tags
 
 COUNT = 64
-LENGTH = 24
+LENGTH = questions.LENGTH
 Row = dict[str, Any]
 
 
@@ -48,8 +49,21 @@ def entities(folder: Path, rows: list[Row]) -> list[Row]:
     return [{"entities": [{ours: one[theirs] for ours, theirs in names.items()} for one in found]} for found in told]
 
 
+def answers(folder: Path, rows: list[Row]) -> list[Row]:
+    asked = [row["question"] for row in rows], [row["context"] for row in rows]
+    _, told = questions.transformers_answers(folder, *asked, False)
+    return [
+        {"answer": row["context"][start:end], "score": score, "start": start, "end": end}
+        for row, (score, start, end) in zip(rows, told, strict=True)
+    ]
+
+
 def sentences() -> list[Row]:
     return [{"text": text} for text, _ in tiny.sentences(COUNT)]
+
+
+def questions_and_contexts() -> list[Row]:
+    return [{"question": one, "context": other} for one, other in zip(*questions.texts(COUNT), strict=True)]
 
 
 @dataclass(frozen=True)
@@ -100,6 +114,16 @@ CASES = (
         entities,
         lambda told: told["entities"],
         label="spans",
+    ),
+    Case(
+        "answers",
+        "question-answering",
+        ("LABEL_0", "LABEL_1"),
+        "F1",
+        answers,
+        lambda told: told["answer"],
+        label="answer",
+        rows=questions_and_contexts,
     ),
 )
 

@@ -36,6 +36,7 @@ class Case:
 CASES = (
     Case("text-classification", ("negative", "positive"), ("text",), "label", "label"),
     Case("token-classification", ("O", "B-A", "I-A", "B-B", "I-B"), ("text",), "spans", "entities"),
+    Case("question-answering", ("LABEL_0", "LABEL_1"), ("question", "context"), "answer", "answer"),
 )
 LENGTH = 24
 
