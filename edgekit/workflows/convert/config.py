@@ -12,12 +12,13 @@ from edgekit.spec import DataSpec
 from edgekit.stages.quantize import schemes
 from edgekit.stages.quantize.schemes import CALIBRATIONS, MINMAX, SCHEMES, SEARCH_SECONDS
 from edgekit.system import settings
-from edgekit.system.settings import at_least, check, setting, share
+from edgekit.system.settings import Bounds, at_least, check, setting, share
 
 # Rows that each file is judged on where the user names none: never those that calibration saw.
 HELD_OUT = 200
 MAX_LENGTH = 64
 _DTYPES = ("float32", "int8", "uint8")
+_SEARCH = Bounds(at_least(0).hold, "0 for no search, or a number of seconds")
 
 
 class Bridge(enum.StrEnum):
@@ -56,7 +57,7 @@ class ConvertConfig:
     mediapipe: bool = setting(False, "Inputs and scores as MediaPipe's TextClassifier and ImageClassifier take them.")
     labels: Path | None = setting(None, "Labels of an image classifier, one a line; left out, the data's.")
     score_threshold: float | None = setting(None, "Least probability worth telling, for the file's metadata.", share(0.5))
-    search_seconds: float = setting(SEARCH_SECONDS, "Time for the search of an int8 plan; 0 searches for none.", at_least(0))
+    search_seconds: float = setting(SEARCH_SECONDS, "Time for the search of an int8 plan; 0 searches for none.", _SEARCH)
     plan: Path | None = setting(None, "The .json beside an int8 file: its plan is used again.")
     every_op: bool = False
     calibration: str = setting(MINMAX, "Ranges of int8 values.", choices=CALIBRATIONS)
