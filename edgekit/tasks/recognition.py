@@ -14,6 +14,13 @@ from edgekit.tasks.classification import REGRESSION
 from edgekit.tasks.generic import GENERIC
 
 
+def named(told: Mapping[str, Any], asked: str | None = None) -> Task | None:
+    """The task that is `asked` for, else the one that a file's settings name; None where neither is known.
+
+    Raises `ConfigError` for one that is asked for and not known."""
+    return table.find(asked) if asked else table.TASKS.get(str(told.get("task")))
+
+
 def recognise(
     told: Mapping[str, Any], outputs: Sequence[TensorSpec], rows: Rows | None, asked: str | None = None
 ) -> tuple[Task, dict[str, Any]]:
@@ -22,9 +29,7 @@ def recognise(
     A file that says nothing is a classifier only where its first output has a value for each class and the `rows` have labels
     that are such classes, and a regression where it gives one value and they have values; else it is generic, unless a task is
     `asked` for. Raises `ConfigError` for one that is not known."""
-    name = asked or told.get("task")
-    if isinstance(name, str) and (asked or name in table.TASKS):
-        task = table.find(name)
+    if (task := named(told, asked)) is not None:
         return task, {**_usual(task, outputs), **told}
     if not outputs or rows is None or rows.labels is None:
         return GENERIC, dict(told)

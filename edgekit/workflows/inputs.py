@@ -9,12 +9,12 @@ from edgekit.data import sources
 from edgekit.data.encode import Encoding, refuse_statistics
 from edgekit.data.representative import draw
 from edgekit.data.samples import Samples
-from edgekit.data.sources import COLUMNS, Rows
+from edgekit.data.sources import Rows
 from edgekit.errors import ModelFormatError
 from edgekit.spec import DataSpec, TensorSpec
-from edgekit.tasks import table as tasks
 from edgekit.tasks.base import Task
-from edgekit.tasks.recognition import recognise
+from edgekit.tasks.generic import GENERIC
+from edgekit.tasks.recognition import named, recognise
 from edgekit.tflite import flatbuffer, metadata, package
 from edgekit.tflite.flatbuffer import ModelFile
 from edgekit.tflite.package import LABELS
@@ -48,9 +48,7 @@ def rows_for(
     """The rows that are judged on, drawn; the task of a file with these `stored` settings, and the settings it is read with.
 
     Raises `DatasetError` and `ConfigError`."""
-    name = task or stored.get("task")
-    columns = tasks.find(name).columns if isinstance(name, str) and (task or name in tasks.TASKS) else COLUMNS
-    rows = sources.read(spec, columns)
+    rows = sources.read(spec, (named(stored, task) or GENERIC).columns)
     refuse_statistics(rows, spec.mean, spec.std)
     how, settings = recognise(stored, outputs, rows, task)
     if spec.samples is not None:

@@ -35,8 +35,8 @@ from edgekit.stages.quantize.schemes import Scheme
 from edgekit.system import artifacts
 from edgekit.system.worker import OnProgress, Progress, Worker, together
 from edgekit.tasks.base import Settings, Task
-from edgekit.tasks.recognition import recognise
-from edgekit.tasks.table import TASKS
+from edgekit.tasks.generic import GENERIC
+from edgekit.tasks.recognition import named, recognise
 from edgekit.tflite import flatbuffer, metadata, package
 from edgekit.workflows.convert import bridge, contents, several_lengths
 from edgekit.workflows.convert.bridge import FloatModel
@@ -119,7 +119,6 @@ def convert(
 
     Raises `InputError`, `ConversionError`, `WorkerError` and `OutputError`; a scheme that fails or is refused does not
     keep the others from being published, and is told in the result."""
-    model, out = str(model), Path(out)
     model, out = str(model), Path(out)
     chosen, brought = schemes.select(config.schemes), check_schemes(model, config)
     source = classify(model, config.task)
@@ -356,8 +355,7 @@ def columns_of(source: Source, config: ConvertConfig) -> ColumnNames:
     if source.checkpoint is not None:
         return source.checkpoint.task.columns
     settings = package.settings(source.path) if source.kind is Kind.TFLITE else {}
-    task = TASKS.get(str(config.task or settings.get("task")))
-    return task.columns if task is not None else sources.COLUMNS
+    return (named(settings, config.task) or GENERIC).columns
 
 
 def draw_rows(config: ConvertConfig, names: ColumnNames = sources.COLUMNS) -> Drawn:
