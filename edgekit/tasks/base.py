@@ -1,5 +1,6 @@
 """What a task is: rows, what is fed, what outputs mean, what is learned, and what a person sees."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from edgekit.data.encode import Encoding
+from edgekit.data.encode import Encoding, feed
 from edgekit.data.samples import Array, Samples
 from edgekit.data.sources import COLUMNS, ColumnNames, Rows
 from edgekit.errors import ConfigError
@@ -53,7 +54,7 @@ class Description:
 
 
 @dataclass(frozen=True)
-class Task:
+class Task(ABC):
     """One kind of model, stateless; what differs from model to model stands in its `settings`, which travel in files and samples.
 
     `name` is a Hugging Face pipeline tag. `heads` are the suffixes of the architectures that serve it, `auto` is the transformers
@@ -93,12 +94,14 @@ class Task:
         return ()
 
     def encode(self, rows: Rows, inputs: Sequence[TensorSpec], encoding: Encoding, settings: Settings, folder: Path) -> Samples:
-        """Samples for `inputs` with labels in the task's own form; large arrays lie under `folder`. Raises `DatasetError`."""
-        raise NotImplementedError
+        """Samples for `inputs` with labels in the task's own form, here none; large arrays lie under `folder`.
 
+        Raises `DatasetError`."""
+        return feed(rows, inputs, encoding, folder).labelled(None, self.name, settings)
+
+    @abstractmethod
     def reading(self, outputs: Outputs, samples: Samples) -> Reading:
         """What the outputs (N, …) of `samples`, which are whole rows, mean. Raises `RefusedError` where they mean nothing."""
-        raise NotImplementedError
 
     def head(self, settings: Settings) -> dict[str, Any]:
         """What a transformers config is told for a head with these settings. Raises `ConfigError` if the task is not trained."""
@@ -114,9 +117,9 @@ class Task:
         That is "softmax" over the last axis, "sigmoid" for each value, or "values" as they are."""
         raise NotImplementedError
 
+    @abstractmethod
     def predict(self, outputs: Outputs, samples: Samples) -> Prediction:
         """What a person sees of one row, whose samples and outputs (N, …) these are."""
-        raise NotImplementedError
 
     def describe(self, settings: Settings) -> Description:
         """Words for metadata, bundle and demo."""

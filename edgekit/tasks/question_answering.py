@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from edgekit.data.encode import Encoding, feed, token_length
+from edgekit.data.encode import Encoding, token_length
 from edgekit.data.samples import Array, Samples
 from edgekit.data.sources import ColumnNames, Rows, TextRows
 from edgekit.data.text import FIELDS, encodings, open_tokenizer, uncut
@@ -63,7 +63,7 @@ class QuestionAnswering(Task):
         if not isinstance(rows, TextRows):
             if rows.labels is not None:
                 raise DatasetError(f"{rows.origin}: labels of arrays are no answers; give questions, contexts and answers")
-            return feed(rows, inputs, encoding, folder).labelled(None, self.name, settings)
+            return super().encode(rows, inputs, encoding, settings, folder)
         if rows.pairs is None:
             raise DatasetError(f"{rows.origin}: a question needs its context; name both columns with --text-column")
         length, names = token_length(rows, inputs, replace(encoding, pairs=True)), [spec.name for spec in inputs]

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from edgekit.data.encode import Encoding, feed, token_length
+from edgekit.data.encode import Encoding, token_length
 from edgekit.data.samples import Array, Samples
 from edgekit.data.sources import ColumnNames, Rows, TextRows
 from edgekit.data.text import FIELDS, encodings, open_tokenizer
@@ -56,7 +56,7 @@ class TokenClassification(Task):
         if not isinstance(rows, TextRows):
             if rows.labels is not None:
                 raise DatasetError(f"{rows.origin}: labels of arrays are no words' tags; give texts or words with tags")
-            return feed(rows, inputs, encoding, folder).labelled(None, self.name, settings)
+            return super().encode(rows, inputs, encoding, settings, folder)
         if rows.pairs is not None:
             raise DatasetError(f"{rows.origin}: tags are of one text, these are pairs; name one column with --text-column")
         length, names = token_length(rows, inputs, replace(encoding, pairs=False)), [spec.name for spec in inputs]
