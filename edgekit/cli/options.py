@@ -16,7 +16,7 @@ import click
 from edgekit.errors import ConfigError, RefusedError
 from edgekit.spec import DataSpec
 from edgekit.system import settings
-from edgekit.system.settings import MOST_SEED, setting
+from edgekit.system.settings import MOST_SEED, MOST_THREADS, setting
 
 Command = Callable[..., Any]
 
@@ -32,7 +32,8 @@ Exit codes: 0 all that was asked for was done
 
 command = functools.partial(click.command, epilog=EXIT_CODES)
 checkpoint_out = click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the new checkpoint.")
-threads_option = click.option("--threads", type=click.IntRange(1, 256), default=2, show_default=True, help="Interpreter threads.")
+_threads = click.IntRange(1, MOST_THREADS)
+threads_option = click.option("--threads", type=_threads, default=2, show_default=True, help="Interpreter threads.")
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace what is at --out.")
 
 
@@ -194,22 +195,22 @@ def _option(item: "dataclasses.Field[Any]", hint: Any, default: Any, data_set: s
     kind, choices = _bare(hint), item.metadata.get("choices")
     inner = typing.get_args(kind)[:1] if typing.get_origin(kind) is tuple else ()
     repeats = (inner in ((str,), (Path,)) and "joined" not in item.metadata) or typing.get_origin(kind) is Mapping
-    settings: dict[str, Any] = {
+    given: dict[str, Any] = {
         "help": item.metadata["help"].format(data=data_set),
         "metavar": item.metadata.get("metavar", "D" if kind is DataSpec else None),
         "required": item.metadata.get("required", default is dataclasses.MISSING),
     }
     if kind is bool:
-        return click.option(_flag(item), item.name, is_flag=True, help=settings["help"])
+        return click.option(_flag(item), item.name, is_flag=True, help=given["help"])
     if isinstance(kind, type) and issubclass(kind, enum.Enum):
         choices = [member.value for member in kind]
     single = inner[0] if repeats and inner else kind
-    settings["type"] = click.Choice(choices) if choices else _SIMPLE.get(single, str)
+    given["type"] = click.Choice(choices) if choices else _SIMPLE.get(single, str)
     if repeats:
-        settings["multiple"] = True
-    elif not settings["required"] and default not in (None, (), dataclasses.MISSING):
-        settings |= {"default": getattr(default, "value", default), "show_default": True}
-    return click.option(_flag(item), item.name, **settings)
+        given["multiple"] = True
+    elif not given["required"] and default not in (None, (), dataclasses.MISSING):
+        given |= {"default": getattr(default, "value", default), "show_default": True}
+    return click.option(_flag(item), item.name, **given)
 
 
 _SIMPLE = {int: int, float: float, Path: click.Path(path_type=Path)}

@@ -10,7 +10,7 @@ from typing import Any
 from edgekit.errors import ConfigError
 
 MOST_SEED = 2**32 - 1  # of numpy's generators
-_MOST_THREADS = 256
+MOST_THREADS = 256
 
 
 @dataclass(frozen=True)
@@ -88,8 +88,8 @@ input_shapes = partial(setting, words=_SHAPES, default_factory=dict, option="--i
 
 def threads(default: int | None = 2, words: str = "Interpreter threads.") -> Any:
     """The field of `--threads`: the interpreter crashes where it gets no memory for the stacks of too many."""
-    most = f"1 to {_MOST_THREADS}, best as many as there are cores"
-    return setting(default, words, Bounds(lambda count: 1 <= count <= _MOST_THREADS, most))
+    most = f"1 to {MOST_THREADS}, best as many as there are cores"
+    return setting(default, words, Bounds(lambda count: 1 <= count <= MOST_THREADS, most))
 
 
 def check(config: Any) -> None:

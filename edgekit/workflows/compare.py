@@ -51,7 +51,7 @@ class CompareConfig(Checked):
 class _Version:
     """`length` is the number of tokens that a file takes, None where it takes any (or no tokens).
 
-    `settings` say what it is for, as far as it or the checkpoint that it was exported from tells."""
+    `settings` say what it is for, as far as it or `checkpoint`, which it is or was exported from, tells."""
 
     name: str
     path: Path
@@ -59,6 +59,7 @@ class _Version:
     encoding: Encoding
     length: int | None
     settings: Mapping[str, Any]
+    checkpoint: Checkpoint | None
 
     @property
     def takes_tokens(self) -> bool:
@@ -150,7 +151,7 @@ def _chosen(reference: str | None, references: Sequence[str], called: Sequence[s
 
 def _version(name: str, path: Path, data: DataSpec, room: Path) -> _Version:
     known = runtimes.describe(path)
-    length = None
+    length, source = None, None
     settings: Mapping[str, Any] = {}
     if known.runtime is Runtime.LITERT:
         content = flatbuffer.read(path)
@@ -169,7 +170,7 @@ def _version(name: str, path: Path, data: DataSpec, room: Path) -> _Version:
     if encoding.tokenizer is None and data.tokenizer is not None:
         encoding = replace(encoding, tokenizer=tokenizer_in(data.tokenizer))
     fixed = {spec.shape[1] for spec in known.signature.inputs if len(spec.shape) == 2 and spec.shape[1] > 0}
-    return _Version(name, path, known, encoding, fixed.pop() if len(fixed) == 1 else length, settings)
+    return _Version(name, path, known, encoding, fixed.pop() if len(fixed) == 1 else length, settings, source)
 
 
 def _exported(file: Path) -> tuple[Path | None, int | None]:
@@ -198,8 +199,8 @@ def _lengths(versions: Sequence[_Version], max_length: int | None) -> list[int]:
     fixed = [version.length for version in versions if version.length is not None]
     common = max_length if max_length is not None else max(fixed, default=_DEFAULT_LENGTH)
     for version in versions:
-        if version.path.is_dir():
-            Checkpoint.read(version.path).check_length(common)
+        if version.checkpoint is not None and version.path.is_dir():
+            version.checkpoint.check_length(common)
     return [version.length or common for version in versions]
 
 
