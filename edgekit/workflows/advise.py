@@ -42,7 +42,7 @@ _MAX_DROP = 0.01
 # In place of what was found on random rows, which tell nothing of what a file loses.
 _NOTHING = Judgement(0)
 # Settings of convert, or of optimize, that name rows of the user's: without any it judged by random ones.
-_ROWS = ("data", "evaluation_data", "dataset")
+_ROWS = ("data", "evaluation_data")
 
 
 @dataclass(frozen=True)
