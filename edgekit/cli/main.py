@@ -1,5 +1,6 @@
 """The command line: find the command, call it, end with its exit code. Nothing heavy is imported before a command runs."""
 
+import ast
 import importlib
 import json
 import pkgutil
@@ -67,19 +68,28 @@ def _prepare() -> None:
             signal.signal(number, lambda received, _: sys.exit(128 + received))
 
 
-class _Lazy(click.Group):
-    """Knows its commands by name; a command's module is imported when the command is called or its help is shown."""
+class _Listed(click.Command):
+    """A command that is only listed: the line about it is read from its source, since importing all of them takes a second."""
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in self.commands:
-            return None
-        command: click.Command = getattr(importlib.import_module(f"edgekit.cli.commands.{cmd_name}"), cmd_name)
-        return command
+    def get_short_help_str(self, limit: int = 45) -> str:
+        functions = ast.parse(pkgutil.get_data(commands.__name__, f"{self.name}.py") or b"").body
+        self.help = next(ast.get_docstring(one) for one in functions if isinstance(one, ast.FunctionDef) and one.name == self.name)
+        return super().get_short_help_str(limit)
+
+
+class _Lazy(click.Group):
+    """Lists its commands by name; a command's module is imported when the command is called or its own help is shown."""
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        name, listed, rest = super().resolve_command(ctx, args)
+        if name is None:
+            return name, listed, rest
+        return name, getattr(importlib.import_module(f"edgekit.cli.commands.{name}"), name), rest
 
 
 @click.group(
     cls=_Lazy,
-    commands=[click.Command(module.name) for module in pkgutil.iter_modules(commands.__path__)],
+    commands=[_Listed(module.name) for module in pkgutil.iter_modules(commands.__path__)],
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
     epilog=EXIT_CODES,
 )

@@ -44,7 +44,7 @@ def _steps(leaf: str, name: str | None, hardware: str = "cpu", origin: Origin = 
 
 def _check(line: str) -> None:
     _, command, *words = shlex.split(line)
-    found = main.cli.get_command(click.Context(main.cli), command)
+    found = main.cli.resolve_command(click.Context(main.cli), [command])[1]
     assert found is not None, line
     found.make_context(command, words)
 
