@@ -73,7 +73,7 @@ def parts(shared: Path, work: Path) -> Iterator[Part]:
         xquad / "en_dev.jsonl",
         "question-answering",
         256,
-        ("--epochs", "5", "--batch-size", "16", "--learning-rate", "1e-4"),
+        ("--epochs", "4", "--batch-size", "8", "--learning-rate", "1e-4"),
         {"dynamic": 0.5, "int8": 1.0},
         same={"dynamic": 0.95, "int8": 0.95},
     )
@@ -84,7 +84,7 @@ def parts(shared: Path, work: Path) -> Iterator[Part]:
         stsb / "dev.tsv",
         "text-classification",
         96,
-        ("--problem", "regression", "--epochs", "3", "--batch-size", "16", "--learning-rate", "1e-4"),
+        ("--problem", "regression", "--epochs", "2", "--batch-size", "16", "--learning-rate", "1e-4"),
         {"dynamic": 0.2, "int8": 0.4},
         least=0.80,
     )
@@ -121,14 +121,14 @@ def write_labels(shared: Path, split: str, target: Path) -> None:
 def finetuned(part: Part, checkpoints: Path, checks: Checks) -> Path | None:
     """The fine-tuned checkpoint, made unless it is there."""
     out = checkpoints / part.name
-    if out.is_dir():
-        return out
-    rows = ("--dataset", part.train, "--evaluation-data", part.dev, "--max-length", str(part.length))
-    answer = ask(["finetune", "--model", MODEL, "--task", part.task, *rows, *part.training, "--out", out])
-    if answer.failures:
-        checks.holds(f"{part.name}, finetune: {'; '.join(answer.failures)}", False)
-        return None
-    checks.at_most(f"{part.name}, finetune, wall", answer.cost.seconds / 60, FINETUNE_MINUTES, "min")
+    if not out.is_dir():
+        rows = ("--dataset", part.train, "--evaluation-data", part.dev, "--max-length", str(part.length))
+        answer = ask(["finetune", "--model", MODEL, "--task", part.task, *rows, *part.training, "--out", out])
+        if answer.failures:
+            checks.holds(f"{part.name}, finetune: {'; '.join(answer.failures)}", False)
+            return None
+    seconds = json.loads((out / "edgekit.json").read_text(encoding="utf-8"))["measured"]["runtime_s"]
+    checks.at_most(f"{part.name}, finetune, wall", seconds / 60, FINETUNE_MINUTES, "min")
     return out
 
 

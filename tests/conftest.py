@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 
 from edgekit.system.worker import Worker
-from tests import tiny
+from tests import forking, tiny
 
 # A shell that starts the tests in the background has them ignore Ctrl-C, and their children with them.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Threads of torch that wait for each other on a busy machine take ten times as long as one thread.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    forking.install()
 
 ROOT = Path(__file__).resolve().parent.parent
 

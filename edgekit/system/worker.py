@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Generic, ParamSpec, TypeVar
+from typing import IO, Generic, ParamSpec, TypeVar
 
 import psutil
 
@@ -111,16 +111,7 @@ class Worker:
         deadline = None if self.timeout_s is None else time.monotonic() + self.timeout_s
         try:
             with (job / "log").open("wb") as log:
-                paths = json.dumps([str(entry) for entry in sys.path])
-                child = subprocess.Popen(
-                    [sys.executable, "-P", "-c", _START, paths, str(job), str(os.getpid()), name],
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    env=environment,
-                    pass_fds=(write_fd,),
-                    start_new_session=True,
-                )
+                child = _start(name, job, environment, log, write_fd)
         finally:
             os.close(write_fd)
         try:
@@ -176,6 +167,19 @@ class Worker:
         lines = [line for line in log.splitlines() if line.strip()]
         last = lines[-1].strip()[:200] if lines else "no output"
         raise WorkerCrashed(f"{name}: a library left the process (exit code {code}): {last}", log)
+
+
+def _start(name: str, job: Path, env: Mapping[str, str], log: IO[bytes], progress: int) -> subprocess.Popen[bytes]:
+    paths = json.dumps([str(entry) for entry in sys.path])
+    return subprocess.Popen(
+        [sys.executable, "-P", "-c", _START, paths, str(job), str(os.getpid()), name],
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=log,
+        env=env,
+        pass_fds=(progress,),
+        start_new_session=True,
+    )
 
 
 def together(tasks: Sequence[Callable[[], T]]) -> list[T]:
