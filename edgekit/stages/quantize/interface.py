@@ -157,4 +157,4 @@ class _Ends:
             operator.inputs = [replaced.get(int(index), int(index)) for index in listed(operator.inputs)]
 
     def _refusal(self, option: str, name: str) -> UnsupportedOpError:
-        return UnsupportedOpError(f"{self.origin}: {name} is computed on in float32; leave {option} out (--integer-only implies it)")
+        return UnsupportedOpError(f"{self.origin}: {name} is computed on in float32; leave {option} (or --integer-only) out")
