@@ -26,7 +26,7 @@ _LOADED = {
         tests.tiny. tests.unit.tasks. tests.unit.models. tests.unit.stages.train. tests.unit.stages.prune.
         tests.unit.stages.export.architectures.save_ tests.unit.stages.export.architectures.to_onnx
         tests.unit.stages.export.architectures.ranges tests.unit.stages.export.architectures.layer_outputs
-        tests.unit.workflows.test_predict. tests.integration.test_tasks. tests.integration.test_prune.prune_each
+        tests.unit.classifiers. tests.integration.test_tasks. tests.integration.test_prune.prune_each
         tests.integration.test_export.prune tests.integration.test_compare.traced
     """,
     "tensorflow tf_keras onnx2tf": """

@@ -97,20 +97,26 @@ def test_answers_are_those_of_transformers(checkpoint: Path) -> None:
         assert told.answer == contexts[index][start:end]
 
 
-def test_windows_are_those_of_transformers(checkpoint: Path) -> None:
+def transformers_windows(folder: Path) -> dict[str, list[list[int]]]:
     from transformers import AutoTokenizer
 
-    samples = encode(checkpoint, ["was good"], [CONTEXT], length=14)
-    fed = AutoTokenizer.from_pretrained(checkpoint)(
-        "was good",
-        CONTEXT,
-        truncation="only_second",
-        max_length=14,
-        stride=3,
-        return_overflowing_tokens=True,
-        padding="max_length",
-        return_token_type_ids=True,
+    return dict(
+        AutoTokenizer.from_pretrained(folder)(
+            "was good",
+            CONTEXT,
+            truncation="only_second",
+            max_length=14,
+            stride=3,
+            return_overflowing_tokens=True,
+            padding="max_length",
+            return_token_type_ids=True,
+        )
     )
+
+
+def test_windows_are_those_of_transformers(checkpoint: Path) -> None:
+    samples = encode(checkpoint, ["was good"], [CONTEXT], length=14)
+    fed = Worker(timeout_s=300).run(transformers_windows, checkpoint).value
     assert len(samples) == 3
     for name, array in samples.inputs.items():
         assert array.tolist() == fed[name]
