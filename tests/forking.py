@@ -51,10 +51,10 @@ def install() -> None:
     servers = [(_server(modules.split()), tuple(names.split())) for modules, names in _LOADED.items()]
 
     def forked(name: str, job: Path, env: Mapping[str, str], log: IO[bytes], progress: int) -> Any:
-        for server, names in servers:
-            if name.startswith(names) and _shared(env) == loaded_with:
-                return _Forked(server, name, job, env, log, progress)
-        return start(name, job, env, log, progress)
+        server = next((server for server, names in servers if name.startswith(names)), None)
+        if server is None or _shared(env) != loaded_with:
+            return start(name, job, env, log, progress)
+        return _Forked(server, name, job, env, log, progress)
 
     worker._start = forked
 

@@ -52,7 +52,7 @@ _QUIET = {
     "PYTHONFAULTHANDLER": "1",
 }
 # The parent's sys.path first, and no current folder (-P): a user's own `json.py` or `edgekit/` there must not be imported.
-_START = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from edgekit.system.worker import _main; _main(*sys.argv[2:])"
+_CHILD = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from edgekit.system.worker import _main; _main(*sys.argv[2:])"
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,7 @@ class Worker:
 def _start(name: str, job: Path, env: Mapping[str, str], log: IO[bytes], progress: int) -> subprocess.Popen[bytes]:
     paths = json.dumps([str(entry) for entry in sys.path])
     return subprocess.Popen(
-        [sys.executable, "-P", "-c", _START, paths, str(job), str(os.getpid()), name],
+        [sys.executable, "-P", "-c", _CHILD, paths, str(job), str(os.getpid()), name],
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=log,
