@@ -33,6 +33,7 @@ _LOADED = {
         stages.keras. stages.export.saved_model. stages.quantize.converter. tests.unit.stages.keras.
         tests.unit.stages.export.graphs. tests.unit.stages.export.architectures.to_tflite tests.integration.sources.write_
         tests.integration.test_prune.convert_each tests.integration.test_export.serve tests.integration.test_advise.
+        tests.integration.test_diagnose.
     """,
     "ai_edge_litert.interpreter ai_edge_quantizer.quantizer edgekit.workflows.convert.conversion": """
         stages. tasks. models. workflows.

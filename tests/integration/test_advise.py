@@ -14,7 +14,7 @@ from edgekit.cli import main
 from edgekit.cli.commands import advise as command
 from edgekit.stages.quantize.plan import TRAINED
 from edgekit.system.worker import Worker
-from tests.commands import Said, edgekit
+from tests.commands import edgekit
 
 
 def _write_network(path: Path) -> None:
@@ -47,11 +47,10 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def made(network: Path, rows: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Said, Path]:
+def made(network: Path, rows: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Result, Path]:
     """The network advised for a microcontroller, its files kept."""
     out = tmp_path_factory.mktemp("advise") / "out"
-    said = edgekit(
-        "advise",
+    said = run(
         network,
         *("--target", "microcontroller", "--data", rows, "--max-drop", "0.2", "--flash", "1000000", "--json"),
         *("--out", out, "--report", out.parent / "page.html"),
@@ -117,10 +116,10 @@ def run(*arguments: str | Path, answers: str = "") -> Result:
     return CliRunner().invoke(main.cli, ["advise", *map(str, arguments), "--quiet"], input=answers)
 
 
-def test_a_model_is_converted_measured_and_advised(made: tuple[Said, Path]) -> None:
+def test_a_model_is_converted_measured_and_advised(made: tuple[Result, Path]) -> None:
     said, out = made
-    assert said.code == 0, said.err
-    found = json.loads(said.out)
+    assert said.exit_code == 0, said.output
+    found = json.loads(said.stdout)
     assert found["recommendation"]["leaf"] == "int8 integer-only"
     taken = found["recommendation"]["candidate"]
     assert (taken["fit"]["float_ops"], taken["fit"]["obstacles"]) == (0, [])
@@ -134,7 +133,7 @@ def test_a_model_is_converted_measured_and_advised(made: tuple[Said, Path]) -> N
     assert found["question"]["data"] == "labelled"
 
 
-def test_its_folder_gives_the_same_answer_without_converting(made: tuple[Said, Path]) -> None:
+def test_its_folder_gives_the_same_answer_without_converting(made: tuple[Result, Path]) -> None:
     _, out = made
     before = {file: file.stat().st_mtime_ns for file in out.rglob("*.tflite")}
     said = run(out, "--target", "microcontroller", "--max-drop", "0.2")
@@ -147,7 +146,7 @@ def test_its_folder_gives_the_same_answer_without_converting(made: tuple[Said, P
     assert "of 1 bytes RAM" in shrink.output
 
 
-def test_the_page_stands_alone(made: tuple[Said, Path]) -> None:
+def test_the_page_stands_alone(made: tuple[Result, Path]) -> None:
     page = (made[1].parent / "page.html").read_text(encoding="utf-8")
     assert "take int8 integer-only" in page
     assert "<svg" in page

@@ -1,7 +1,6 @@
 """The command line names the cause of what the documented road makes of an encoder, and turns wrong files away in one line."""
 
 import json
-import os
 import shutil
 import struct
 from pathlib import Path
@@ -12,6 +11,9 @@ import pytest
 from edgekit.data.samples import Samples
 from edgekit.spec import DataSpec
 from edgekit.system.worker import Worker
+from edgekit.workflows.convert.config import ConvertConfig
+from edgekit.workflows.convert.conversion import convert
+from edgekit.workflows.export import ExportConfig, Format, export
 from edgekit.workflows.inputs import encode_for
 from tests.commands import edgekit
 
@@ -37,8 +39,7 @@ def documented_road(saved_model: Path, rows: Path, out: Path) -> None:
 def made(tiny_bert: Path, tiny_tsv: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder with float32.tflite and int8.tflite of the tiny BERT, its mask the float32 minimum as the model itself has it."""
     out = tmp_path_factory.mktemp("diagnose")
-    said = edgekit("export", tiny_bert, "--format", "saved-model", "--out", out / "saved", "--max-length", "16", "--quiet")
-    assert said.code == 0, said.err
+    export(str(tiny_bert), out / "saved", ExportConfig(Format.SAVED_MODEL, max_length=16))
     value = json.loads((out / "saved.json").read_text())["measured"]["mask"]
     graph = out / "saved" / "saved_model.pb"
     soft, hard = (struct.pack("<f", number) for number in (value, np.finfo(np.float32).min))
@@ -48,12 +49,9 @@ def made(tiny_bert: Path, tiny_tsv: Path, tmp_path_factory: pytest.TempPathFacto
     shutil.copy(tiny_bert / "tokenizer_config.json", out)
     rows = out / "rows"
     # The float file is there only after the first conversion, and its inputs are known.
-    probe = edgekit(
-        "convert", tiny_bert, "--scheme", "float32", "--representative-data", tiny_tsv, "--max-length", "16", "--out", out / "own"
-    )
-    assert probe.code == 0, probe.err
+    convert(str(tiny_bert), out / "own", ConvertConfig(("float32",), data=DataSpec(tiny_tsv), max_length=16))
     encode_for(out / "own" / "bert_float32.tflite", DataSpec(tiny_tsv, samples=32), out / "room").save(rows)
-    Worker(timeout_s=300, env={"TF_USE_LEGACY_KERAS": "1", **os.environ}).run(documented_road, out / "saved", rows, out)
+    Worker(timeout_s=300).run(documented_road, out / "saved", rows, out)
     return out
 
 
