@@ -159,8 +159,8 @@ def _outliers(layers: Sequence[Layer]) -> Finding | None:
         for layer in _integers(layers)
         if layer.dtype != "int16"
         and (layer.channel_ratio or 0) >= _OUTLIER_RATIO
-        and layer.op not in _NORMALIZING
-        and layer.op not in MOVES
+        # The last axis of probabilities holds positions or classes, and their scale is 1/256 whatever they are.
+        and layer.op not in (*_NORMALIZING, *MOVES, "SOFTMAX")
     ]
     if not wide:
         return None

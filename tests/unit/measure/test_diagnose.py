@@ -166,6 +166,7 @@ def test_causes_need_bad_outputs():
     assert [finding.kind for finding in of_layers(empty, [layer, wide], 5.0)] == ["layer normalization", "outlier channels"]
     assert of_layers(empty, [layer, wide], 45.0) == []
     assert "about 4 of 256" in of_layers(empty, [layer, wide], 5.0)[1].cause
+    assert of_layers(empty, [replace(wide, op="SOFTMAX")], 5.0) == []  # positions, and no channels
 
 
 def test_thin_convolutions_that_quantize_on_the_fly_are_named_where_the_file_is_slow(tmp_path, monkeypatch):
