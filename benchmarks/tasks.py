@@ -74,7 +74,7 @@ def parts(shared: Path, work: Path) -> Iterator[Part]:
         xquad / "en_dev.jsonl",
         "question-answering",
         256,
-        ("--epochs", "4", "--batch-size", "8", "--learning-rate", "2e-4"),
+        ("--epochs", "4", "--batch-size", "8", "--learning-rate", "1e-4"),
         {"dynamic": 0.5, "int8": 1.0},
         same={"dynamic": 0.95, "int8": 0.95},
     )
