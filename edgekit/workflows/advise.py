@@ -28,6 +28,7 @@ from edgekit.tflite import flatbuffer
 from edgekit.tflite.flatbuffer import ModelFile
 from edgekit.workflows.convert.config import MAX_LENGTH, ConvertConfig
 from edgekit.workflows.convert.conversion import Converted, columns_of, convert, draw_rows
+from edgekit.workflows.convert.publish import REJECTED
 from edgekit.workflows.guide.advice import Advice
 from edgekit.workflows.guide.decision_tree import DECISIONS, SIMPLEST_FIRST, VALUES, Candidate, Data, Need, Question, allowance
 from edgekit.workflows.guide.steps import Origin, steps
@@ -35,7 +36,7 @@ from edgekit.workflows.guide.targets import TARGETS, Fit, Hardware, Target, fit
 from edgekit.workflows.guide.walk import recommend
 from edgekit.workflows.inputs import encode_for, manifest_of, model_name
 
-_REJECTED = ".tflite.rejected"
+_REJECTED = f".tflite{REJECTED}"
 # In a folder of its own, since it is called as the int8 file that leaves some ops in float is.
 _INTEGER_ONLY = "integer_only"
 _MAX_DROP = 0.01

@@ -12,7 +12,7 @@ from edgekit.data.samples import Samples
 from edgekit.errors import DatasetError, InputError, ModelFormatError
 from edgekit.measure.causes import of_layers, of_scales, of_speed
 from edgekit.measure.examine import diagnose
-from edgekit.measure.layer_errors import Layer, representable
+from edgekit.measure.layer_errors import Layer, _Statistics, representable
 from edgekit.measure.layers import match, names, plain, roles
 from edgekit.measure.op_times import Outside, one_op
 from edgekit.report.diagnosis import heat, markdown, page, terminal
@@ -157,6 +157,15 @@ def test_one_op_alone_computes_what_it_does_in_the_graph(conv, tmp_path):
     whole.run({"x": row})
     first = graph(floating).operators[0].outputs[0]
     np.testing.assert_allclose(next(iter(Model(alone).run({"t0": row}).values())), whole.tensor(first), atol=1e-5)
+
+
+def test_what_is_masked_or_no_number_counts_nowhere(conv):
+    floating = graph(conv[0])
+    statistics = _Statistics(floating.tensors[floating.operators[0].outputs[0]])
+    statistics.add(np.array([1, 5, -3e38], np.float32), np.array([2, 5, 0], np.float32))
+    statistics.add(np.array([3], np.float32), np.array([np.nan], np.float32))
+    found = statistics.layer("CONV_2D", "conv", 0)
+    assert (statistics.count, found.max_abs_error, found.float_min, found.float_max) == (2, 1, 2, 5)
 
 
 def test_causes_need_bad_outputs():
