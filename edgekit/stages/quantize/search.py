@@ -15,7 +15,7 @@ import numpy as np
 from edgekit.data.samples import Array, Samples
 from edgekit.errors import EdgekitError
 from edgekit.stages.quantize import forms, quantizer
-from edgekit.stages.quantize.candidates import LANES, LEAST_ROWS, ROUNDING, ROWS, Candidate, Reference, attempt, lanes, run_rows
+from edgekit.stages.quantize.candidates import LANES, LEAST_ROWS, ROUNDING, ROWS, Candidate, Reference, alike, attempt, lanes, run_rows
 from edgekit.stages.quantize.forms import Form
 from edgekit.stages.quantize.prepare import read_graph
 from edgekit.stages.quantize.switches import SWITCHES, both_ways
@@ -88,7 +88,7 @@ def search(work: Work, seconds: float, max_drop: float | None) -> Found:
     # The first run of all pays for what is made once.
     base = trial.run("none integer", (), ROWS)
     noise = _rank(trial, _ALONE * seconds)
-    return _settle(trial, _power(base.error_db), noise, seconds - (time.perf_counter() - started), max_drop)
+    return _settle(trial, base, noise, seconds - (time.perf_counter() - started), max_drop)
 
 
 def _rank(trial: "_Trial", seconds: float) -> dict[tuple[str, ...], float]:
@@ -106,10 +106,12 @@ def _rank(trial: "_Trial", seconds: float) -> dict[tuple[str, ...], float]:
     return noise
 
 
-def _settle(trial: "_Trial", base: float, noise: Mapping[tuple[str, ...], float], seconds: float, max_drop: float | None) -> Found:
-    """The fewest of the loudest that have to stay in float, found by running plans; `base` is the noise with none integer."""
+def _settle(trial: "_Trial", base: Step, noise: Mapping[tuple[str, ...], float], seconds: float, max_drop: float | None) -> Found:
+    """The fewest of the loudest that have to stay in float, found by running plans; `base` is the run with none integer."""
     started = time.perf_counter()
-    allowed = max(_ADDED * base, _power(ENOUGH_DB))
+    least = _power(base.error_db)
+    allowed = max(_ADDED * least, _power(ENOUGH_DB))
+    same = min(alike(base.agreement), 1 - (max_drop or 0.0))
     loudest = sorted(noise, key=lambda group: -noise[group])
     plans: dict[int, Step] = {}
 
@@ -121,10 +123,11 @@ def _settle(trial: "_Trial", base: float, noise: Mapping[tuple[str, ...], float]
 
     def good(step: Step) -> bool:
         near = step.failure is None and _power(step.error_db) <= allowed
-        return near and (max_drop is None or step.lost <= max_drop + ROUNDING)
+        # Labels forgive other decisions, which integers may not add where there are as few as allowed without any.
+        return near and (max_drop is None or (step.lost <= max_drop + ROUNDING and alike(step.agreement) >= same - ROUNDING))
 
     left = 0
-    while left < len(loudest) and base + sum(noise[group] for group in loudest[left:]) > allowed:
+    while left < len(loudest) and least + sum(noise[group] for group in loudest[left:]) > allowed:
         left += 1
     while not good(run(left)) and left < len(loudest) and time.perf_counter() - started < seconds:
         left = min(left + max(1, left // 4), len(loudest))

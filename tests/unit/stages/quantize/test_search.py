@@ -191,3 +191,16 @@ def test_a_child_searches(loud, tmp_path):
     found = Worker(timeout_s=120).run(search.search, work, 5.0, None).value
     assert set(found.left) == {"loud"}
     assert found.finished
+
+
+@pytest.mark.parametrize(("without", "left"), [(1.0, {"loud"}), (0.85, set())], ids=["as few", "already more"])
+def test_labels_forgive_no_decision_that_integers_add_where_none_are_as_few_as_allowed(loud, tmp_path, made, monkeypatch, without, left):
+    """The error is within limits and the metric loses nothing, yet integers in one op decide otherwise on a tenth of the rows."""
+
+    def run(self, what, kept, rows):
+        return search.Step(what, tuple(kept), rows, 40.0, min(without, 0.9 if "loud" in kept else 1.0))
+
+    monkeypatch.setattr(search._Trial, "run", run)
+    found = searched(work_in(loud, tmp_path / "journal"), max_drop=0.05)
+    assert set(found.left) == left
+    assert found.finished
