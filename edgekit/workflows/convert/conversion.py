@@ -120,8 +120,8 @@ def convert(
     Raises `InputError`, `ConversionError`, `WorkerError` and `OutputError`; a scheme that fails or is refused does not
     keep the others from being published, and is told in the result."""
     model, out = str(model), Path(out)
-    chosen, brought = schemes.select(config.schemes), check_schemes(model, config)
-    source = classify(model, config.task)
+    chosen = schemes.select(config.schemes)
+    source, brought = classify(model, config.task), check_schemes(model, config)
     for scheme in chosen:
         final = final_path(out, source, scheme)
         artifacts.refuse_existing(final, overwrite=overwrite)
