@@ -15,7 +15,7 @@ import numpy as np
 from edgekit.data.samples import Array, Samples
 from edgekit.errors import EdgekitError
 from edgekit.stages.quantize import forms, quantizer
-from edgekit.stages.quantize.candidates import LANES, LEAST_ROWS, ROUNDING, ROWS, Candidate, Reference, alike, attempt, lanes, run_rows
+from edgekit.stages.quantize.candidates import LANES, LEAST_ROWS, ROUNDING, ROWS, Candidate, Reference, attempt, lanes, run_rows
 from edgekit.stages.quantize.forms import Form
 from edgekit.stages.quantize.prepare import read_graph
 from edgekit.stages.quantize.switches import SWITCHES, both_ways
@@ -111,7 +111,7 @@ def _settle(trial: "_Trial", base: Step, noise: Mapping[tuple[str, ...], float],
     started = time.perf_counter()
     least = _power(base.error_db)
     allowed = max(_ADDED * least, _power(ENOUGH_DB))
-    same = min(alike(base.agreement), 1 - (max_drop or 0.0))
+    same = min(base.agreement or 0.0, 1 - (max_drop or 0.0))
     loudest = sorted(noise, key=lambda group: -noise[group])
     plans: dict[int, Step] = {}
 
@@ -124,7 +124,7 @@ def _settle(trial: "_Trial", base: Step, noise: Mapping[tuple[str, ...], float],
     def good(step: Step) -> bool:
         near = step.failure is None and _power(step.error_db) <= allowed
         # Labels forgive other decisions, which integers may not add where there are as few as allowed without any.
-        return near and (max_drop is None or (step.lost <= max_drop + ROUNDING and alike(step.agreement) >= same - ROUNDING))
+        return near and (max_drop is None or (step.lost <= max_drop + ROUNDING and (step.agreement or 0.0) >= same - ROUNDING))
 
     left = 0
     while left < len(loudest) and least + sum(noise[group] for group in loudest[left:]) > allowed:

@@ -194,7 +194,7 @@ def test_a_child_searches(loud, tmp_path):
 
 
 @pytest.mark.parametrize(("without", "left"), [(1.0, {"loud"}), (0.85, set())], ids=["as few", "already more"])
-def test_labels_forgive_no_decision_that_integers_add_where_none_are_as_few_as_allowed(loud, tmp_path, made, monkeypatch, without, left):
+def test_labels_forgive_no_decision_that_integers_alone_change(loud, tmp_path, made, monkeypatch, without, left):
     """The error is within limits and the metric loses nothing, yet integers in one op decide otherwise on a tenth of the rows."""
 
     def run(self, what, kept, rows):
