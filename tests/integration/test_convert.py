@@ -23,6 +23,7 @@ from edgekit.tflite.inspect import inspect
 from edgekit.tflite.interpreter import Model
 from edgekit.workflows.convert.config import ConvertConfig
 from edgekit.workflows.convert.conversion import Conversion, Converted, convert
+from edgekit.workflows.evaluate import evaluate
 from tests import tiny
 from tests.integration import sources
 from tests.unit.stages.quantize.models import conv_net, conv_samples, save
@@ -155,6 +156,18 @@ def test_a_foreign_source_becomes_all_schemes(foreign, tmp_path, name, output):
         signature = Model(published(result)).signature
         assert (signature.inputs[0].shape, signature.outputs[0].name) == ((1, 8, 8, 3), output)
     assert next(iter(found.float_model.parity.values())).max_rel <= 1e-3
+
+
+def test_arrays_go_into_the_published_file_as_they_went_into_the_model(foreign, tmp_path):
+    """In the shape of images, too: no usual mean and standard deviation come between, which would be measured as something else."""
+    data = DataSpec(str(foreign / "images.npz"))
+    config = ConvertConfig(schemes=("float32",), data=data, representative_samples=32, max_drop=None)
+    model = Model(file := published(convert(str(foreign / "model.h5"), tmp_path / "out", config).results[0]))
+    given, said, rows = model.signature.input_names[0], model.signature.outputs[0].name, conv_samples(64).inputs["x"]
+    decided = np.array([model.run({given: row[np.newaxis]})[said].argmax() for row in rows])
+    found = evaluate(file, DataSpec(images(tmp_path / "decided.npz", {"image": rows, "y": decided}))).metric
+    assert found is not None
+    assert (found.metric, found.count, found.total) == ("accuracy", 64, 64)
 
 
 def test_a_float_tflite_becomes_all_schemes_and_the_manifest_says_what_it_was(network, tmp_path):

@@ -171,7 +171,8 @@ def of_source(
     if "activation" in settings and mediapipe.gives_probabilities(file):
         settings["activation"] = "none"
     notes = []
-    if image:
+    # Arrays went in as they are, whatever they were made of.
+    if image and (config.mediapipe or isinstance(rows, ImageRows) or config.mean or config.std or "mean" in settings):
         usual = Preprocessing()
         mean, std = config.mean or settings.get("mean") or usual.mean, config.std or settings.get("std") or usual.std
         settings |= {"mean": mean, "std": std, "crop": usual.crop}
