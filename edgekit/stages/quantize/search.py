@@ -113,7 +113,9 @@ def _settle(trial: "_Trial", base: Step, noise: Mapping[tuple[str, ...], float],
     allowed = max(_ADDED * least, _power(ENOUGH_DB))
     same = min(base.agreement or 0.0, 1 - (max_drop or 0.0))
     loudest = sorted(noise, key=lambda group: -noise[group])
-    plans: dict[int, Step] = {}
+    every = len(loudest)
+    # Where there was no time for all of them, some stay integer in every plan.
+    plans = {every: base} if sum(map(len, loudest)) == len(trial.ops) else {}
 
     def run(left: int) -> Step:
         progress("int8 plan", left, len(loudest), f"{left} of {len(loudest)} left in float")
@@ -129,8 +131,10 @@ def _settle(trial: "_Trial", base: Step, noise: Mapping[tuple[str, ...], float],
     left = 0
     while left < len(loudest) and least + sum(noise[group] for group in loudest[left:]) > allowed:
         left += 1
-    while not good(run(left)) and left < len(loudest) and time.perf_counter() - started < seconds:
-        left = min(left + max(1, left // 4), len(loudest))
+    while not good(run(left)) and left < every and time.perf_counter() - started < seconds:
+        left = min(left + max(1, left // 4), every)
+    if not good(plans[left]) and every in plans and good(plans[every]):
+        left = every
     finished = good(plans[left])
     fewest, most = max((fewer for fewer in plans if not good(plans[fewer])), default=-1), left
     # Noise of one op may take off some of another's. How few it is to an op or two is worth no more runs of a large model.

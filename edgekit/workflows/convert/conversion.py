@@ -120,8 +120,9 @@ def convert(
     Raises `InputError`, `ConversionError`, `WorkerError` and `OutputError`; a scheme that fails or is refused does not
     keep the others from being published, and is told in the result."""
     model, out = str(model), Path(out)
-    chosen = schemes.select(config.schemes)
-    source, brought = classify(model, config.task), check_schemes(model, config)
+    # Options before the model, which may have to be downloaded.
+    chosen, brought = schemes.select(config.schemes), check_schemes(model, config)
+    source = classify(model, config.task)
     for scheme in chosen:
         final = final_path(out, source, scheme)
         artifacts.refuse_existing(final, overwrite=overwrite)
