@@ -110,8 +110,10 @@ def _settle(trial: "_Trial", base: Step, noise: Mapping[tuple[str, ...], float],
     """The fewest of the loudest that have to stay in float, found by running plans; `base` is the run with none integer."""
     started = time.perf_counter()
     least = _power(base.error_db)
-    allowed = max(_ADDED * least, _power(ENOUGH_DB))
     same = min(base.agreement or 0.0, 1 - (max_drop or 0.0))
+    # Where half of the other decisions that are allowed are there without integers, they may add nothing.
+    strained = max_drop is not None and base.agreement is not None and 1 - base.agreement > max_drop / 2
+    allowed = max((1 if strained else _ADDED) * least, _power(ENOUGH_DB))
     loudest = sorted(noise, key=lambda group: -noise[group])
     every = len(loudest)
     # Where there was no time for all of them, some stay integer in every plan.

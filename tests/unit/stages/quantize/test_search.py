@@ -209,3 +209,14 @@ def test_labels_forgive_no_decision_that_integers_alone_change(loud, tmp_path, m
     found = searched(work_in(loud, tmp_path / "journal"), seconds, max_drop=0.05)
     assert set(found.left) == left
     assert found.finished
+
+
+@pytest.mark.parametrize(("agreement", "left"), [(0.98, set()), (0.96, {"loud", "quiet", "mean", "logits"})])
+def test_integers_add_nothing_where_decisions_are_at_their_limit_without_them(loud, tmp_path, made, monkeypatch, agreement, left):
+    noise = {"alone": 45.0, "none integer": 30.0, "plan": 29.9}
+
+    def run(self, what, kept, rows):
+        return search.Step(what, tuple(kept), rows, noise[what] if kept else 30.0, agreement)
+
+    monkeypatch.setattr(search._Trial, "run", run)
+    assert set(searched(work_in(loud, tmp_path / "journal"), max_drop=0.05).left) == left
