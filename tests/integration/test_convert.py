@@ -165,9 +165,9 @@ def test_arrays_go_into_the_published_file_as_they_went_into_the_model(foreign, 
     model = Model(file := published(convert(str(foreign / "model.h5"), tmp_path / "out", config).results[0]))
     given, said, rows = model.signature.input_names[0], model.signature.outputs[0].name, conv_samples(64).inputs["x"]
     decided = np.array([model.run({given: row[np.newaxis]})[said].argmax() for row in rows])
-    found = evaluate(file, DataSpec(images(tmp_path / "decided.npz", {"image": rows, "y": decided}))).metric
-    assert found is not None
-    assert (found.metric, found.count, found.total) == ("accuracy", 64, 64)
+    metric = evaluate(file, DataSpec(images(tmp_path / "decided.npz", {"image": rows, "y": decided}))).metric
+    assert metric is not None
+    assert (metric.metric, metric.count, metric.total) == ("accuracy", 64, 64)
 
 
 def test_a_float_tflite_becomes_all_schemes_and_the_manifest_says_what_it_was(network, tmp_path):

@@ -249,13 +249,13 @@ class _Integer:
         except EdgekitError as error:
             self._keep(form, Candidate("", failure=error.message))
 
-    def _keep(self, form: Form, found: Candidate) -> None:
-        if found.failure is None:
+    def _keep(self, form: Form, candidate: Candidate) -> None:
+        if candidate.failure is None:
             plan = _plan(self.files[form.name], "", form.name, "")
             # What a search leaves in float keeps int8 weights.
             if not plan.integer and not (form.floating and plan.hybrid):
-                found = replace(found, failure=f"no op of the model has an int{form.bits} form")
-        self.tried[form.name] = replace(found, name=form.name)
+                candidate = replace(candidate, failure=f"no op of the model has an int{form.bits} form")
+        self.tried[form.name] = replace(candidate, name=form.name)
 
     def _timed(self, tried: Sequence[Candidate]) -> list[Candidate]:
         """The candidates with the medians that their files have side by side."""

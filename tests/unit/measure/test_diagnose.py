@@ -164,8 +164,8 @@ def test_what_is_masked_or_no_number_counts_nowhere(conv):
     statistics = _Statistics(floating.tensors[floating.operators[0].outputs[0]])
     statistics.add(np.array([1, 5, -3e38], np.float32), np.array([2, 5, 0], np.float32))
     statistics.add(np.array([3], np.float32), np.array([np.nan], np.float32))
-    found = statistics.layer("CONV_2D", "conv", 0)
-    assert (statistics.count, found.max_abs_error, found.float_min, found.float_max) == (2, 1, 2, 5)
+    layer = statistics.layer("CONV_2D", "conv", 0)
+    assert (statistics.count, layer.max_abs_error, layer.float_min, layer.float_max) == (2, 1, 2, 5)
 
 
 def test_causes_need_bad_outputs():
