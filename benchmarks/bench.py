@@ -16,7 +16,7 @@ from edgekit.spec import DataSpec
 from edgekit.workflows.inputs import encode_for
 
 # int16x8 runs on reference kernels: all rows take it minutes.
-CONFIG = BenchmarkConfig(threads=2, runs=200, rounds=5, max_seconds=10.0, timeout_s=1800)
+CONFIG = BenchmarkConfig(threads=2, runs=200, rounds=5, max_seconds=10.0)
 LENGTH = 64
 # What a file that says nothing of its task is judged as.
 CLASSIFICATION = "image-classification"

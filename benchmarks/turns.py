@@ -113,7 +113,7 @@ def _time_in_turns(
 ) -> dict[str, list[Timing]]:
     found: dict[str, list[Timing]] = {entry.name: [] for entry in entries}
     budget = Budget(-(-config.runs // config.rounds), config.warmup, config.max_seconds / config.rounds, least=1)
-    worker = Worker(timeout_s=config.timeout_s)
+    worker = Worker()
     for turn in order(len(entries), config.rounds, config.seed):
         for entry in (entries[index] for index in turn):
             if entry.name in failures:
@@ -128,6 +128,6 @@ def _time_in_turns(
 def _write_outputs(file: Path, samples: Path, target: Path, config: BenchmarkConfig) -> None:
     # A killed run must not leave a part of them under the name that the next run looks for.
     partial = target.with_suffix(".part.npy")
-    first = next(iter(outputs(file, samples, config.threads, timeout_s=config.timeout_s).values()))
+    first = next(iter(outputs(file, samples, config.threads).values()))
     np.save(partial, first)
     partial.replace(target)

@@ -21,6 +21,7 @@ _PLACES = {
     "export": "workflows.export",
     "finetune": "workflows.finetune",
     "inspect": "tflite.inspect",
+    "limited": "system.limits",
     "load": "workflows.predict",
     "prune": "workflows.prune",
     "run": "workflows.run",

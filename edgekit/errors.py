@@ -19,15 +19,26 @@ EdgekitError
 
 The message is one line: the file, the cause, what to try next. `detail` holds what `--debug` shows besides."""
 
+import contextlib
 import errno
+import re
+from collections.abc import Iterator
 
 # What the system says when bytes have no room: disk full, over quota, file larger than allowed.
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+# C0 without tab and line feed, DEL and C1, and what turns the direction of all that follows.
+_OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 def one_line(error: BaseException) -> str:
     """A library's own words, or its error's class where it says nothing, for a message of ours."""
     return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def printable(text: str) -> str:
+    """`text` with what a terminal obeys instead of showing it (escapes, other controls, turned directions) as `\\x1b`."""
+    return _OBEYED.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 class EdgekitError(Exception):
@@ -102,3 +113,27 @@ class WorkerOutOfMemory(WorkerError):
 
 class OutputError(EdgekitError):
     exit_code = 6
+
+
+@contextlib.contextmanager
+def about(subject: object) -> Iterator[None]:
+    """Let what goes wrong with a model inside the block name `subject`, the file that the user gave."""
+    try:
+        yield
+    except (CheckpointError, ModelFormatError, ConversionError, WorkerError) as error:
+        if str(subject) not in error.message:
+            error.message = f"{subject}: {error.message}"
+        raise
+
+
+@contextlib.contextmanager
+def thrown_as(kind: type[EdgekitError], message: str) -> Iterator[None]:
+    """Raise what a library throws inside the block as `kind`, with its own words in place of `{}` in `message`.
+
+    That is also its panics, which are no `Exception`, and recursion without end; ours, interrupts and exits pass."""
+    try:
+        yield
+    except (EdgekitError, KeyboardInterrupt, SystemExit, GeneratorExit, MemoryError):
+        raise
+    except BaseException as error:
+        raise kind(message.replace("{}", one_line(error))) from error

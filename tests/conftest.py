@@ -3,11 +3,12 @@
 import os
 import signal
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from edgekit.system import rooms
 from edgekit.system.worker import Worker
 from tests import forking, tiny
 
@@ -19,6 +20,13 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     forking.install()
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _children_write_where_tests_do(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Tests call in children what in a command writes to a room of the run; commands of their own know nothing of this."""
+    with rooms.writable(tmp_path_factory.getbasetemp()):
+        yield
 
 
 @pytest.fixture(scope="session")

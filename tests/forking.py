@@ -39,8 +39,8 @@ _LOADED = {
         stages. tasks. models. workflows.
     """,
 }
-# The worker's own variables, pytest's, which change from test to test, and what scikit-learn sets when a test imports it.
-_OWN = ("TMPDIR", worker._PROGRESS_FD, "PYTEST_", "KMP_")
+# The worker's own variables, pytest's, which change from test to test, and what scikit-learn and the quantizer set in this process.
+_OWN = ("TMPDIR", worker._PROGRESS_FD, "PYTEST_", "KMP_", "TQDM_")
 _CONTEXT = multiprocessing.get_context("forkserver")
 _STARTING = threading.Lock()
 
@@ -52,7 +52,9 @@ def install() -> None:
     servers = [(_server(modules.split()), tuple(names.split())) for modules, names in _LOADED.items()]
 
     def forked(name: str, job: Path, env: Mapping[str, str], log: IO[bytes], progress: int) -> Any:
-        server = next((server for server, names in servers if name.startswith(names)), None)
+        # A name may begin with the file that the child works on.
+        function = name.rpartition(": ")[2]
+        server = next((server for server, names in servers if function.startswith(names)), None)
         if server is None or _shared(env) != loaded_with:
             return start(name, job, env, log, progress)
         return _Forked(server, name, job, env, log, progress)
@@ -83,7 +85,9 @@ class _Forked:
     def __init__(self, server: ForkServer, name: str, job: Path, env: Mapping[str, str], log: IO[bytes], progress: int) -> None:
         # A connection is what multiprocessing hands on to a process that runs already.
         handed = [Connection(os.dup(number), readable=False) for number in (log.fileno(), progress)]
-        self._process = _CONTEXT.Process(target=_run, args=(*handed, Path.cwd(), dict(env), sys.path, str(job), name))
+        self._process = _CONTEXT.Process(
+            target=_run, args=(*handed, Path.cwd(), dict(env), sys.path, str(job), name, worker.places(job))
+        )
         # multiprocessing knows of one server.
         with _STARTING, mock.patch.object(forkserver, "connect_to_new_process", server.connect_to_new_process):
             self._process.start()
@@ -105,7 +109,9 @@ class _Forked:
         return self.returncode
 
 
-def _run(log: Connection, progress: Connection, folder: Path, env: dict[str, str], paths: list[str], job: str, name: str) -> None:
+def _run(
+    log: Connection, progress: Connection, folder: Path, env: dict[str, str], paths: list[str], job: str, name: str, writable: str
+) -> None:
     os.setsid()
     os.chdir(folder)
     os.environ.clear()
@@ -114,4 +120,4 @@ def _run(log: Connection, progress: Connection, folder: Path, env: dict[str, str
         os.dup2(log.fileno(), number)
     sys.path[:] = paths
     tempfile.tempdir = None
-    worker._main(job, str(os.getppid()), name)
+    worker._main(job, str(os.getppid()), name, writable)

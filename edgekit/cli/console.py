@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgekit.cli.options import refuse
+from edgekit.cli.options import refuse, say
+from edgekit.errors import printable
 
 if TYPE_CHECKING:
     from edgekit.stages.train.config import FinetuneResult
@@ -36,19 +37,19 @@ def show_training(out: Path, result: "FinetuneResult", as_json: bool) -> None:
         print_json(result)
         return
     others = "".join(f", {score}" for score in result.scores[1:] if score.metric != "loss")
-    click.echo(f"{out}: {result.metric}{others}, loss {result.loss:.4f}")
+    say(f"{out}: {result.metric}{others}, loss {result.loss:.4f}")
     if (aware := result.quantization) is not None:
-        click.echo(f"rounded in {aware.layers} linear layers; without rounding {aware.metric}")
+        say(f"rounded in {aware.layers} linear layers; without rounding {aware.metric}")
     if (lessons := result.distillation) is not None:
-        click.echo(f"teacher {lessons.teacher}: {lessons.metric}")
+        say(f"teacher {lessons.teacher}: {lessons.metric}")
         apart = result.metric.value - lessons.metric.value
         distance = f"{100 * apart:+.2f} points" if result.metric.percent else f"{apart:+.4f}"
-        click.echo(f"student against teacher: {distance}")
-        click.echo(f"learned from {', '.join(lessons.losses)}")
+        say(f"student against teacher: {distance}")
+        say(f"learned from {', '.join(lessons.losses)}")
         for name, reason in lessons.left_out.items():
-            click.echo(f"left out {name}: {reason}")
-    click.echo(f"judged on {result.evaluated_on}")
-    click.echo(
+            say(f"left out {name}: {reason}")
+    say(f"judged on {result.evaluated_on}")
+    say(
         f"{result.steps} steps in {result.training_s:.1f} s "
         f"({result.samples_per_s:.1f} samples/s, {result.steps_per_s:.2f} steps/s), "
         f"preparation {result.preparation_s:.1f} s, {result.runtime_s:.1f} s in all"
@@ -58,8 +59,10 @@ def show_training(out: Path, result: "FinetuneResult", as_json: bool) -> None:
 def show(renderable: Any) -> None:
     """A rich renderable, 100 columns wide where stdout is no terminal."""
     from rich.console import Console
+    from rich.segment import Segment, Segments
 
     console = Console(width=None if sys.stdout.isatty() else 100)
+    shown = (Segment(printable(part.text), part.style, part.control) for part in console.render(renderable))
     with console.capture() as captured:
-        console.print(renderable)
+        console.print(Segments(shown), end="")
     click.echo(captured.get(), nl=False)

@@ -7,14 +7,14 @@ import pkgutil
 import signal
 import sys
 import traceback
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
 from edgekit import __version__
 from edgekit.cli import commands, options
 from edgekit.cli.options import EXIT_CODES, fail
-from edgekit.errors import DISK_FULL, ConfigError, EdgekitError, InputError, OutputError
+from edgekit.errors import DISK_FULL, ConfigError, EdgekitError, InputError, OutputError, WorkerError
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -25,11 +25,11 @@ def main(arguments: list[str] | None = None) -> None:
     except click.exceptions.Exit as error:
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
-        sys.exit(options.INTERRUPTED)
+        interrupted()
 
 
 def _run(arguments: list[str]) -> Any:
-    detail, code = "", 1
+    detail, code = "", WorkerError.exit_code
     try:
         return cli.main(arguments, prog_name="edgekit", standalone_mode=False)
     except click.exceptions.Exit:
@@ -42,11 +42,14 @@ def _run(arguments: list[str]) -> Any:
     except click.UsageError as error:
         command = error.ctx.command_path if error.ctx else "edgekit"
         message, code = f"{error.format_message()} See {command} --help", ConfigError.exit_code
-    except Exception as error:
+    except (KeyboardInterrupt, SystemExit, click.Abort):
+        raise
+    except BaseException as error:  # a panic of Rust is no Exception
         message = f"unforeseen {type(error).__name__}: {' '.join(str(error).split())[:300]}; run with --debug and report it"
         detail = traceback.format_exc()
         if isinstance(error, OSError) and error.errno in DISK_FULL:
-            message, code = f"no room for what is to be written ({error.strerror}); free some space", OutputError.exit_code
+            place = error.filename or "stdout, or a temporary file"
+            message, code = f"{place}: {error.strerror}; free some space, or set TMPDIR", OutputError.exit_code
         elif isinstance(error, OSError) and error.filename:
             message = f"{str(error.filename)[:200]}: {error.strerror}; check the path and its permissions"
             code = InputError.exit_code
@@ -65,7 +68,18 @@ def _prepare() -> None:
             stream.reconfigure(errors="replace")
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_DFL:
-            signal.signal(number, lambda received, _: sys.exit(128 + received))
+            signal.signal(number, _end)
+
+
+def interrupted() -> NoReturn:
+    """How a command ends on Ctrl-C."""
+    options.say("edgekit: error: interrupted; each output is as it was before or whole", err=True)
+    sys.exit(options.INTERRUPTED)
+
+
+def _end(number: int, _: Any) -> None:
+    options.say(f"edgekit: error: ended by {signal.Signals(number).name}", err=True)
+    sys.exit(128 + number)
 
 
 class _Listed(click.Command):

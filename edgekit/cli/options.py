@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 import click
 
-from edgekit.errors import ConfigError, RefusedError
+from edgekit.errors import ConfigError, RefusedError, printable
 from edgekit.spec import DataSpec
 from edgekit.system import settings
 from edgekit.system.settings import MOST_SEED, MOST_THREADS, setting
@@ -38,20 +38,26 @@ overwrite_option = click.option("--overwrite", is_flag=True, help="Replace what 
 
 
 def common(command: Command) -> Command:
-    """Options of every command: --json --quiet --debug --seed; and how it ends when it is interrupted."""
+    """Options of every command: --json --quiet --debug --seed --timeout --memory-limit; and how it ends when its reader does."""
 
     @functools.wraps(command)
-    def called(*, debug: bool, **arguments: Any) -> Any:
+    def called(*, debug: bool, timeout: float | None, memory_limit: float | None, **arguments: Any) -> Any:
+        # Imports psutil, which --help does without.
+        from edgekit.system.limits import limited
+
         try:
-            return command(**arguments)
-        except KeyboardInterrupt:
-            fail("interrupted; each output is as it was before or whole", INTERRUPTED)
+            with limited(timeout_s=timeout, memory_bytes=None if memory_limit is None else int(memory_limit * 2**30)):
+                return command(**arguments)
         except BrokenPipeError:
             # The reader has enough; what is left in the buffer must not be tried again at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise click.exceptions.Exit(0) from None
 
+    positive = click.FloatRange(0, min_open=True)
+    bounds = "Seconds that each child process may take; left out, as many as it needs while it tells of progress."
     for option in (
+        click.option("--memory-limit", type=positive, metavar="GIB", help="Memory of each child; left out, 90 % of the machine's."),
+        click.option("--timeout", type=positive, metavar="SECONDS", help=bounds),
         click.option("--seed", type=click.IntRange(0, MOST_SEED), default=0, show_default=True, help="Seed of every draw."),
         click.option("--debug", is_flag=True, help="Show the traceback and a child's last output on an error."),
         click.option("--quiet", is_flag=True, help="No progress on stderr."),
@@ -61,9 +67,14 @@ def common(command: Command) -> Command:
     return called
 
 
+def say(text: str, *, err: bool = False) -> None:
+    """Print what may hold names from others' files; see `printable`."""
+    click.echo(printable(text), err=err)
+
+
 def fail(message: str, code: int) -> NoReturn:
     """One line on stderr, and the command ends."""
-    click.echo(f"edgekit: error: {' '.join(message.split())}", err=True)
+    say(f"edgekit: error: {' '.join(message.split())}", err=True)
     raise click.exceptions.Exit(code)
 
 

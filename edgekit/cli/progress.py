@@ -4,6 +4,7 @@ import contextlib
 import sys
 from collections.abc import Iterator
 
+from edgekit.errors import printable
 from edgekit.system.worker import OnProgress, Progress
 
 
@@ -26,17 +27,17 @@ def progress(quiet: bool) -> Iterator[OnProgress]:
             key = (step.stage, step.note if step.stage == "convert" else "")
             if key not in told:
                 told.add(key)
-                console.print(": ".join(part for part in key if part), style=None, highlight=False)
+                console.print(printable(": ".join(part for part in key if part)), style=None, highlight=False, markup=False)
 
         yield line
         return
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"), TimeElapsedColumn())
-    with Bars(*columns, TextColumn("{task.fields[note]}"), console=console, transient=True) as bars:
+    with Bars(*columns, TextColumn("{task.fields[note]}", markup=False), console=console, transient=True) as bars:
         tasks: dict[str, TaskID] = {}
 
         def bar(step: Progress) -> None:
             if step.stage not in tasks:
                 tasks[step.stage] = bars.add_task(step.stage, total=step.total, note="")
-            bars.update(tasks[step.stage], completed=step.done, total=step.total, note=step.note)
+            bars.update(tasks[step.stage], completed=step.done, total=step.total, note=printable(step.note))
 
         yield bar

@@ -17,6 +17,11 @@ _BRIGHTEST = 255.0
 # The share of unreadable images that is left out, and told, rather than stopping everything.
 _MOST_UNREADABLE = 0.01
 
+# Of Pillow's many, those that only decode; PostScript is a language, which it hands to Ghostscript.
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
+# A picture of half a megabyte may unpack to a gigabyte.
+_MOST_PIXELS = 64_000_000
+
 
 @dataclass(frozen=True)
 class Preprocessing:
@@ -122,7 +127,12 @@ def read_image(path: Path, height: int, width: int, channels: int, *, crop: bool
     from PIL import Image
 
     try:
-        with Image.open(path) as opened:
+        # A pipe would be waited for.
+        if not path.is_file():
+            raise OSError("not a regular file")
+        with Image.open(path, formats=_FORMATS) as opened:
+            if opened.width * opened.height > _MOST_PIXELS:
+                raise ValueError(f"{opened.width} x {opened.height} pixels, above the {_MOST_PIXELS:,} that are read")
             image: Any = opened.convert("L" if channels == 1 else "RGB")
             box = _centre(image.width, image.height, height, width) if crop else None
             image = image.resize((width, height), Image.Resampling.BILINEAR, box=box)

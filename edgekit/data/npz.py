@@ -9,7 +9,10 @@ from typing import IO
 import numpy as np
 
 from edgekit.data.samples import Array
-from edgekit.errors import DatasetError
+from edgekit.errors import DatasetError, one_line
+
+# What is unpacked: so much, or so many times the file, which zeros exceed and data does not.
+_BYTES, _TIMES = 2**28, 50
 
 
 def read_npz(path: Path, limit: int | None) -> dict[str, Array]:
@@ -18,10 +21,12 @@ def read_npz(path: Path, limit: int | None) -> dict[str, Array]:
     Raises `DatasetError` if the file is empty, truncated, not an .npz, or holds Python objects."""
     try:
         with zipfile.ZipFile(path) as archive:
-            arrays = {}
+            arrays: dict[str, Array] = {}
+            most = max(_BYTES, _TIMES * path.stat().st_size)
             for name in (member.removesuffix(".npy") for member in archive.namelist() if member.endswith(".npy")):
                 with archive.open(f"{name}.npy") as stream:
-                    arrays[name] = _read_member(stream, limit, f"{path}: array {name}")
+                    room = most - sum(array.nbytes for array in arrays.values())
+                    arrays[name] = _read_member(stream, limit, f"{path}: array {name}", room)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         cause = "is empty" if path.stat().st_size == 0 else f"not a whole .npz file ({error})"
         raise DatasetError(f"{path}: {cause}; write it again with numpy.savez") from None
@@ -32,20 +37,26 @@ def read_npz(path: Path, limit: int | None) -> dict[str, Array]:
     return arrays
 
 
-def _read_member(stream: IO[bytes], limit: int | None, name: str) -> Array:
+def _read_member(stream: IO[bytes], limit: int | None, name: str, room: int) -> Array:
     try:
         version = np.lib.format.read_magic(stream)
         read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, column_major, dtype = read_header(stream)
-    except ValueError as error:
-        raise DatasetError(f"{name}: not a whole .npy member ({error}); write it again with numpy.savez") from None
+    except Exception as error:  # a header is a Python literal, and fails as those do
+        raise DatasetError(f"{name}: not a whole .npy member ({one_line(error)}); write it again with numpy.savez") from None
     if dtype.hasobject:
         raise DatasetError(f"{name}: holds Python objects, which are not loaded; save numbers with a fixed shape")
     if not shape:
         raise DatasetError(f"{name}: is a single number; give one row per sample")
+    if not all(isinstance(size, int) and size >= 0 for size in shape):
+        raise DatasetError(f"{name}: not a whole .npy member (shape {shape}); write it again with numpy.savez")
     # A column-major array has no rows lying together: it is read whole.
     rows = shape[0] if limit is None or column_major else min(limit, shape[0])
     count = rows * math.prod(shape[1:])
+    if count * dtype.itemsize > room:
+        raise DatasetError(
+            f"{name}: unpacks to {count * dtype.itemsize / 1e9:.1f} GB, {_TIMES} times the file and more; write it with numpy.savez"
+        )
     data = stream.read(count * dtype.itemsize)
     if len(data) != count * dtype.itemsize:
         raise DatasetError(f"{name}: truncated, {len(data)} of {count * dtype.itemsize} bytes; write it again with numpy.savez")

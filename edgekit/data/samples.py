@@ -10,6 +10,7 @@ import numpy as np
 
 from edgekit.errors import DatasetError, OutputError
 from edgekit.spec import TensorSpec, shown
+from edgekit.system.serial import read_json
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -109,15 +110,13 @@ class Samples:
                 np.save(folder / f"{name}.npy", array, allow_pickle=False)
             (folder / _INDEX).write_text(json.dumps(index), encoding="utf-8")
         except OSError as error:
-            raise OutputError(
-                f"{folder}: samples cannot be written ({error.strerror}); free space or choose another folder"
-            ) from None
+            raise OutputError(f"{folder}: samples cannot be written ({error.strerror}); free some space or set TMPDIR") from None
 
     @staticmethod
     def load(folder: Path) -> "Samples":
         """Open what `save` wrote, memory-mapped and read-only. Raises `DatasetError` if a file is missing or damaged."""
         try:
-            index = json.loads((folder / _INDEX).read_text(encoding="utf-8"))
+            index = read_json(folder / _INDEX)
 
             def mapped(kind: str) -> dict[str, Array]:
                 files = ((name, folder / f"{kind}_{number}.npy") for number, name in enumerate(index[kind]))

@@ -1,12 +1,13 @@
 """What lies in a file or folder, before any encoding: texts, image files or arrays, with their labels."""
 
+import contextlib
 import difflib
 import itertools
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, TypeVar
 
 import numpy as np
@@ -48,6 +49,8 @@ COLUMNS = ColumnNames(
     ),
     labels=("label", "labels", "class", "y", "target", "category", "score"),
 )
+# Tokenizers take a hundred times the memory of a text.
+_LONGEST_TEXT = 10**6
 _ARRAY_LABELS = ("labels", "label", "y")
 _INTEGER = re.compile(r"[+-]?[0-9]+(\.0+)?")
 _FRACTION = re.compile(r"[+-]?[0-9]*\.[0-9]*[1-9][0-9]*([eE][+-]?[0-9]+)?|[+-]?[0-9]+[eE]-[0-9]+")
@@ -78,6 +81,13 @@ class TextRows(_Numbered):
     class_names: tuple[str, ...] | None = None
     numbers: Sequence[int] = ()
     label_columns: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for index, text in enumerate(itertools.chain(self.texts, self.pairs or ())):
+            if len(text) > _LONGEST_TEXT:
+                row = self.number(index % len(self.texts)) + 1
+                longer = f"has a text of {len(text):,} characters, above the {_LONGEST_TEXT:,} that are read"
+                raise DatasetError(f"{self.origin}: row {row} {longer}; cut it, or leave it out")
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -138,6 +148,8 @@ def read(spec: DataSpec, names: ColumnNames = COLUMNS, *, limit: int | None = No
         raise DatasetError(f"{path}: {cause}; give a {formats} file, an image folder with labels.tsv, or hub:NAME[/CONFIG][:SPLIT]")
     if not path.exists():
         raise DatasetError(f"{path}: does not exist; check the path")
+    if not path.is_file():
+        raise DatasetError(f"{path}: is a pipe or a device, not a file; write the rows to a file first")
     if suffix == ".npz":
         return _array_rows(read_npz(path, limit), str(path), spec.label_columns, labelled)
     return _table(spec, names, tables.column_names(path), lambda columns: tables.read_columns(path, columns, limit), {}, labelled)
@@ -353,9 +365,11 @@ def _class_names(listing: Path) -> tuple[str, ...]:
 
 
 def _image_file(folder: Path, name: str, row: int) -> Path:
-    for candidate in (folder / name, folder / "images" / name):
-        if candidate.is_file():
-            return candidate
+    place = PurePath(name)
+    for candidate in () if place.is_absolute() or ".." in place.parts else (folder / place, folder / "images" / place):
+        with contextlib.suppress(OSError):  # a name too long
+            if candidate.is_file():
+                return candidate
     raise DatasetError(
         f"{folder}: labels.tsv names {name!r} in row {row} (from 0), which lies neither there nor in images/; add or remove it"
     )

@@ -8,16 +8,19 @@ where there are four a line pos_tags and chunk_tags as well. Text is UTF-8. Blan
 
 import csv
 import itertools
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from edgekit.errors import DatasetError
+from edgekit.system.serial import parse_json
 
 _CONLL = (".conll", ".iob", ".iob2", ".bio", ".txt")
 _OBJECTS = (".jsonl", ".json", *_CONLL)
 SUFFIXES = (".tsv", ".csv", *_OBJECTS, ".parquet")
+# SQuAD's questions stand on one line of 42 MB.
+_LONGEST_LINE = 2**28
+_MOST_ROWS = 10**7
 _CONLL_2003 = ("tokens", "pos_tags", "chunk_tags", "ner_tags")
 
 
@@ -49,7 +52,8 @@ def read_columns(path: Path, names: Sequence[str], limit: int | None) -> dict[st
         else:
             rows = _object_rows(path, names) if path.suffix.lower() in _OBJECTS else _text_rows(path, names)
             columns = {name: [] for name in names}
-            for row in itertools.islice(rows, limit):
+            for number, row in enumerate(itertools.islice(rows, limit)):
+                _check_count(path, number)
                 for name, value in zip(names, row, strict=True):
                     columns[name].append(value)
     except OSError as error:
@@ -57,6 +61,11 @@ def read_columns(path: Path, names: Sequence[str], limit: int | None) -> dict[st
     if not any(columns.values()):
         raise DatasetError(f"{path}: holds no rows; give a file with at least one")
     return columns
+
+
+def _check_count(path: Path, count: int) -> None:
+    if count > _MOST_ROWS:
+        raise DatasetError(f"{path}: has more than {_MOST_ROWS:,} rows, which memory does not hold; give a part of it")
 
 
 def _object_rows(path: Path, names: Sequence[str]) -> Iterator[list[Any]]:
@@ -105,8 +114,8 @@ def _objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         if not line.strip():
             continue
         try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as error:
+            record = parse_json(line)
+        except ValueError as error:
             raise DatasetError(f"{path}: line {number} is not JSON ({error}); give one object a line") from None
         if not isinstance(record, dict):
             raise DatasetError(f"{path}: line {number} is not a JSON object; give one object a line")
@@ -116,8 +125,8 @@ def _objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 def _json(path: Path) -> list[dict[str, Any]]:
     """Objects of a list, or SQuAD's questions (https://rajpurkar.github.io/SQuAD-explorer) with their contexts."""
     try:
-        held = json.loads("".join(line for _, line in _lines(path)))
-    except (ValueError, RecursionError) as error:
+        held = parse_json("".join(line for _, line in _lines(path)))
+    except ValueError as error:
         raise DatasetError(f"{path}: is not JSON ({error}); give a list of objects, or SQuAD's form") from None
     records: Any = held.get("data") if isinstance(held, dict) else held
     try:
@@ -164,7 +173,9 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
     """Number and text of each line; decoded one by one so that a wrong byte can be named."""
     offset = 0
     with path.open("rb") as stream:
-        for number, raw in enumerate(stream, start=1):
+        for number, raw in enumerate(iter(lambda: stream.readline(_LONGEST_LINE + 1), b""), start=1):
+            if len(raw) > _LONGEST_LINE:
+                raise DatasetError(f"{path}: line {number} has more than {_LONGEST_LINE >> 20} MB; is this a file of that format?")
             try:
                 text = raw.decode("utf-8")
             except UnicodeDecodeError as error:
@@ -197,6 +208,7 @@ def _parquet_columns(path: Path, names: Sequence[str], limit: int | None) -> dic
         for batch in _parquet(path).iter_batches(batch_size=min(limit or 8192, 8192), columns=list(names)):
             for name, values in columns.items():
                 values.extend(batch.column(name).to_pylist())
+            _check_count(path, len(columns[names[0]]))
             if limit is not None and len(columns[names[0]]) >= limit:
                 break
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:

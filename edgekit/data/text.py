@@ -1,7 +1,5 @@
 """Texts to token ids, masks and segments, through the `tokenizers` package: no framework is loaded."""
 
-import json
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -11,13 +9,18 @@ import numpy as np
 
 from edgekit.data.samples import Array, Samples
 from edgekit.data.sources import TextRows, are_numbers
-from edgekit.errors import CheckpointError, ConfigError, DatasetError, EdgekitError
+from edgekit.errors import CheckpointError, ConfigError, DatasetError, thrown_as
 from edgekit.spec import TensorSpec
+from edgekit.system import rooms
+from edgekit.system.child import hushed
+from edgekit.system.serial import read_json
 
 # Input name -> attribute of a tokenizers Encoding. Every text model takes the first two, some the third.
 FIELDS = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
 _KNOWN_PADS = ("[PAD]", "<pad>", "<PAD>")
-_BATCH = 1024
+_BATCH, _BATCH_CHARACTERS = 1024, 2**21
+_SPARSE = 100
+_STOPS = "tokenizer.json: stops at a text ({}); save the tokenizer again with save_pretrained"
 # The later one goes before the earlier.
 _SETTINGS = ("special_tokens_map.json", "tokenizer_config.json")
 
@@ -30,24 +33,43 @@ def encode_text(rows: TextRows, tokenizer: Path, max_length: int, input_names: S
     `max_length` leaves no room for text."""
     encoder = open_tokenizer(tokenizer, max_length, pair=rows.pairs is not None)
     arrays = {name: np.empty((len(rows), max_length), np.int32) for name in input_names}
-    texts = rows.texts if rows.pairs is None else list(zip(rows.texts, rows.pairs, strict=True))
-    for start in range(0, len(rows), _BATCH):
-        stop = start + _BATCH
-        encodings = encoder.encode_batch_fast(list(texts[start:stop]))
+    for part in batches(rows.texts, rows.pairs):
+        texts = list(rows.texts[part]) if rows.pairs is None else list(zip(rows.texts[part], rows.pairs[part], strict=True))
+        with thrown_as(CheckpointError, _STOPS), hushed():
+            encodings = encoder.encode_batch_fast(texts)
         for name, array in arrays.items():
-            array[start:stop] = [getattr(encoding, FIELDS[name]) for encoding in encodings]
+            array[part] = [getattr(encoding, FIELDS[name]) for encoding in encodings]
     return Samples(arrays)
+
+
+def batches(texts: Sequence[Any], pairs: Sequence[Any] | None = None) -> Iterator[slice]:
+    """Parts of some texts, or lists of words, that are tokenized at once: so many, and so many characters."""
+    start = characters = 0
+    for place, text in enumerate(texts):
+        long = _length(text) + (_length(pairs[place]) if pairs is not None else 0)
+        if place > start and (place - start == _BATCH or characters + long > _BATCH_CHARACTERS):
+            yield slice(start, place)
+            start, characters = place, 0
+        characters += long
+    if start < len(texts):
+        yield slice(start, len(texts))
 
 
 def encodings(encoder: Any, texts: Sequence[str], *, special: bool = True) -> Iterator[Any]:
     """Each text's `tokenizers.Encoding` with offsets in characters, with or without the special tokens; few live at a time."""
-    for start in range(0, len(texts), _BATCH):
-        yield from encoder.encode_batch(list(texts[start : start + _BATCH]), add_special_tokens=special)
+    for part in batches(texts):
+        with thrown_as(CheckpointError, _STOPS), hushed():
+            found = encoder.encode_batch(list(texts[part]), add_special_tokens=special)
+        yield from found
 
 
 def token_specs(max_length: int, *, segments: bool) -> tuple[TensorSpec, ...]:
     """Inputs of a text model's .tflite; `segments` tell the two texts of a pair apart."""
     return tuple(TensorSpec(name, (1, max_length), "int32") for name in list(FIELDS)[: 3 if segments else 2])
+
+
+def _length(text: Any) -> int:
+    return len(text) if isinstance(text, str) else sum(map(len, text))
 
 
 def check_room(tokenizer: Path, max_length: int) -> None:
@@ -106,22 +128,18 @@ def _opened(folder: Path, file: Path, max_length: int, pair: bool, changed: tupl
     """`changed` are the times at which what it is read from was written."""
     from tokenizers import Tokenizer
 
-    try:
+    with thrown_as(CheckpointError, f"{file}: not a usable tokenizer ({{}}); save it again with save_pretrained"), hushed():
         if file.is_file():
-            encoder = Tokenizer.from_file(str(file))
+            # Its own reader takes no names that are not UTF-8.
+            encoder = Tokenizer.from_buffer(file.read_bytes())
         else:
             # What reads a file alone needs no children, which take a while to import.
             from edgekit.system.worker import Worker
 
-            with tempfile.TemporaryDirectory(prefix="edgekit-tokenizer-") as room:
+            with rooms.temporary("tokenizer") as room:
                 written = Path(room) / "tokenizer.json"
-                Worker(timeout_s=300).run(_write_fast_tokenizer, folder, written)
+                Worker().run(_write_fast_tokenizer, folder, written)
                 encoder = Tokenizer.from_file(str(written))
-    except EdgekitError:
-        raise
-    except Exception as error:
-        # The package raises bare exceptions for a file that is not a tokenizer.
-        raise CheckpointError(f"{file}: not a usable tokenizer ({str(error)[:200]}); save it again with save_pretrained") from error
     if max_length <= encoder.num_special_tokens_to_add(pair):
         raise ConfigError(
             f"a maximum length of {max_length} leaves no room for text beside the special tokens; give a larger --max-length"
@@ -151,10 +169,18 @@ def uncut(encoder: Any) -> Any:
     """A copy of what `open_tokenizer` gave that neither cuts nor pads, shared as that is."""
     from tokenizers import Tokenizer
 
-    whole = Tokenizer.from_str(encoder.to_str())
+    whole = Tokenizer.from_str(serialized(encoder))
     whole.no_truncation()
     whole.no_padding()
     return whole
+
+
+def serialized(encoder: Any) -> str:
+    """The tokenizer as JSON. Raises `CheckpointError` for ids so far apart that the package counts to them for minutes."""
+    vocabulary = encoder.get_vocab()
+    if (highest := max(vocabulary.values(), default=0)) > _SPARSE * (len(vocabulary) + 1000):
+        raise CheckpointError(f"tokenizer.json: numbers {len(vocabulary)} tokens up to {highest}; number them one after the other")
+    return str(encoder.to_str())
 
 
 def _settings(folder: Path) -> dict[str, Any]:
@@ -162,8 +188,8 @@ def _settings(folder: Path) -> dict[str, Any]:
     settings: dict[str, Any] = {}
     for file in filter(Path.is_file, (folder / name for name in _SETTINGS)):
         try:
-            stored = json.loads(file.read_text(encoding="utf-8"))
-        except ValueError as error:
+            stored = read_json(file)
+        except (OSError, ValueError) as error:
             raise CheckpointError(f"{file}: not JSON ({error}); save the tokenizer again with save_pretrained") from None
         if not isinstance(stored, dict):
             raise CheckpointError(f"{file}: holds no settings by name; save the tokenizer again with save_pretrained")

@@ -1,7 +1,6 @@
 """Measure files side by side: each in fresh children, in turns, so that a drift of the machine hits all of them alike."""
 
 import random
-import tempfile
 import zlib
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -19,7 +18,7 @@ from edgekit.measure.execution import Budget, Timing, Written, time_file, visite
 from edgekit.measure.machine import machine
 from edgekit.measure.measurement import Latency, Measurement
 from edgekit.measure.runtimes import Description
-from edgekit.system import settings
+from edgekit.system import rooms, settings
 from edgekit.system.settings import Checked, at_least, setting
 from edgekit.system.worker import OnProgress, Progress, Worker, together
 from edgekit.tasks.base import Outputs
@@ -45,7 +44,7 @@ class BenchmarkConfig(Checked):
     """`runs` timed inferences of each file, spread over `rounds` fresh children with at least `warmup` uncounted ones in each.
 
     A slow file gets fewer runs (3 at least) once its inferences have taken `max_seconds` over all rounds, and fewer rows
-    once judging it has taken `max_accuracy_seconds`; None is no limit. `timeout_s` and `memory_bytes` stop one child."""
+    once judging it has taken `max_accuracy_seconds`; None is no limit."""
 
     threads: int = settings.threads()
     runs: int = setting(100, "Timed inferences of each file in all.", at_least(1))
@@ -53,8 +52,6 @@ class BenchmarkConfig(Checked):
     rounds: int = setting(5, "Fresh processes for each file, in turns.", at_least(1))
     max_seconds: float = 20.0
     max_accuracy_seconds: float | None = 120.0
-    timeout_s: float = 600.0
-    memory_bytes: int | None = None
     gzip: bool = True
     seed: int = settings.seed()
 
@@ -80,7 +77,7 @@ def benchmark(
     everything = [*files, *([reference] if reference is not None else [])]
     for file in everything:
         runtimes.runtime_of(file)
-    with tempfile.TemporaryDirectory(prefix="edgekit-measure-") as room:
+    with rooms.temporary("measure") as room:
         folders = _folders(everything, samples, Path(room))
         predicted = list({file.resolve(): file for file in everything}.values()) if folders else []
         steps = _Steps(config.rounds * len(files) + len(predicted), on_progress)
@@ -125,17 +122,14 @@ def benchmark(
         ]
 
 
-def outputs(
-    file: Path, samples: Samples | Path, threads: int = 2, *, timeout_s: float | None = None, on_progress: OnProgress = None
-) -> dict[str, Array]:
+def outputs(file: Path, samples: Samples | Path, threads: int = 2, *, on_progress: OnProgress = None) -> dict[str, Array]:
     """All outputs of `file` by name for every one of `samples` (or of the folder they were saved to), real values, (N, …).
 
     Run in a child. Raises what `runtimes.load` and `edgekit.system.worker.Worker` raise, and `DatasetError`
     if there are no rows."""
-    with tempfile.TemporaryDirectory(prefix="edgekit-measure-") as room:
+    with rooms.temporary("measure") as room:
         folder, target = _saved(samples, Path(room)), Path(room) / "outputs"
-        worker = Worker(timeout_s=timeout_s, on_progress=on_progress)
-        written: Written = worker.run(write_outputs, file, folder, target, threads, None, None).value
+        written: Written = Worker(on_progress=on_progress).run(write_outputs, file, folder, target, threads, None, None).value
         return {name: np.load(path)[: written.count] for name, path in written.files.items()}
 
 
@@ -208,7 +202,7 @@ def _time_in_turns(
         seconds=config.max_seconds / config.rounds,
         least=-(-_LEAST_RUNS // config.rounds),
     )
-    worker = Worker(timeout_s=config.timeout_s, memory_bytes=config.memory_bytes)
+    worker = Worker()
     for turn in order(len(files), config.rounds, config.seed):
         for index in turn:
             steps.next(files[index].name)
@@ -268,7 +262,6 @@ def _predict(
 ) -> _Pass | str:
     """Outputs of the samples that were run, or why there are none; `known` are those of the first in the order `visited`."""
     steps.next(file.name)
-    worker = Worker(timeout_s=config.timeout_s, memory_bytes=config.memory_bytes)
     samples, threads = Samples.load(folder), -(-config.threads // 2)
     alike = len({tuple((name, output.shape) for name, output in outputs.items()) for outputs in known}) == 1
     head = known if alike else ()
@@ -276,9 +269,9 @@ def _predict(
     if len(head) == len(samples):
         return _Pass(len(head), {name: _placed(places, [row[name] for row in head]) for name in head[0]})
     try:
-        written: Written = worker.run(
-            write_outputs, file, folder, target, threads, config.seed, config.max_accuracy_seconds, len(head)
-        ).value
+        written: Written = (
+            Worker().run(write_outputs, file, folder, target, threads, config.seed, config.max_accuracy_seconds, len(head)).value
+        )
     except EdgekitError as error:
         return _named(file, error)
     outputs = {name: np.load(path, mmap_mode="r+") for name, path in written.files.items()}

@@ -4,7 +4,6 @@ One process runs one kind of them: torch and TensorFlow never share a process, a
 
 import importlib
 import inspect
-import json
 import struct
 import time
 import zipfile
@@ -21,6 +20,8 @@ from edgekit.errors import CheckpointError, ModelFormatError, one_line
 from edgekit.models import weights
 from edgekit.models.checkpoint import Checkpoint
 from edgekit.spec import Signature, TensorSpec
+from edgekit.system import artifacts
+from edgekit.system.serial import parse_json, read_json
 from edgekit.system.worker import Worker
 from edgekit.tflite import flatbuffer
 
@@ -49,7 +50,6 @@ _NUMPY = {"float": "float32", "double": "float64"}
 # Indices, shapes and flags are no weights, though they are stored among them.
 _NO_WEIGHTS = ("INT64", "I64", "BOOL", "STRING")
 _MOST_HEADER_BYTES = 100_000_000
-_DESCRIBE_SECONDS = 300.0
 
 
 class Runnable(Protocol):
@@ -130,7 +130,7 @@ def describe(path: Path) -> Description:
         return Description(runtime, content.signature(content.entry()), (path,), _tflite_parameters(content))
     if runtime is Runtime.PYTORCH:
         return _describe_checkpoint(path)
-    return Worker(timeout_s=_DESCRIBE_SECONDS).run(_describe_onnx if runtime is Runtime.ONNX else _describe_torchscript, path).value
+    return Worker().run(_describe_onnx if runtime is Runtime.ONNX else _describe_torchscript, path).value
 
 
 def weight_files(path: Path) -> tuple[Path, ...]:
@@ -171,7 +171,8 @@ class _Onnx(_NoDelegate):
     def set_inputs(self, inputs: Mapping[str, Array]) -> None:
         _check_names(self._path, self.signature, inputs)
         self._feed = {
-            spec.name: np.ascontiguousarray(as_fed(inputs[spec.name], len(spec.shape)), spec.dtype)
+            # Not ascontiguousarray, which makes a row of a scalar.
+            spec.name: np.asarray(as_fed(inputs[spec.name], len(spec.shape)), spec.dtype, order="C")
             for spec in self.signature.inputs
         }
 
@@ -312,12 +313,26 @@ def _torchscript(path: Path) -> Any:
 
     if not zipfile.is_zipfile(path):
         raise ModelFormatError(f"{path}: not a TorchScript file; write it with edgekit export --format torchscript")
+    if not _is_exported(path):
+        raise ModelFormatError(
+            f"{path}: is a program that PyTorch would run, and has no manifest of edgekit beside it that vouches for it; "
+            "write it with edgekit export --format torchscript"
+        )
     try:
         return torch.jit.load(str(path), map_location="cpu")
     except (RuntimeError, ValueError, OSError) as error:
         raise ModelFormatError(
             f"{path}: not a whole TorchScript file ({one_line(error)}); write it with edgekit export --format torchscript"
         ) from None
+
+
+def _is_exported(path: Path) -> bool:
+    """Whether the manifest beside a file names its hash."""
+    try:
+        manifest = read_json(path.with_name(f"{path.name}.json"))
+        return bool(manifest["kind"] == "torchscript" and manifest["sha256"] == artifacts.sha256(path))
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def _torchscript_signature(module: Any) -> Signature:
@@ -352,11 +367,11 @@ def _safetensors_parameters(file: Path) -> int:
             (length,) = struct.unpack("<Q", stream.read(8))
             if length > _MOST_HEADER_BYTES:
                 raise ValueError("its header is too long")
-            header = json.loads(stream.read(length))
+            header = parse_json(stream.read(length))
         header.pop("__metadata__", None)
         shapes = [entry["shape"] for entry in header.values() if entry["dtype"] not in _NO_WEIGHTS]
         return sum(int(np.prod(shape, dtype=np.int64)) for shape in shapes)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, struct.error):
         raise CheckpointError(f"{file}: not a readable safetensors file; copy or download it again") from None
 
 

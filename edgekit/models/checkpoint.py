@@ -1,7 +1,6 @@
 """Find a checkpoint, read what its config.json says, and carry its tokenizer along; `weights` loads it as a model."""
 
 import importlib.util
-import json
 import re
 import shutil
 from collections.abc import Mapping
@@ -11,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.data.text import token_specs
-from edgekit.errors import CheckpointError, ConfigError, OutputError, one_line
+from edgekit.errors import CheckpointError, ConfigError, InputError, OutputError, one_line, thrown_as
 from edgekit.spec import TensorSpec, path_of
+from edgekit.system.serial import read_json
 from edgekit.tasks import table as tasks
 from edgekit.tasks.base import Task
+from edgekit.tasks.classification import MOST_CLASSES
 
 PACKAGE = "package:"
 SAFE, PICKLED = "model*.safetensors", "pytorch_model*.bin"
@@ -39,6 +40,7 @@ _OFFSET_POSITIONS = (
     "xlm-roberta",
     "xlm-roberta-xl",
 )
+_MOST_LAYERS = 10**4
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
@@ -49,6 +51,7 @@ def resolve(reference: str) -> Path:
     if reference.startswith(PACKAGE):
         return _package_folder(reference.removeprefix(PACKAGE))
     path = path_of(reference)
+    check_name(path)
     if path.is_dir():
         return path
     if path.exists():
@@ -60,6 +63,14 @@ def resolve(reference: str) -> Path:
 
 def _below_a_folder(path: Path) -> bool:
     return len(path.parts) > 1 and Path(path.parts[0]).is_dir()
+
+
+def check_name(path: Path) -> None:
+    """Raise `InputError` for a name that frameworks do not read."""
+    try:
+        str(path.resolve()).encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{path}: its name is not UTF-8, which frameworks do not read; rename it") from None
 
 
 def _package_folder(name: str) -> Path:
@@ -79,7 +90,7 @@ def _package_folder(name: str) -> Path:
 
 def _is_model_config(file: Path) -> bool:
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        found = read_json(file)
     except (OSError, ValueError):
         return False
     return isinstance(found, dict) and "model_type" in found
@@ -120,7 +131,7 @@ def read_config(path: Path) -> dict[str, Any]:
     if not file.is_file():
         raise CheckpointError(f"{path}: holds no config.json; give a folder that save_pretrained wrote")
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        found = read_json(file)
     except UnicodeDecodeError as error:
         raise CheckpointError(
             f"{file}: not UTF-8 at byte offset {error.start}; save the model again with save_pretrained"
@@ -129,6 +140,10 @@ def read_config(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{file}: not readable as JSON ({error}); save the model again with save_pretrained") from None
     if not isinstance(found, dict) or not isinstance(found.get("model_type"), str):
         raise CheckpointError(f"{file}: names no model_type; give a folder that save_pretrained wrote for a transformers model")
+    for name, count in found.items():
+        # Layers are made before their weights are looked for, one after the other.
+        if "layer" in name and isinstance(count, int) and count > _MOST_LAYERS:
+            raise CheckpointError(f"{file}: {name} is {count}, and no model has more than {_MOST_LAYERS}; mend it there")
     return found
 
 
@@ -165,12 +180,14 @@ class Checkpoint:
         names = self.config.get("id2label")
         if names is None:
             count = self.config.get("num_labels", self.config.get("_num_labels", 2))
-            names = {number: f"LABEL_{number}" for number in range(count)}
+            names = {
+                number: f"LABEL_{number}" for number in range(count if isinstance(count, int) and count <= MOST_CLASSES else 0)
+            }
         try:
             ids = {str(name): int(number) for number, name in sorted(names.items(), key=lambda item: int(item[0]))}
         except (AttributeError, TypeError, ValueError):
-            ids = {}
-        if len(ids) != len(names) or list(ids.values()) != list(range(len(ids))):
+            names = ids = {}
+        if not ids or len(ids) != len(names) or list(ids.values()) != list(range(len(ids))):
             raise CheckpointError(
                 f"{self.path / 'config.json'}: id2label must name the classes 0, 1, 2, … each differently; mend it there"
             )
@@ -184,7 +201,8 @@ class Checkpoint:
     @cached_property
     def settings(self) -> dict[str, Any]:
         """What the task reads its outputs with."""
-        return self.task.settings(self.config, self.labels)
+        with thrown_as(CheckpointError, f"{self.path / 'config.json'}: cannot be read for {self.task.name} ({{}}); mend it there"):
+            return self.task.settings(self.config, self.labels)
 
     @property
     def vocabulary(self) -> int | None:

@@ -2,15 +2,15 @@
 
 All but `is_quantization_aware`, `check_format` and `keras_3` need TensorFlow with tf_keras, so they belong in a worker child."""
 
-import json
 import mmap
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from edgekit.errors import ConversionError, ModelFormatError, UnsupportedOpError
+from edgekit.system.serial import parse_json
 from edgekit.tflite import signatures, tree
 
 _HDF5 = b"\x89HDF\r\n\x1a\n"
@@ -18,8 +18,24 @@ _ZIP = b"PK\x03\x04"
 _WRAPPER = b'"QuantizeWrapper'
 # Of layers that were wrapped for quantization-aware training.
 _PREFIX = "quant_"
-# The class of layers that are a Python function, stored as bytecode.
-_CODE = "Lambda"
+# Classes of layers that are a Python function, stored as bytecode, or call a method of what they are given by its name.
+_CODE = {"Lambda", "ClassMethod", "InstanceMethod", "TensorFlowOpLayer"}
+# How Keras writes what JSON has no form for.
+_NOTATION = ("TensorShape", "TypeSpec", "__bytes__", "__ellipsis__", "__tuple__", "function")
+_MODULES = ("builtins", "keras", "tf_keras", "tensorflow_model_optimization")
+# Layers that call a function of TensorFlow by its name, and the functions that compute and do nothing else.
+_SYMBOLS = ("TFOpLambda", "SlicingOpLambda")
+_SAFE_SYMBOL = re.compile(
+    r"(compat\.v1\.)?(__operators__|bitwise|image|keras\.activations|linalg|math|nn|quantization|random|signal|sparse)(\.\w+)+"
+    r"|(compat\.v1\.)?(abs|acosh?|add|add_n|argmax|argmin|argsort|asinh?|atan[2h]?|batch_to_space|bitcast|boolean_mask|broadcast_to|cast"
+    r"|clip_by_(global_norm|norm|value)|concat|constant|convert_to_tensor|cosh?|cumsum|depth_to_space|divide|dynamic_partition"
+    r"|dynamic_stitch|einsum|ensure_shape|equal|exp|expand_dims|eye|fill|floor|gather|gather_nd|greater|greater_equal|identity"
+    r"|less|less_equal|linspace|logical_(and|not|or)|matmul|maximum|meshgrid|minimum|mirror_pad|multiply|negative|norm|not_equal"
+    r"|one_hot|ones|ones_like|pad|pow|range|rank|realdiv|reduce_\w+|repeat|reshape|reverse|reverse_sequence|roll|round|scan|scatter_nd"
+    r"|searchsorted|sequence_mask|shape|sigmoid|sign|sinh?|size|slice|sort|space_to_batch(_nd)?|space_to_depth|split|sqrt|square"
+    r"|squeeze|stack|stop_gradient|strided_slice|subtract|tanh?|tensordot|tensor_scatter_nd_\w+|tile|transpose|truediv|truncatediv"
+    r"|truncatemod|unique|unstack|where|zeros|zeros_like)"
+)
 
 
 def is_quantization_aware(source: Path) -> bool:
@@ -55,7 +71,6 @@ def load(source: Path) -> Any:
 
     Raises `ModelFormatError` if tf_keras cannot load it, if it holds Python code, or if its inputs are not known."""
     aware = is_quantization_aware(source)
-    _refuse_code(source)
     import tf_keras
 
     try:
@@ -65,7 +80,10 @@ def load(source: Path) -> Any:
 
             scope = tfmot.quantization.keras.quantize_scope()
         with scope:
+            _refuse_code(source, _classes() | {name for part in getattr(scope, "custom_objects", ()) for name in part})
             model = tf_keras.models.load_model(str(source), compile=False)
+    except ModelFormatError:
+        raise
     except Exception as error:  # what the loaders raise on damaged files and foreign classes shares no base class
         text = " ".join(str(error).split())[:200]
         if str(_attribute(source, "keras_version")).startswith("3"):
@@ -79,15 +97,28 @@ def load(source: Path) -> Any:
     return model
 
 
-def _refuse_code(source: Path) -> None:
-    """Raise `ModelFormatError` for a file with Lambda layers: loading it would run the code that they hold."""
+def _refuse_code(source: Path, known: Collection[str]) -> None:
+    """Raise `ModelFormatError` for a file with more than classes that are `known` and functions that compute."""
     try:
-        layers = _layers(json.loads(_attribute(source, "model_config") or "null"))
+        parts = [*_objects(parse_json(_attribute(source, "model_config") or "null"))]
     except ValueError:
         return  # the loader tells what is wrong with it
-    if names := sorted(str(layer.get("config", {}).get("name", _CODE)) for layer in layers if layer["class_name"] == _CODE):
+    allowed = {*known, *_NOTATION} - _CODE
+    for part in parts:
+        kind, config, module = str(part["class_name"]), part.get("config"), str(part.get("module") or "keras")
+        name, symbol = kind, None
+        if isinstance(config, Mapping):
+            name, symbol = config.get("name", kind), config.get("function") if kind in _SYMBOLS else None
+        if symbol is not None and not _SAFE_SYMBOL.fullmatch(str(symbol)):
+            what = f"calls tf.{symbol}, which is not known to compute and do nothing else"
+        elif kind not in allowed and kind not in _SYMBOLS:
+            what = "holds Python code" if kind == "Lambda" else "is of a class that Keras does not have"
+        elif module.split(".")[0] not in _MODULES or (kind == "function" and module != "builtins"):
+            what = f"asks for the module {module}"
+        else:
+            continue
         raise ModelFormatError(
-            f"{source}: Lambda layer {names[0]} holds Python code, which edgekit does not run; use a Keras layer or a tf op "
+            f"{source}: {kind} layer {name} {what}, so edgekit does not load it; use a Keras layer or a tf op "
             "in its place, or save the model as a SavedModel"
         )
 
@@ -103,13 +134,21 @@ def _attribute(source: Path, name: str) -> Any:
         return None
 
 
-def _layers(config: Any) -> Iterator[dict[str, Any]]:
-    """Each layer in a model's configuration, those inside others too."""
+def _objects(config: Any) -> Iterator[dict[str, Any]]:
+    """Each object that a model's configuration describes, those inside others too."""
     parts = config if isinstance(config, list) else config.values() if isinstance(config, dict) else ()
     if isinstance(config, dict) and "class_name" in config:
         yield config
     for part in parts:
-        yield from _layers(part)
+        yield from _objects(part)
+
+
+def _classes() -> set[str]:
+    """Names of what Keras builds from a configuration."""
+    import tf_keras
+
+    places = (tf_keras.layers, tf_keras.initializers, tf_keras.regularizers, tf_keras.constraints, tf_keras.mixed_precision)
+    return {"Functional", "Model", "Sequential", *(name for place in places for name in dir(place))}
 
 
 def without_wrappers(model: Any, source: Path) -> Any:

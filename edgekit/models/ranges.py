@@ -1,7 +1,6 @@
 """The ranges that quantization-aware training leaves beside a checkpoint's weights, for conversion to int8 to take up."""
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 from edgekit.errors import CheckpointError
 from edgekit.models.weights import weight_files
 from edgekit.system import artifacts, serial
+from edgekit.system.serial import read_json
 
 RANGES = "quantization_ranges.json"
 BITS = 8
@@ -73,7 +73,7 @@ def read(folder: Path) -> tuple[TrainedRanges | None, str]:
     if not file.is_file():
         return None, ""
     try:
-        stored = serial.read(_Stored, json.loads(file.read_text(encoding="utf-8")))
+        stored = serial.read(_Stored, read_json(file))
     except (OSError, ValueError):
         raise CheckpointError(f"{file}: holds no ranges that edgekit wrote; remove it, or train with --qat again") from None
     if (stored.bits, stored.scheme) != (BITS, SCHEME):

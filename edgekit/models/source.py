@@ -6,7 +6,7 @@ from pathlib import Path
 
 from edgekit.errors import ModelFormatError
 from edgekit.models import keras2
-from edgekit.models.checkpoint import PACKAGE, Checkpoint, resolve
+from edgekit.models.checkpoint import PACKAGE, Checkpoint, check_name, resolve
 from edgekit.models.linear8 import refuse_quantized
 from edgekit.spec import path_of
 
@@ -41,6 +41,7 @@ def classify(reference: str, task: str | None = None) -> Source:
     `task` is what a checkpoint is for, where its head is not to tell. Raises `CheckpointError` if nothing is found,
     `ModelFormatError` if a file is of another kind, and `ConfigError` for a task that is not known."""
     path = path_of(reference)
+    check_name(path)
     if path.is_dir() and (path / "saved_model.pb").is_file():
         return Source(Kind.SAVED_MODEL, path.resolve(), path.resolve().name)
     suffix = path.suffix.lower()

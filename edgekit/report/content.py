@@ -1,7 +1,6 @@
 """What a report holds, and how it is written to and read from JSON."""
 
 import enum
-import json as json_format
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
@@ -94,7 +93,7 @@ class Report:
     def from_json(text: str, origin: str = "report") -> "Report":
         """Read what `json` wrote; `origin` names it in errors. Raises `InputError` if it is anything else."""
         try:
-            return serial.read(Report, json_format.loads(text))
+            return serial.read(Report, serial.parse_json(text))
         except ValueError as error:
             raise InputError(f"{origin}: not an edgekit report ({error}); give the {FILE_NAME} or the folder of a run") from None
 

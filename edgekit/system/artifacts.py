@@ -3,10 +3,12 @@
 import contextlib
 import ctypes
 import errno
+import fcntl
 import hashlib
 import importlib.metadata
 import json
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -18,14 +20,18 @@ from typing import Any
 import filelock
 
 from edgekit.errors import DISK_FULL, OutputError
-from edgekit.system.serial import plain, to_json
+from edgekit.system import rooms
+from edgekit.system.serial import plain, read_json, to_json
 
-# The manifest inside a checkpoint folder; those of files lie beside them.
-MANIFEST = "edgekit.json"
+# The manifest inside a checkpoint folder; those of files lie beside them. A bundle has checksums.
+MANIFEST, SUMS = "edgekit.json", "SHA256SUMS"
 LOCK_NAME = ".edgekit.lock"
 _PARTIAL = ".edgekit-partial-"
-# Between making a work folder's lock and holding it lies a moment.
+_COMMITTED, _REPLACED = ".committed", ".replaced"
+# Between making a room and locking it lies a moment.
 _YOUNG_SECONDS = 60
+# An absolute path inside a sentence; what follows a colon, as in https://, is none.
+_PLACE = re.compile(r"(?<![\w.:/~-])/(?:[^\s/\"',;:()]+/)+[^\s/\"',;:()]*")
 
 
 @dataclass(frozen=True)
@@ -33,7 +39,7 @@ class Artifact:
     """A published file or folder and its history; written as JSON beside it.
 
     `parents` maps each source's name to its sha256, `config` is what the stage was told, `tools` the versions of the
-    packages that did the work, `measured` what was found when the result was run."""
+    packages that did the work, `measured` what was found when the result was run, `files` the sha256 of each file in a folder."""
 
     kind: str
     path: str
@@ -44,6 +50,7 @@ class Artifact:
     config_sha256: str = ""
     tools: Mapping[str, str] = field(default_factory=dict)
     measured: Mapping[str, Any] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
 
 
 def describe(
@@ -71,6 +78,7 @@ def describe(
         config_sha256=hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest(),
         tools=versions,
         measured=plain(measured) if measured is not None else {},
+        files={} if path.is_file() else {file.relative_to(path).as_posix(): sha256(file) for file in _files(path, hidden=True)},
     )
 
 
@@ -99,16 +107,32 @@ def published(
 
     Unless `manifest` says where, that of a folder lies in it and that of a file beside it, with `.json` for its suffix.
     Raises what `staged` does."""
+    refuse_existing(final, overwrite=overwrite)
     with staged(final, overwrite=overwrite) as partial:
         draft = Draft(partial, measured)
         yield draft
         draft.artifact = artifact = describe(
             partial, kind, name=final.name, parents=parents, config=config, tools=tools, measured=draft.measured
         )
-        if partial.is_dir() and manifest is None:
-            (partial / MANIFEST).write_text(to_json(artifact) + "\n", encoding="utf-8")
-    if final.is_file() or manifest is not None:
-        write_text(manifest or final.with_suffix(".json"), to_json(artifact))
+        # Names that are not UTF-8 are written as JSON's escapes.
+        content = to_json(portable(plain(artifact), final.parent)).encode(errors="backslashreplace")
+        inside = partial.is_dir() and manifest is None
+        (partial / MANIFEST if inside else partial.with_name((manifest or final.with_suffix(".json")).name)).write_bytes(content)
+
+
+def portable(value: Any, folder: Path) -> Any:
+    """Plain data without this machine's paths: in `folder`, the current one or home relative, elsewhere a name alone.
+
+    What is published does not tell who made it, and where."""
+    if isinstance(value, dict):
+        return {portable(key, folder): portable(item, folder) for key, item in value.items()}
+    if isinstance(value, list):
+        return [portable(item, folder) for item in value]
+    if not isinstance(value, str):
+        return value
+    for root in dict.fromkeys(str(place) for place in (folder, folder.resolve(), Path.cwd(), Path.home()) if place.is_absolute()):
+        value = value.replace(f"{root.rstrip('/')}/", "")
+    return Path(value).name if value.startswith("/") and "\n" not in value else _PLACE.sub(lambda found: Path(found[0]).name, value)
 
 
 def sha256(path: Path) -> str:
@@ -127,9 +151,9 @@ def size(path: Path) -> int:
     return path.stat().st_size if path.is_file() else sum(file.stat().st_size for file in _files(path))
 
 
-def _files(folder: Path) -> list[Path]:
-    visible = (file for file in folder.rglob("*") if not any(part.startswith(".") for part in file.relative_to(folder).parts))
-    return sorted(file for file in visible if file.is_file())
+def _files(folder: Path, *, hidden: bool = False) -> list[Path]:
+    every = (file for file in folder.rglob("*") if file.is_file() or file.is_symlink())
+    return sorted(file for file in every if hidden or not any(part.startswith(".") for part in file.relative_to(folder).parts))
 
 
 @contextlib.contextmanager
@@ -149,8 +173,7 @@ def claimed(folder: Path) -> Iterator[Path]:
     except OSError as error:
         raise _unwritable(folder, error) from None
     try:
-        for stale in folder.glob(f"{_PARTIAL}*"):
-            _remove(stale)
+        _sweep(folder)
         yield folder
     except BaseException:
         _leave_nothing(folder, made)
@@ -163,7 +186,7 @@ def claimed(folder: Path) -> Iterator[Path]:
 @contextlib.contextmanager
 def resumable(folder: Path, worth: str) -> Iterator[Path]:
     """`claimed`, and removed when the block ends; a run that fails leaves it where something in it is called like `worth`."""
-    with claimed(folder) as room:
+    with claimed(folder) as room, rooms.writable(room):
         try:
             yield room
         except BaseException:
@@ -184,40 +207,46 @@ def _leave_nothing(folder: Path, made: Sequence[Path]) -> None:
                 place.rmdir()
 
 
-@contextlib.contextmanager
-def work_folder(prefix: str) -> Iterator[Path]:
-    """A temporary folder that is gone when the block ends; those of the same `prefix` that killed runs left go first."""
-    for left in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
-        _sweep(left)
-    with tempfile.TemporaryDirectory(prefix=prefix) as made:
-        # The system takes the lock back from a process that is killed, which tells its folder from one at work.
-        lock = filelock.FileLock(Path(made) / LOCK_NAME)
-        with contextlib.suppress(OSError, NotImplementedError, filelock.Timeout):
-            lock.acquire(blocking=False)
-        try:
-            yield Path(made)
-        finally:
-            lock.release()
+def refuse_existing(path: Path, *, overwrite: bool, whole: bool = True) -> None:
+    """Raise `OutputError` if `path` exists and may not be replaced; asked before the work as well as at its end.
+
+    A folder that is replaced as a `whole` may be where edgekit's own manifest accounts for all that lies in it."""
+    _refuse_existing(path, overwrite)
+    if whole and path.is_dir() and (foreign := _foreign(path)):
+        others = f" and {len(foreign) - 1} more" if len(foreign) > 1 else ""
+        raise OutputError(
+            f"{path}: holds {foreign[0]}{others}, which edgekit did not write or which changed since; "
+            "move that elsewhere or choose another --out"
+        )
 
 
-def _sweep(left: Path) -> None:
-    """Remove a work folder of this user's whose lock nobody holds."""
-    lock = left / LOCK_NAME
-    with contextlib.suppress(OSError, NotImplementedError, filelock.Timeout):
-        if left.is_symlink() or left.stat().st_uid != os.getuid() or time.time() - lock.stat().st_mtime < _YOUNG_SECONDS:
-            return
-        with filelock.FileLock(lock, timeout=0):
-            shutil.rmtree(left, ignore_errors=True)
-
-
-def refuse_existing(path: Path, *, overwrite: bool) -> None:
-    """Raise `OutputError` if `path` exists and may not be replaced; asked before the work as well as at its end."""
+def _refuse_existing(path: Path, overwrite: bool) -> None:
     try:
         exists = path.exists()
     except OSError as error:  # no right to look there, or a name too long
         raise _unwritable(path, error) from None
     if exists and not overwrite:
         raise OutputError(f"{path}: exists already; add --overwrite to replace it or choose another --out")
+
+
+def _foreign(folder: Path) -> list[str]:
+    """Names of the files in a folder that none of edgekit's manifests accounts for."""
+    known: dict[str, str] = {MANIFEST: ""}
+    for manifest in (folder / MANIFEST, folder.with_name(f"{folder.name}.json")):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+            known |= read_json(manifest)["files"]
+    with contextlib.suppress(OSError, ValueError):
+        lines = (folder / SUMS).read_text(encoding="utf-8").splitlines()
+        known |= {SUMS: ""} | {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
+    names = {file.relative_to(folder).as_posix(): file for file in _files(folder, hidden=True)}
+    return [name for name, file in names.items() if not (name in known and known[name] in ("", sha256(file)))]
+
+
+def refuse_source(path: Path, source: Path) -> None:
+    """Raise `OutputError` if what is to be written to `path` would take the place of what it is made of."""
+    found = source.resolve()
+    if path.resolve() in (found, *found.parents):
+        raise OutputError(f"{path}: holds {source}, which it is made of; choose another --out")
 
 
 def check_place(path: Path) -> None:
@@ -239,32 +268,86 @@ def _unwritable(path: Path, error: OSError) -> OutputError:
 
 @contextlib.contextmanager
 def staged(final: Path, *, overwrite: bool = False) -> Iterator[Path]:
-    """Yield a path in `final`'s folder to write a file or a folder to; when the block ends without error it becomes `final`.
+    """Yield a path in a room of its own to write a file or a folder to; when the block ends without error it becomes `final`.
 
-    Synced to disk before the rename. If the block raises, `final` keeps what it held. Raises `OutputError` if the
-    place cannot be written or `final` exists and `overwrite` is false."""
-    refuse_existing(final, overwrite=overwrite)
+    Files that lie beside it in the room then come to lie beside `final`: a run that is killed between the two is finished by the
+    next one that claims the folder. All is synced to disk before. If the block raises, `final` keeps what it held. Raises
+    `OutputError` if the place cannot be written or `final` exists and `overwrite` is false."""
+    _refuse_existing(final, overwrite)
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(final.parent)
         room = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=final.parent))
     except OSError as error:
         raise _unwritable(final, error) from None
+    lock = None
+    # Where the file system has no locks nobody sweeps, either.
+    with contextlib.suppress(OSError):
+        lock = _locked(room)
     partial = room / final.name
     try:
         try:
-            yield partial
+            with rooms.writable(room):
+                yield partial
         except OSError as error:
             if error.errno in DISK_FULL:
                 raise OutputError(f"{final}: {error.strerror}; free some space or choose another --out") from error
             raise
         try:
-            _sync([partial, *partial.rglob("*")])
-            _publish(partial, final, room / "replaced")
+            partial.stat()
+            beside = [item for item in room.iterdir() if item != partial]
+            _sync([partial, *partial.rglob("*"), *beside])
+            (room / _REPLACED).write_text(str(partial.stat().st_ino))
+            _sync([room / _REPLACED])
+            (room / _REPLACED).rename(room / _COMMITTED)
+            _sync([room])
+            _finish(room)
             _sync([final.parent])
         except OSError as error:
             raise _unwritable(final, error) from None
     finally:
         _remove(room)
+        if lock is not None:
+            os.close(lock)
+
+
+def _locked(room: Path) -> int:
+    """An open lock on a folder, which the system takes back from a process that is killed. Raises `BlockingIOError`."""
+    lock = os.open(room, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(lock)
+        raise
+    return lock
+
+
+def _sweep(folder: Path) -> None:
+    """Finish what killed runs were about to publish in `folder`, and clear away what they left half-written."""
+    for stale in folder.glob(f"{_PARTIAL}*"):
+        # Whose owner is at work, or that is gone by now, stays; so does one that was made a moment ago and is not locked yet.
+        with contextlib.suppress(OSError):
+            young = time.time() - stale.stat().st_mtime < _YOUNG_SECONDS and not any(stale.iterdir())
+            lock = _locked(stale)
+            try:
+                if not young:
+                    _finish(stale)
+                    _remove(stale)
+            finally:
+                os.close(lock)
+
+
+def _finish(room: Path) -> None:
+    """Give what lies in a room its final name, if all that belongs together was there; again where a run was killed over it."""
+    if not (room / _COMMITTED).exists():
+        return
+    number = (room / _COMMITTED).read_text()
+    for item in [item for item in room.iterdir() if item.name not in (_COMMITTED, _REPLACED)]:
+        if item.is_file():
+            item.replace(room.parent / item.name)
+        # Once folders have changed places it is the old one.
+        elif str(item.stat().st_ino) == number:
+            _publish(item, room.parent / item.name, room / _REPLACED)
 
 
 def _publish(partial: Path, final: Path, replaced: Path) -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import enum
+import errno
 import json
 import math
 import types
@@ -16,6 +17,8 @@ from edgekit.spec import DataSpec, path_of
 
 T = TypeVar("T")
 
+# A tokenizer of 250,000 words takes 20 MB. Python takes ten times what it reads.
+_MOST_JSON_BYTES = 2**28
 _MODEL_SUFFIXES = {".h5", ".onnx", ".tflite"}
 _WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a string", Path: "a path"}
 
@@ -53,6 +56,23 @@ def plain(value: Any, *, sparse: bool = False) -> Any:
 
 
 _DATA = {item.name: item.default for item in dataclasses.fields(DataSpec) if item.name != "source"}
+
+
+def parse_json(text: str | bytes) -> Any:
+    """`json.loads` that raises `ValueError` for nesting beyond Python's depth, too."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def read_json(file: Path) -> Any:
+    """What `file` holds. Raises `ValueError` where that is no JSON, and `OSError`, for what is no regular file or large, too."""
+    if file.exists() and not file.is_file() and not file.is_dir():
+        raise OSError(errno.EINVAL, "not a regular file", str(file))
+    if file.stat().st_size > _MOST_JSON_BYTES:
+        raise ValueError(f"more than {_MOST_JSON_BYTES >> 20} MB")
+    return parse_json(file.read_text(encoding="utf-8"))
 
 
 def to_json(value: Any) -> str:

@@ -4,6 +4,7 @@ The parent believes a child only if it exited with 0 *and* left a result file: l
 on failure, and the kernel kills without a word."""
 
 import contextlib
+import errno
 import gc
 import json
 import os
@@ -23,10 +24,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Generic, ParamSpec, TypeVar
 
-import psutil
-
-from edgekit.errors import DISK_FULL, EdgekitError, OutputError, WorkerCrashed, WorkerOutOfMemory, WorkerTimeout
+from edgekit.errors import DISK_FULL, EdgekitError, OutputError, WorkerCrashed, WorkerOutOfMemory, WorkerTimeout, one_line
+from edgekit.system import limits, pickles, rooms
+from edgekit.system.cage import confine
 from edgekit.system.child import die_with_parent, signal_name
+from edgekit.system.serial import parse_json
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -41,6 +43,7 @@ _cancelled = threading.Event()
 # of an export's time.
 _GC_THRESHOLD = 200_000
 _LOG_TAIL = 4000
+_NO_ROOM = "free some space, set TMPDIR or choose another --out"
 # What every framework is told: tfmot and onnx2tf need Keras 2, and none of them should talk unasked.
 _QUIET = {
     "TF_USE_LEGACY_KERAS": "1",
@@ -79,7 +82,7 @@ class Outcome(Generic[T]):
 
 @dataclass(frozen=True)
 class Worker:
-    """How to run children: time limit in seconds, memory limit in bytes (resident, with descendants), extra environment."""
+    """How to run children: most seconds, most bytes (resident, with descendants) beside what `limits` says, extra environment."""
 
     timeout_s: float | None = None
     memory_bytes: int | None = None
@@ -93,28 +96,33 @@ class Worker:
         `WorkerOutOfMemory` when the child ends in any other way than by returning."""
         name = f"{function.__module__.removeprefix('edgekit.')}.{function.__qualname__}"
         # What a child that is killed has started may still write for a moment.
-        with tempfile.TemporaryDirectory(prefix="edgekit-worker-", ignore_cleanup_errors=True) as folder:
+        with tempfile.TemporaryDirectory(dir=rooms.jobs(), ignore_cleanup_errors=True) as folder:
             job = Path(folder)
             (job / _TEMPORARY).mkdir()
             with (job / "call").open("wb") as call:
                 pickle.dump((function, args, kwargs), call)
+            # Messages name the file that the child works on, if that is one the user knows.
+            subject = next((given for given in args if isinstance(given, Path) and not rooms.holds(given)), None)
+            name = name if subject is None else f"{subject}: {name}"
             started = time.perf_counter()
-            code = self._wait(job, name)
+            code = self._wait(job, name, limits.silence([*args, *kwargs.values()]))
             seconds = time.perf_counter() - started
-            return self._read(job, name, code, seconds)
+            return self._read(job, name, code, seconds, function.__module__.split(".")[0])
 
-    def _wait(self, job: Path, name: str) -> int:
+    def _wait(self, job: Path, name: str, silence: float) -> int:
         read_fd, write_fd = os.pipe()
         # Libraries leave temporary files behind (TensorFlow's autograph one for each function), more so when they are killed.
         private = {"TMPDIR": str(job / _TEMPORARY), _PROGRESS_FD: str(write_fd)}
         environment = {**os.environ, **_QUIET, **self.env, **private}
-        deadline = None if self.timeout_s is None else time.monotonic() + self.timeout_s
+        started = heard = time.monotonic()
+        most = min((bound for bound in (self.timeout_s, limits.given().timeout_s) if bound is not None), default=None)
         try:
             with (job / "log").open("wb") as log:
                 child = _start(name, job, environment, log, write_fd)
         finally:
             os.close(write_fd)
         try:
+            memory = limits.Memory(child.pid, self.memory_bytes)
             with selectors.DefaultSelector() as selector, os.fdopen(read_fd, "rb", buffering=0) as pipe:
                 os.set_blocking(read_fd, False)
                 selector.register(pipe, selectors.EVENT_READ)
@@ -123,6 +131,7 @@ class Worker:
                     if selector.select(_POLL_SECONDS):
                         chunk = pipe.read(65536)
                         if chunk:
+                            heard = time.monotonic()
                             pending = self._progress(pending + chunk)
                         else:
                             selector.unregister(pipe)
@@ -131,12 +140,19 @@ class Worker:
                                 child.wait(_POLL_SECONDS)
                     if _cancelled.is_set():
                         raise WorkerCrashed(f"{name}: stopped, because what ran beside it ended early; start again", _log_tail(job))
-                    if deadline is not None and time.monotonic() > deadline:
-                        limit = f"{self.timeout_s:g} s; allow more time or give a smaller model"
-                        raise WorkerTimeout(f"{name}: stopped after the limit of {limit}", _log_tail(job))
-                    if self.memory_bytes is not None and _resident(child.pid) > self.memory_bytes:
-                        limit = f"{self.memory_bytes / 2**30:.1f} GiB; allow more memory or give a smaller model"
-                        raise WorkerOutOfMemory(f"{name}: stopped above the limit of {limit}", _log_tail(job))
+                    now = time.monotonic()
+                    if most is not None and now > started + most:
+                        raise WorkerTimeout(
+                            f"{name}: stopped after the limit of {most:g} s; allow more with --timeout or give a smaller model",
+                            _log_tail(job),
+                        )
+                    if most is None and now > heard + silence:
+                        raise WorkerTimeout(
+                            f"{name}: stopped after {silence:.0f} s without progress; allow more with --timeout, if it is sound",
+                            _log_tail(job),
+                        )
+                    if memory.exceeded():
+                        raise WorkerOutOfMemory(f"{name}: stopped above {memory.told}", _log_tail(job))
                 self._progress(pending + (pipe.read(65536) or b""))
         finally:
             with contextlib.suppress(ProcessLookupError):
@@ -148,13 +164,16 @@ class Worker:
         *lines, rest = data.split(b"\n")
         for line in lines:
             if self.on_progress is not None:
-                self.on_progress(Progress(**json.loads(line)))
+                self.on_progress(Progress(**parse_json(line)))
         return rest
 
-    def _read(self, job: Path, name: str, code: int, seconds: float) -> Outcome[T]:
+    def _read(self, job: Path, name: str, code: int, seconds: float, package: str = "edgekit") -> Outcome[T]:
         result = job / "result"
         if code == 0 and result.exists():
-            value, error, peak = pickle.loads(result.read_bytes())
+            try:
+                value, error, peak = pickles.loads(result.read_bytes(), package)
+            except Exception as raised:  # what damaged pickles raise shares no base class
+                raise WorkerCrashed(f"{name}: sent no result that can be read ({one_line(raised)})", _log_tail(job)) from raised
             if error is not None:
                 raise error
             return Outcome(value, seconds, peak)
@@ -162,6 +181,8 @@ class Worker:
         if code == -signal.SIGKILL:
             cause = "killed by the system, most likely out of memory; free memory or give a smaller model"
             raise WorkerOutOfMemory(f"{name}: {cause}", log)
+        if code == os.EX_IOERR:
+            raise OutputError(f"{tempfile.gettempdir()}: {os.strerror(errno.ENOSPC)}; {_NO_ROOM}", log)
         if code < 0:
             raise WorkerCrashed(f"{name}: crashed with {signal_name(-code)}; run with --debug for its last output", log)
         lines = [line for line in log.splitlines() if line.strip()]
@@ -172,7 +193,7 @@ class Worker:
 def _start(name: str, job: Path, env: Mapping[str, str], log: IO[bytes], progress: int) -> subprocess.Popen[bytes]:
     paths = json.dumps([str(entry) for entry in sys.path])
     return subprocess.Popen(
-        [sys.executable, "-P", "-c", _CHILD, paths, str(job), str(os.getpid()), name],
+        [sys.executable, "-P", "-c", _CHILD, paths, str(job), str(os.getpid()), name, places(job)],
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=log,
@@ -180,6 +201,11 @@ def _start(name: str, job: Path, env: Mapping[str, str], log: IO[bytes], progres
         pass_fds=(progress,),
         start_new_session=True,
     )
+
+
+def places(job: Path) -> str:
+    """Where the child of `job` may write, as it is told."""
+    return json.dumps([str(place) for place in (job, *rooms.open_to_children())])
 
 
 def together(tasks: Sequence[Callable[[], T]]) -> list[T]:
@@ -224,45 +250,43 @@ def peak_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def _resident(pid: int) -> int:
-    total = 0
-    with contextlib.suppress(psutil.Error):
-        process = psutil.Process(pid)
-        for member in [process, *process.children(recursive=True)]:
-            with contextlib.suppress(psutil.Error):
-                total += member.memory_info().rss
-    return total
-
-
 def _log_tail(job: Path) -> str:
     return (job / "log").read_bytes()[-_LOG_TAIL:].decode(errors="replace")
 
 
-def _typed(raised: Exception, name: str) -> EdgekitError:
+def _typed(raised: BaseException, name: str) -> EdgekitError:
     trace = traceback.format_exc()
     if isinstance(raised, EdgekitError):
         raised.detail = raised.detail or trace
         return raised
     if isinstance(raised, MemoryError):
         return WorkerOutOfMemory(f"{name}: out of memory; free memory or give a smaller model", trace)
-    if isinstance(raised, OSError) and raised.errno in DISK_FULL:
-        return OutputError(f"{raised.filename or name}: {raised.strerror}; free some space or choose another --out", trace)
     text = " ".join(str(raised).split())[:300]
-    return WorkerCrashed(f"{name}: {type(raised).__name__}: {text}", trace)
+    # Libraries wrap what the system says in errors of their own.
+    full = [os.strerror(number) for number in DISK_FULL if number == getattr(raised, "errno", None) or os.strerror(number) in text]
+    if full:
+        return OutputError(f"{getattr(raised, 'filename', None) or name}: {full[0]}; {_NO_ROOM}", trace)
+    return WorkerCrashed(f"{name}: {type(raised).__name__}: {text}; run with --debug for more", trace)
 
 
-def _main(job: str, parent: str, name: str) -> None:
+def _main(job: str, parent: str, name: str, writable: str) -> None:
     die_with_parent(int(parent))
+    confine(map(Path, json.loads(writable)), limits.most_memory())
     gc.set_threshold(_GC_THRESHOLD)
     try:
         with (Path(job) / "call").open("rb") as call:
             function, args, kwargs = pickle.load(call)
         result = pickle.dumps((function(*args, **kwargs), None, peak_memory()))
-    except Exception as raised:
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as raised:  # a panic of Rust is no Exception
         result = pickle.dumps((None, _typed(raised, name), peak_memory()))
     partial = Path(job) / "result.partial"
-    partial.write_bytes(result)
-    partial.rename(partial.with_name("result"))
+    try:
+        partial.write_bytes(result)
+        partial.rename(partial.with_name("result"))
+    except OSError:
+        os._exit(os.EX_IOERR)
     sys.stdout.flush()
     sys.stderr.flush()
     # Frameworks run threads and destructors at exit that can hang or crash after the work is safely done.

@@ -23,7 +23,7 @@ from edgekit.tasks.metrics import Metric, moments
 # As transformers calls them in config.json's problem_type, and what makes scores of the outputs.
 SINGLE, MULTI, REGRESSION = "single_label_classification", "multi_label_classification", "regression"
 ACTIVATIONS = {SINGLE: "softmax", MULTI: "sigmoid", REGRESSION: "none"}
-THRESHOLD = 0.5
+THRESHOLD, MOST_CLASSES = 0.5, 10**6
 # How far the float32 or int8 outputs of a softmax may be from a sum of 1.
 _SUM_TOLERANCE = 0.02
 _METRICS: Mapping[str, tuple[Metric, ...]] = {
@@ -228,12 +228,20 @@ def _label_names(rows: Rows, known: Sequence[str], columns: Sequence[str]) -> li
         lengths = {len(label) for label in rest}
         flags = len(lengths) == 1 and {value for label in rest for value in label} <= {0, 1}
         count = max(lengths) if flags else 1 + max((int(value) for label in rest for value in label), default=0)
+        _check_count(rows, count)
         names = [] if count <= len(known) else [f"LABEL_{number}" for number in range(count)]
     return list(known) if {name.casefold() for name in names} <= folded else names
 
 
+def _check_count(rows: Rows, count: int) -> None:
+    if count > MOST_CLASSES:
+        raise DatasetError(f"{rows.origin}: has the label {count - 1}, beyond the {MOST_CLASSES:,} classes of a head; mend it")
+
+
 def _class_names(rows: Rows, named: Sequence[str], known: Sequence[str]) -> list[str]:
     """Of a head that chooses one: those that the data names, else the model's own where they are as many, else the data's."""
+    if odd := [label for label in rows.labels or () if not isinstance(label, str | int)]:
+        raise DatasetError(f"{rows.origin}: the label {str(odd[0])[:80]!r} is neither a name nor a number; give one of these")
     labels = set(rows.labels)  # type: ignore[arg-type]
     if len(labels) < 2:
         raise DatasetError(f"{rows.origin}: all rows have the label {labels.pop()!r}; give rows of at least two classes")
@@ -250,6 +258,7 @@ def _class_names(rows: Rows, named: Sequence[str], known: Sequence[str]) -> list
     if {str(label) for label in labels} <= set(names):
         return names
     count = len(named) or max(labels) + 1
+    _check_count(rows, count)
     if strays := sorted(labels - set(range(count))):
         among = f"the {count} classes {', '.join(named)}" if named else "0 and upwards"
         raise DatasetError(f"{rows.origin}: the label {strays[0]} is outside {among}; mend the labels")

@@ -241,7 +241,8 @@ def _given(where: str, label: Any, context: str) -> list[tuple[str, int]]:
     texts = list(texts) if isinstance(texts, list | tuple) else [] if texts is None else [texts]
     starts = list(starts) if isinstance(starts, list | tuple) else [starts] if isinstance(starts, int) else []
     starts = starts if any(start is not None for start in starts) else []
-    if not all(isinstance(text, str) for text in texts) or len(starts) not in (0, len(texts)):
+    typed = all(isinstance(text, str) for text in texts) and all(isinstance(start, int) for start in starts)
+    if not typed or len(starts) not in (0, len(texts)):
         raise DatasetError(
             f"{where} has the answers {str(label)[:80]!r}; give their text and answer_start, a list of texts or one text"
         )

@@ -2,6 +2,7 @@
 
 The format: https://github.com/google-ai-edge/LiteRT/blob/main/tflite/converter/schema/schema.fbs"""
 
+import math
 import mmap
 import struct
 import traceback
@@ -19,7 +20,11 @@ DEFAULT_KEY = "serving_default"
 MODEL_METADATA = "TFLITE_METADATA"
 MIN_RUNTIME = "min_runtime_version"
 
-_SMALLEST = 16
+_SMALLEST, _WORD = 16, 4
+# Of one input: 1 GB of float32.
+_MOST_VALUES = 2**28
+# Of a zip archive: the record at its end, and that with the longest comment.
+_END, _LONGEST_END = 22, 22 + 2**16
 _MAX_TABLES = 1_000_000
 _MAX_METADATA_BYTES = 16 * 2**20
 # A buffer with an offset above 1 lies outside the flatbuffer, counted from the start of the file (files above 2 GB).
@@ -132,8 +137,12 @@ class ModelFile:
         return Entry("", 0, by_name(names, graph.inputs), by_name(names, graph.outputs))
 
     def signature(self, entry: Entry) -> Signature:
-        """Shapes and dtypes of what `entry` names."""
+        """Shapes and dtypes of what `entry` names. Raises `ModelFormatError` for an input of which one row fills the memory."""
         tensors = self.subgraphs[entry.subgraph].tensors
+        for name, at in entry.inputs.items():
+            shape = tensors[at].shape
+            if math.prod(max(size, 1) for size in shape) > _MOST_VALUES:
+                raise ModelFormatError(f"{self.path}: input {name} takes {list(shape)}, more than fits; convert it again")
         inputs, outputs = (tuple(tensors[at].spec(name) for name, at in ends.items()) for ends in (entry.inputs, entry.outputs))
         return Signature(inputs, outputs)
 
@@ -198,7 +207,10 @@ def parse(data: bytes | memoryview, origin: str) -> ModelFile:
     if head[4:8] != IDENTIFIER:
         raise ModelFormatError(f"{origin}: not a .tflite file (no {IDENTIFIER.decode()} at byte 4); give one, or convert it first")
     try:
-        return _Reader(memoryview(data), origin).model()
+        reader = _Reader(memoryview(data), origin)
+        model = reader.model()
+        reader.check_end()
+        return model
     except (struct.error, IndexError, TypeError, ValueError, OverflowError):
         raise ModelFormatError(
             f"{origin}: damaged: an offset leads out of its {len(data)} bytes; convert or download it again", traceback.format_exc()
@@ -213,6 +225,7 @@ class _Reader:
         self.budget = 2 * len(data)
         self.tables_left = _MAX_TABLES
         self.dtypes = {code: name.lower() for code, name in schema.names("TensorType").items()}
+        self.appended = False
 
     def damaged(self, what: str) -> ModelFormatError:
         return ModelFormatError(f"{self.origin}: damaged: {what}; convert or download it again")
@@ -271,11 +284,24 @@ class _Reader:
             external_files=tuple(self.text(item.Name()) for item in self.tables(model, "ExternalBufferGroups")),
         )
 
+    def check_end(self) -> None:
+        """flatbuffers are padded to whole words; an archive behind one ends with a record (PKWARE's APPNOTE, 4.3.16)."""
+        tail = bytes(self.data[-_LONGEST_END:])
+        directory, end = tail.find(b"PK\x01\x02"), tail.rfind(b"PK\x05\x06")
+        comment = int.from_bytes(tail[end + _END - 2 : end + _END], "little")
+        if end >= 0 and len(tail) == end + _END + comment:
+            return
+        if 0 <= directory < end and len(tail) < end + _END + comment:
+            raise self.damaged("the archive at its end is not whole")
+        if len(self.data) % _WORD and not self.appended:
+            raise self.damaged(f"its {len(self.data)} bytes are no whole words, so that some are missing at its end")
+
     def buffer(self, buffer: Any) -> memoryview:
         start, size = buffer.Offset(), buffer.Size()
         if start >= FIRST_EXTERNAL_OFFSET:
             if start + size > len(self.data):
                 raise self.damaged(f"constant data ends at byte {start + size} of {len(self.data)}")
+            self.appended = True
             return self.data[start : start + size]
         vector = buffer.DataAsNumpy()
         return memoryview(b"") if isinstance(vector, int) else memoryview(vector)

@@ -14,6 +14,7 @@ import numpy as np
 
 from edgekit.errors import DatasetError, ModelFormatError, UnsupportedOpError
 from edgekit.spec import Signature, TensorSpec
+from edgekit.system import rooms
 from edgekit.tflite import flatbuffer, signatures
 
 _DELEGATE = "DELEGATE"
@@ -84,7 +85,7 @@ class Model:
     def _alone(self, path: Path) -> Iterator[Path]:
         """A copy of the file with this signature alone; once it is mapped, its name may go."""
         changes = signatures.only(flatbuffer.mapped(path), self._entry)
-        with tempfile.NamedTemporaryFile(prefix="edgekit-", suffix=".tflite") as copied:
+        with tempfile.NamedTemporaryFile(suffix=".tflite", dir=rooms.rooms()) as copied:
             shutil.copyfile(path, copied.name)
             for place, value in changes.items():
                 os.pwrite(copied.fileno(), value, place)

@@ -1,7 +1,6 @@
 """Write TFLite Model Metadata into a model in memory, and pack and read the files that travel behind it."""
 
 import io
-import json
 import struct
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from edgekit.errors import ModelFormatError
+from edgekit.system.serial import parse_json
 from edgekit.tflite import flatbuffer, metadata, signatures
 from edgekit.tflite.metadata import AssociatedFile, ModelMetadata, TensorMetadata
 
@@ -80,7 +80,7 @@ def read_files(path: Path, names: Sequence[str] | None = None) -> dict[str, byte
 def settings(path: Path) -> dict[str, Any]:
     """What `SETTINGS` behind the model says; empty without one. Raises `ModelFormatError` if it is damaged."""
     try:
-        said = json.loads(read_files(path, (SETTINGS,)).get(SETTINGS, b"{}"))
+        said = parse_json(read_files(path, (SETTINGS,)).get(SETTINGS, b"{}"))
     except ValueError as error:
         raise ModelFormatError(f"{path}: its {SETTINGS} is damaged ({error}); convert or download it again") from None
     return said if isinstance(said, dict) else {}

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -20,7 +19,8 @@ from edgekit.report.content import FILE_NAME, Report, load, measurement
 from edgekit.spec import DataSpec, path_of, shown
 from edgekit.stages.quantize.plan import TRAINED
 from edgekit.stages.quantize.schemes import SCHEMES
-from edgekit.system import settings
+from edgekit.system import rooms, settings
+from edgekit.system.serial import read_json
 from edgekit.system.settings import Checked, at_least, setting, share
 from edgekit.system.worker import OnProgress
 from edgekit.tasks.judgement import Judgement
@@ -109,7 +109,7 @@ def advise(
     if is_published(folder):
         files = _of_folder(folder, config.data, target)
     else:
-        with contextlib.nullcontext(out) if out else tempfile.TemporaryDirectory(prefix="edgekit-advise-") as room:
+        with contextlib.nullcontext(out) if out else rooms.temporary("advise") as room:
             place = Path(room)
             files = _converted(model, place, conversion, target, kept=place == out, overwrite=overwrite, on_progress=on_progress)
     origin, room_for = files.origin, (config.flash_bytes, config.ram_bytes)
@@ -218,7 +218,7 @@ def _measure(
     timing = BenchmarkConfig(
         threads=config.threads, runs=60, rounds=3, max_seconds=6.0, max_accuracy_seconds=30.0, gzip=False, seed=config.seed
     )
-    with tempfile.TemporaryDirectory(prefix="edgekit-advise-rows-") as place:
+    with rooms.temporary("advise-rows") as place:
         spec = DataSpec(rows, mean=config.mean, std=config.std)
         samples = encode_for(files[0], spec, Path(place), config.task) if rows is not None else None
         figures = benchmark(files, samples, timing, reference=reference, schemes=schemes, on_progress=on_progress)
@@ -293,7 +293,7 @@ def _manifests(folder: Path) -> tuple[dict[Path, dict[str, Any]], dict[Path, dic
     rejected = {}
     for beside in sorted([*folder.glob(f"*{_REJECTED}.json"), *folder.glob(f"*/*{_REJECTED}.json")]):
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
-            manifest = json.loads(beside.read_text(encoding="utf-8"))
+            manifest = read_json(beside)
             whole = {"scheme"} <= manifest["config"].keys() and {"measurement", "refused"} <= manifest["measured"].keys()
             if whole and beside.with_suffix("").is_file():
                 rejected[beside.with_suffix("")] = manifest

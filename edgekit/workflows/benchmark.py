@@ -1,7 +1,6 @@
 """Files that are there already, measured side by side: on this machine, or timed on a phone."""
 
 import contextlib
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from edgekit.measure.machine import machine
 from edgekit.measure.runtimes import Runtime, runtime_of
 from edgekit.report.content import LearningCurve, Report
 from edgekit.spec import DataSpec
+from edgekit.system import rooms
 from edgekit.system.worker import OnProgress
 from edgekit.tflite import flatbuffer
 from edgekit.workflows.inputs import encode_for, model_name, scheme_of
@@ -44,7 +44,7 @@ def benchmark(
     everything = [*files, *([reference] if reference is not None else [])]
     _check_parsed(files, everything, reference)
     shown = "random values (no data set given)"
-    with tempfile.TemporaryDirectory(prefix="edgekit-benchmark-") as room:
+    with rooms.temporary("benchmark") as room:
         samples = None
         if data is not None and (others := [file for file in files if runtime_of(file) is not Runtime.LITERT]):
             raise ConfigError(f"{others[0]}: is no .tflite file; compare it on a data set with edgekit compare")

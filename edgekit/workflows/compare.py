@@ -1,7 +1,5 @@
 """Versions of one model side by side, whatever they are stored as: each with its own tokenizer, all on the same rows."""
 
-import json
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
@@ -21,7 +19,8 @@ from edgekit.models.checkpoint import Checkpoint
 from edgekit.report.content import Report
 from edgekit.report.pruned import read_plan
 from edgekit.spec import DataSpec, TensorSpec, path_of
-from edgekit.system import settings
+from edgekit.system import rooms, settings
+from edgekit.system.serial import read_json
 from edgekit.system.settings import Checked, at_least, setting
 from edgekit.system.worker import OnProgress
 from edgekit.tasks.base import Task
@@ -94,10 +93,10 @@ def compare(
     base = _chosen(config.reference, references, names)
     plans = [read_plan(path, name) for path, name in zip(paths, names, strict=True)]
     timing = config.timing
-    with tempfile.TemporaryDirectory(prefix="edgekit-compare-") as place:
+    with rooms.temporary("compare") as place:
         room = Path(place)
-        rooms = (room / f"version_{number}" for number in range(len(paths)))
-        versions = [_version(name, path, data, own) for name, path, own in zip(names, paths, rooms, strict=True)]
+        parts = (room / f"version_{number}" for number in range(len(paths)))
+        versions = [_version(name, path, data, own) for name, path, own in zip(names, paths, parts, strict=True)]
         lengths = _lengths(versions, config.max_length)
         first = next((version for version in versions if "task" in version.settings), versions[0])
         rows, task, settings = rows_for(data, first.settings, first.known.signature.outputs, config.task)
@@ -176,7 +175,7 @@ def _version(name: str, path: Path, data: DataSpec, room: Path) -> _Version:
 def _exported(file: Path) -> tuple[Path | None, int | None]:
     """The checkpoint that `edgekit export` made `file` from, if it is still there, and the length it was exported at."""
     try:
-        manifest: dict[str, Any] = json.loads(file.with_name(f"{file.name}.json").read_text(encoding="utf-8"))
+        manifest: dict[str, Any] = read_json(file.with_name(f"{file.name}.json"))
         if manifest["path"] != file.name:
             return None, None
         sources = [Path(parent) for parent in manifest["parents"] if (Path(parent) / "config.json").is_file()]

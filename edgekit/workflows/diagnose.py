@@ -1,6 +1,5 @@
 """Diagnose a .tflite file that is there already: its data encoded, its layers judged, the result written."""
 
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +7,7 @@ from pathlib import Path
 from edgekit.measure import examine
 from edgekit.measure.examine import Diagnosis
 from edgekit.spec import DataSpec, shown
-from edgekit.system import artifacts, serial, settings
+from edgekit.system import artifacts, rooms, serial, settings
 from edgekit.system.settings import Checked, setting
 from edgekit.system.worker import OnProgress
 from edgekit.tflite import flatbuffer
@@ -31,7 +30,7 @@ def diagnose(file: str | Path, config: DiagnoseConfig, *, on_progress: OnProgres
     Raises what `measure.examine.diagnose` and `encode_for` raise."""
     file, against, data = Path(file), Path(config.against), config.data
     examine.check(file, against)
-    with tempfile.TemporaryDirectory(prefix="edgekit-diagnose-") as room:
+    with rooms.temporary("diagnose") as room:
         # edgekit keeps the tokenizer beside its own files; a file from elsewhere often lies alone.
         tells = settings_of(flatbuffer.read(file)) or (file.parent / "tokenizer.json").is_file() or data.tokenizer is not None
         encode_for(file if tells else against, data, Path(room), config.task).save(Path(room) / "samples")

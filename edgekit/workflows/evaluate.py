@@ -1,6 +1,5 @@
 """One .tflite file judged on a data set by its task's metrics."""
 
-import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,7 +8,7 @@ from edgekit.measure import judge
 from edgekit.measure.judge import BenchmarkConfig
 from edgekit.measure.measurement import Measurement
 from edgekit.spec import DataSpec
-from edgekit.system import settings
+from edgekit.system import rooms, settings
 from edgekit.system.settings import Checked, setting
 from edgekit.system.worker import OnProgress
 from edgekit.tflite import flatbuffer
@@ -37,7 +36,7 @@ def evaluate(
         flatbuffer.read(file)
     # One inference is timed on the way, which says nothing; a benchmark does.
     timing = BenchmarkConfig(config.threads, runs=1, warmup=0, rounds=1, max_accuracy_seconds=None, gzip=False, seed=data.seed)
-    with tempfile.TemporaryDirectory(prefix="edgekit-evaluate-") as room:
+    with rooms.temporary("evaluate") as room:
         samples = encode_for(model, data, Path(room), config.task)
         row, *others = judge.benchmark(files, samples, timing, reference=config.against, on_progress=on_progress)
     if failures := [other.failure for other in others if other.failure]:

@@ -13,7 +13,7 @@ from edgekit.data.representative import draw
 from edgekit.data.samples import Samples, random_samples
 from edgekit.data.sources import TextRows
 from edgekit.data.text import check_room
-from edgekit.errors import ConfigError, RefusedError
+from edgekit.errors import ConfigError, RefusedError, about
 from edgekit.measure.measurement import Measurement, refusal
 from edgekit.models import linear8
 from edgekit.models.checkpoint import Checkpoint, copy_tokenizer, publish_tokenizer, refuse_other_tokenizer, resolve
@@ -24,7 +24,7 @@ from edgekit.stages.export.onnx import export_onnx
 from edgekit.stages.export.ort import export_ort
 from edgekit.stages.export.saved_model import export_saved_model
 from edgekit.stages.export.torchscript import export_torchscript
-from edgekit.system import artifacts, settings
+from edgekit.system import artifacts, rooms, settings
 from edgekit.system.artifacts import Artifact
 from edgekit.system.settings import at_least, check, setting
 from edgekit.system.worker import OnProgress, Progress, Worker
@@ -107,13 +107,14 @@ def export(
     for path in (out, manifest):
         artifacts.refuse_existing(path, overwrite=overwrite)
     checkpoint = Checkpoint.read(resolve(str(model)).resolve(), config.task)
+    artifacts.refuse_source(out, checkpoint.path)
     linear8.refuse_quantized(checkpoint.path, checkpoint.config, "exported")
     checkpoint.check_length(config.max_length)
     check_room(checkpoint.tokenizer, config.max_length)
     if kind not in _FOLDERS:
         refuse_other_tokenizer(checkpoint.path, out.parent, overwrite=overwrite)
     worker = Worker(on_progress=on_progress)
-    with artifacts.claimed(out.parent), artifacts.work_folder("edgekit-export-") as work:
+    with artifacts.claimed(out.parent), rooms.temporary("export") as work, about(checkpoint.path):
         rows = work / "rows"
         _samples(checkpoint, config, work).save(rows)
         if on_progress is not None:

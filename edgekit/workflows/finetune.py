@@ -17,12 +17,12 @@ from edgekit.data.representative import draw
 from edgekit.data.samples import Array, Samples
 from edgekit.data.sources import TextRows
 from edgekit.data.text import token_specs
-from edgekit.errors import ConfigError, DatasetError
+from edgekit.errors import ConfigError, DatasetError, about
 from edgekit.models.checkpoint import Checkpoint, resolve
 from edgekit.spec import DataSpec, shown
 from edgekit.stages.train import loop
 from edgekit.stages.train.config import FinetuneConfig, FinetuneResult
-from edgekit.system import artifacts
+from edgekit.system import artifacts, rooms
 from edgekit.system.serial import plain
 from edgekit.system.worker import OnProgress, Worker
 from edgekit.tasks.base import Task
@@ -86,6 +86,8 @@ def run_training(
 ) -> FinetuneResult:
     """What fine-tuning and distillation have in common, once the head is settled; `teacher` as in `loop.Job`."""
     started = time.perf_counter()
+    for source in (checkpoint, *teacher[:1]) if teacher else (checkpoint,):
+        artifacts.refuse_source(out, source.path)
     evaluation = read_texts(config.evaluation_data, checkpoint.task) if config.evaluation_data else None
     models = {"": checkpoint} | ({loop.TEACHER: teacher[0]} if teacher else {})
     parts: dict[str, Samples] = {}
@@ -111,7 +113,7 @@ def run_training(
     tools = {tool: importlib.metadata.version(tool) for tool in _TOOLS}
     resume, deciding = out.parent / f".{out.name}.resume", replace(config, **_NOT_DECIDING)
     key = digest_of([parents, settings, deciding, tools, teacher[1] if teacher else None])
-    with artifacts.resumable(resume, f"{loop.STATE}*") as room, artifacts.work_folder("edgekit-train-") as rows:
+    with artifacts.resumable(resume, f"{loop.STATE}*") as room, rooms.temporary("train") as rows, about(checkpoint.path):
         for name, samples in parts.items():
             samples.save(rows / name)
         seconds = time.perf_counter() - started

@@ -1,6 +1,5 @@
 """What a .tflite says of its task, tokenizer, labels and normalization, and rows of a data set in the form that it takes."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,24 +11,61 @@ from edgekit.data.samples import Samples
 from edgekit.data.sources import Rows
 from edgekit.errors import ModelFormatError
 from edgekit.spec import DataSpec, TensorSpec
+from edgekit.stages.quantize.schemes import SCHEMES
+from edgekit.system import artifacts
+from edgekit.system.serial import read_json
 from edgekit.tasks.base import Task
+from edgekit.tasks.classification import ACTIVATIONS
 from edgekit.tasks.generic import GENERIC
 from edgekit.tasks.recognition import named, recognise
 from edgekit.tflite import flatbuffer, metadata, package
 from edgekit.tflite.flatbuffer import ModelFile
 from edgekit.tflite.package import LABELS
 
+_NUMBERS = list | tuple, int | float
+_MANIFEST_KINDS = {"mean": _NUMBERS, "std": _NUMBERS}
+# What a file may say of itself, inside or beside it.
+_KINDS = {
+    **_MANIFEST_KINDS,
+    "activation": (str,),
+    "edgekit": (str,),
+    "labels": (list | tuple, str),
+    "max_length": (int,),
+    "pairs": (bool,),
+    "problem": (str,),
+    "task": (str,),
+    "threshold": (int | float,),
+}
+
+
+_CHOICES = {"activation": tuple(ACTIVATIONS.values()), "problem": tuple(ACTIVATIONS)}
+
 
 def manifest_of(file: Path) -> dict[str, Any]:
     """What edgekit wrote beside `file`, or nothing if it is not ours or the file has changed since."""
     beside = file.with_suffix(".json")
     try:
-        manifest = json.loads(beside.read_text(encoding="utf-8"))
-        ours = manifest["kind"] == "tflite" and manifest["path"] == file.name and manifest["size_bytes"] == file.stat().st_size
-        whole = ours and {"scheme"} <= manifest["config"].keys() and {"measurement", "plan"} <= manifest["measured"].keys()
-        return manifest if whole else {}
+        manifest = read_json(beside)
+        ours = manifest["kind"] == "tflite" and manifest["path"] == file.name and manifest["sha256"] == artifacts.sha256(file)
+        return manifest if ours and _is_whole(manifest["config"], manifest["measured"]) else {}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
+
+
+def _is_whole(config: Mapping[str, Any], measured: Mapping[str, Any]) -> bool:
+    figures, plan, data = measured["measurement"], measured["plan"], measured.get("data", "")
+    typed = isinstance(figures, Mapping) and isinstance(plan, Mapping | None) and isinstance(data, str)
+    return typed and config["scheme"] in SCHEMES and _misfit(config, _MANIFEST_KINDS) is None
+
+
+def _misfit(settings: Mapping[str, Any], kinds: Mapping[str, Any]) -> str | None:
+    """The first of the settings that is there and of another type; the items of a list are as its second type says."""
+    for name, (kind, *items) in kinds.items():
+        if (value := settings.get(name)) is not None and not (
+            isinstance(value, kind) and all(isinstance(item, of) for of in items for item in value)
+        ):
+            return name
+    return None
 
 
 def encode_for(file: Path, spec: DataSpec, folder: Path, task: str | None = None) -> Samples:
@@ -75,7 +111,11 @@ def settings_of(content: ModelFile) -> dict[str, Any]:
         except ModelFormatError as error:
             raise ModelFormatError(f"{path}: {error}; convert or download it again") from None
     beside = {"mean": statistics[0], "std": statistics[1], "task": measured["measurement"].get("task") if measured else None}
-    return {name: value for name, value in beside.items() if value} | settings
+    found = {name: value for name, value in beside.items() if value} | settings
+    odd = (name for name, choices in _CHOICES.items() if found.get(name, choices[0]) not in choices)
+    if (name := _misfit(found, _KINDS) or next(odd, None)) is not None:
+        raise ModelFormatError(f"{path}: its setting {name} is {str(found[name])[:80]}; convert it again")
+    return found
 
 
 def read_task(content: ModelFile, name: str | None = None) -> tuple[Task, dict[str, Any]]:

@@ -13,7 +13,7 @@ from edgekit.data.overlap import array_digests
 from edgekit.data.representative import MINIMUM, draw
 from edgekit.data.samples import Array, Samples, described
 from edgekit.data.sources import ImageRows, Rows, TextRows
-from edgekit.errors import ConversionError, DatasetError, ModelFormatError, RefusedError, WorkerError
+from edgekit.errors import ConversionError, DatasetError, ModelFormatError, RefusedError, WorkerError, about
 from edgekit.measure.judge import BenchmarkConfig, benchmark
 from edgekit.measure.machine import machine
 from edgekit.measure.measurement import Measurement, refusal
@@ -23,7 +23,7 @@ from edgekit.spec import DataSpec, TensorSpec, shown
 from edgekit.stages.keras.config import TECHNIQUES, History, OptimizeConfig, Optimized, Technique, select
 from edgekit.stages.keras.techniques import apply, describe
 from edgekit.stages.quantize.plan import QuantizationPlan
-from edgekit.system import artifacts, settings
+from edgekit.system import artifacts, rooms, settings
 from edgekit.system.settings import check, inside, setting
 from edgekit.system.worker import OnProgress, Worker
 from edgekit.tasks.classification import IMAGE_CLASSIFICATION, TABULAR_CLASSIFICATION
@@ -106,7 +106,7 @@ def optimize(
     rows = _read(config.data)
     judged = _read(config.evaluation_data) if config.evaluation_data is not None else None
     worker = Worker(on_progress=on_progress)
-    with artifacts.claimed(out), artifacts.work_folder("edgekit-optimize-") as room:
+    with artifacts.claimed(out), rooms.temporary("optimize") as room, about(source.path):
         spec, classes = worker.run(describe, source.path).value
         training, evaluation, notes = _samples(rows, judged, config, spec, classes, room)
         training.save(room / "training")

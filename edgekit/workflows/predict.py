@@ -16,6 +16,7 @@ from edgekit.data.sources import ImageRows, TextRows
 from edgekit.data.text import open_tokenizer
 from edgekit.errors import CheckpointError, DatasetError, ModelFormatError
 from edgekit.spec import DataSpec, Signature
+from edgekit.system import rooms
 from edgekit.tasks.base import Prediction
 from edgekit.tflite import flatbuffer, lengths
 from edgekit.tflite.interpreter import dequantize, quantize
@@ -46,7 +47,7 @@ class Predictor:
         if not self.is_text and not is_image(inputs):
             listed = ", ".join(f"{spec.name} {list(spec.shape)}" for spec in inputs) or "nothing"
             raise ModelFormatError(f"{path}: takes {listed}, neither text nor an image; use edgekit evaluate with an .npz file")
-        self._room = tempfile.TemporaryDirectory(prefix="edgekit-predict-")
+        self._room = tempfile.TemporaryDirectory(prefix="predict-", dir=rooms.rooms())
         self._encoding = self._read_encoding()
 
     @property

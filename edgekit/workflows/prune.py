@@ -3,7 +3,6 @@
 import functools
 import re
 import shutil
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 from edgekit.data.samples import random_samples
 from edgekit.data.sources import TextRows
 from edgekit.data.text import token_specs
-from edgekit.errors import ConfigError, RefusedError
+from edgekit.errors import ConfigError, RefusedError, about
 from edgekit.measure.judge import BenchmarkConfig, benchmark
 from edgekit.models.checkpoint import Checkpoint, resolve
 from edgekit.spec import DataSpec
@@ -19,7 +18,7 @@ from edgekit.stages.prune import pruning_plan, surgery
 from edgekit.stages.prune.config import StructureConfig
 from edgekit.stages.prune.surgery import TOOLS, PruneResult, Vocabulary
 from edgekit.stages.train.config import DistillConfig, FinetuneResult
-from edgekit.system import artifacts
+from edgekit.system import artifacts, rooms
 from edgekit.system.settings import at_least, setting
 from edgekit.system.worker import OnProgress, Progress, Worker
 from edgekit.workflows.convert import bridge
@@ -125,6 +124,7 @@ def prune(
     out = Path(out)
     artifacts.refuse_existing(out, overwrite=overwrite)
     checkpoint, worker = Checkpoint.read(resolve(str(model))), Worker(on_progress=on_progress)
+    artifacts.refuse_source(out, checkpoint.path)
     surgery.check_architecture(checkpoint)
     digest = artifacts.sha256(checkpoint.path)
     rows = read_texts(config.data, checkpoint.task, labelled=config.recovery is not None)
@@ -132,7 +132,7 @@ def prune(
     if config.target is not None:
         config, probes = _search(checkpoint, rows, config, config.target, worker)
     # Only training is worth going on from.
-    with artifacts.resumable(out.parent / f".{out.name}.prune", f"*{_RECOVERED}*") as room:
+    with artifacts.resumable(out.parent / f".{out.name}.prune", f"*{_RECOVERED}*") as room, about(checkpoint.path):
         listed = [config.use, *((config.vocabulary.tokens, config.vocabulary.extra) if config.vocabulary else ())]
         files = [artifacts.sha256(file) for file in listed if file is not None and file.exists()]
         _clear_unless(room, digest_of([digest, config, files, rows]))
@@ -204,7 +204,7 @@ def _search(
     checkpoint: Checkpoint, rows: TextRows, config: PruneConfig, target: Target, worker: Worker
 ) -> tuple[PruneConfig, tuple[Probe, ...]]:
     """`config` with the shares of heads and FFN units that meet `target`, and what was tried; importance is measured once."""
-    with tempfile.TemporaryDirectory(prefix="edgekit-target-") as place:
+    with rooms.temporary("target") as place:
         structure = _structure(config)
         whole, head_size = surgery.make_plan(checkpoint, rows, structure, config.vocabulary, worker)
         base = _exported(checkpoint, Path(place) / "unpruned", config, worker)

@@ -5,6 +5,7 @@ table with `source` and how it is read.
 An unknown key, a wrong type and a missing key are errors that name the file, the table and the key. Relative paths start
 at the recipe's own folder, so that a recipe means the same wherever it is called from."""
 
+import errno
 import tomllib
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
@@ -86,14 +87,16 @@ def load(path: Path) -> Recipe:
 
     Raises `ConfigError` if the file is missing, is not UTF-8 or not TOML, or says something that no recipe knows."""
     try:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise OSError(errno.EINVAL, "not a regular file")
         table = tomllib.loads(path.read_bytes().decode("utf-8"))
     except OSError as error:
         what = f"cannot be read ({error.strerror}); give the path of a recipe such as recipes/quickstart.toml"
         raise ConfigError(f"{path}: {what}") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8") from None
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path}: not valid TOML: {error}") from None
+    except (ValueError, RecursionError) as error:  # of which tomllib's own is one
+        raise ConfigError(f"{path}: not valid TOML: {error}; mend it there") from None
     return serial.read(Recipe, table, str(path), error=ConfigError, base=path.resolve().parent)
 
 

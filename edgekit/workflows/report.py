@@ -39,7 +39,7 @@ def report(place: Path) -> Report:
     return Report(
         title=f"edgekit convert: {place.resolve().name}",
         model=", ".join(models),
-        data=", ".join(sorted({manifest["measured"]["data"] for _, manifest in listed})),
+        data=", ".join(sorted({manifest["measured"].get("data", "") for _, manifest in listed})),
         machine=machine(),
         settings={"threads": rows[0].threads, "batch": 1},
         rows=rows,

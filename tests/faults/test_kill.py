@@ -42,9 +42,12 @@ with artifacts.staged(final, overwrite=True) as partial:
 
 _WORK = """
 import sys
+from pathlib import Path
+from edgekit.system import rooms
 from edgekit.system.worker import Worker
 from tests.faults.test_kill import hold
-Worker().run(hold, sys.argv[1])
+with rooms.writable(Path(sys.argv[1]).parent):
+    Worker().run(hold, sys.argv[1])
 """
 
 

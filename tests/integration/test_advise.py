@@ -1,5 +1,6 @@
 """`edgekit advise`: a tiny model from end to end, folders that were measured before, prompts, and what it refuses."""
 
+import hashlib
 import json
 import re
 from collections.abc import Callable
@@ -90,6 +91,7 @@ def publish(
     manifest = {
         "kind": "tflite",
         "path": file.name,
+        "sha256": hashlib.sha256(bytes(size)).hexdigest(),
         "size_bytes": size,
         "parents": {"/models/net.onnx": "0"},
         "config": {"scheme": scheme, "max_drop": 0.05, "mean": [1, 2.5]} | ({"data": "/data/train rows"} if data else {}),

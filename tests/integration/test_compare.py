@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgekit.errors import ConfigError
+from edgekit.errors import ConfigError, ModelFormatError
 from edgekit.measure.judge import BenchmarkConfig
 from edgekit.report.content import Report
 from edgekit.report.html import page
 from edgekit.spec import DataSpec
+from edgekit.system import artifacts
 from edgekit.system.worker import Worker
 from edgekit.workflows.compare import CompareConfig, _exported, compare
 from tests import tiny
@@ -140,16 +141,20 @@ def test_checkpoint_and_torchscript_beside_onnx(tiny_bert: Path, tiny_tsv: Path,
         "layers": [{"layer": 1, "heads": [0, 2], "ffn": [list(range(64))]}],
     }
     (pruned / "pruning_plan.json").write_text(json.dumps(plan))
-    Worker().run(traced, tiny_bert, pruned / "bert.pt")
+    Worker().run(traced, tiny_bert, script := pruned / "bert.pt")
+    with pytest.raises(ModelFormatError, match="a program that PyTorch would run"):
+        compare([str(pruned), str(script)], DataSpec(str(tiny_tsv), samples=16), CompareConfig(max_length=24, timing=QUICK))
+    vouching = {"kind": "torchscript", "sha256": artifacts.sha256(script)}
+    (pruned / "bert.pt.json").write_text(json.dumps(vouching))
     versions = [str(pruned), str(pruned / "bert.pt"), str(folder / "first" / "bag.onnx")]
     found = compare(versions, DataSpec(str(tiny_tsv), samples=16), CompareConfig(reference="bert.pt", max_length=24, timing=QUICK))
-    eager, script, onnx = found.rows
+    eager, traced_row, onnx = found.rows
     assert [row.failure for row in found.rows] == [None] * 3
     assert [row.runtime for row in found.rows] == ["PyTorch", "TorchScript", "ONNX Runtime"]
-    assert found.reference == script.path
+    assert found.reference == traced_row.path
     assert eager.outputs[0].max_abs < 1e-5
     assert eager.size_bytes == (pruned / "model.safetensors").stat().st_size
-    assert script.parameters is not None and eager.parameters is not None and script.parameters <= eager.parameters
+    assert traced_row.parameters is not None and eager.parameters is not None and traced_row.parameters <= eager.parameters
     assert eager.latency is not None and onnx.latency is not None and eager.partitions is None
     assert any("different runtimes" in note for note in found.notes)
     assert any("padded to 24 tokens" in note for note in found.notes)

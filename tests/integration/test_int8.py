@@ -66,7 +66,7 @@ def test_a_plan_is_used_again_by_its_manifest(room, searched, tmp_path):
     assert found.refusals == ()
     assert (tmp_path / "out/loud_int8.tflite").read_bytes() == (searched / "loud_int8.tflite").read_bytes()
     told = manifest(tmp_path / "out/loud_int8.json")
-    assert told["config"]["plan"] == str(searched / "loud_int8.json")
+    assert told["config"]["plan"] == "loud_int8.json"
     assert told["measured"]["plan"]["form"]["floating"] == ["loud"]
     assert told["measured"]["plan"]["steps"] == []
 
@@ -95,11 +95,11 @@ def test_a_refused_file_is_kept_aside_with_its_diagnosis_until_a_good_one_comes(
     }
     told = manifest(out / "loud_int8.tflite.rejected.json")
     assert told["path"] == "loud_int8.tflite.rejected"
-    assert told["measured"]["refused"] in said.err[0]
+    assert told["measured"]["refused"] in said.err[0].replace(f"{out}/", "")
     diagnosis = told["measured"]["diagnosis"]
     assert diagnosis["rows"] == 64
     assert diagnosis["error_db"] < 10
-    assert (diagnosis["file"], diagnosis["against"]) == (str(out / "loud_int8.tflite.rejected"), str(room / "loud.tflite"))
+    assert (diagnosis["file"], diagnosis["against"]) == ("loud_int8.tflite.rejected", "loud.tflite")
     assert any(layer["name"] == "loud" for layer in diagnosis["layers"])
     assert converted(room, out, max_drop=0.02).refusals == ()
     assert not list(out.glob("*.rejected*"))

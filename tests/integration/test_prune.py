@@ -252,7 +252,8 @@ def test_what_is_wrong_is_told_in_one_line_and_nothing_is_written(
 
 def test_a_killed_run_leaves_what_was_there(place: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    shutil.copytree(place / "bert", out)
+    with artifacts.published(out, "checkpoint") as draft:
+        shutil.copytree(place / "bert", draft.path)
     before = _snapshot(out)
     arguments = ("prune", "bert", "--heads", "0.5", "--dataset", "good.tsv", "--out", str(out), "--overwrite")
     process = subprocess.Popen(

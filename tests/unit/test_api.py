@@ -62,8 +62,8 @@ ERRORS = {
 
 
 def test_the_public_names_are_these_and_say_where_they_come_from() -> None:
-    assert set(edgekit.__all__) == {"__version__", "SCHEMES", "TASKS", *VERBS, *TYPES, *ERRORS}
-    for name in VERBS | TYPES | ERRORS:
+    assert set(edgekit.__all__) == {"__version__", "SCHEMES", "TASKS", "limited", *VERBS, *TYPES, *ERRORS}
+    for name in VERBS | TYPES | ERRORS | {"limited"}:
         assert getattr(edgekit, name).__module__ == "edgekit", name
         assert inspect.getdoc(getattr(edgekit, name)), name
 

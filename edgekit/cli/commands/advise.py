@@ -70,7 +70,7 @@ def advise(
     else:
         show(terminal(advice))
         if report is not None:
-            click.echo(str(report))
+            options.say(str(report))
     if not advice.usable:
         answer, title = advice.recommendation, TARGETS[advice.question.hardware].title
         fail(f"{model}: no file for {title} ({answer.reason}); {answer.title}: {advice.next[0]}", RefusedError.exit_code)

@@ -59,8 +59,8 @@ def benchmark(
         compared = [*files, *([against] if against is not None and against not in files else [])]
         with progress(quiet) as tell:
             report = benchmarking.benchmark(compared, data, config, reference=against, task=task, on_progress=tell)
-    write_report(report, [out] if out else [])
     show_report(report, as_json, unless_all_failed=True)
+    write_report(report, [out] if out else [])
 
 
 def _phone(device: str, binary: Path | None, config: BenchmarkConfig, gpu: bool) -> DeviceConfig:

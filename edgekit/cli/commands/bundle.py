@@ -32,11 +32,11 @@ def bundle(
     if as_json:
         print_json(bundled)
         return
-    click.echo(f"{out}: {', '.join(bundled.files)}")
+    options.say(f"{out}: {', '.join(bundled.files)}")
     limits = ", ".join(f"{name} {value:.2g}" for name, value in bundled.tolerance.items())
-    click.echo(f"golden rows: {bundled.source}; tolerance: {limits}")
+    options.say(f"golden rows: {bundled.source}; tolerance: {limits}")
     needs = bundled.requirements
-    click.echo(f"needs TensorFlow Lite {needs.minimum or 'of an unknown version'} or later")
+    options.say(f"needs TensorFlow Lite {needs.minimum or 'of an unknown version'} or later")
     for what, names in (("not known since when", needs.unknown), ("custom ops", needs.custom)):
         if names:
-            click.echo(f"{what}: {', '.join(names)}")
+            options.say(f"{what}: {', '.join(names)}")

@@ -37,5 +37,5 @@ def compare(
         options.check_report(out, overwrite=overwrite)
     with progress(quiet) as tell:
         report = compare_versions(versions, data, config, on_progress=tell)
-    write_report(report, outs)
     show_report(report, as_json, unless_all_failed=True)
+    write_report(report, outs)

@@ -29,5 +29,5 @@ def convert(model: str, out: Path, config: ConvertConfig, overwrite: bool, as_js
     elif conversion.published:
         show_report(conversion.report(), as_json=False)
         for result in conversion.published:
-            click.echo(str(result.path))
+            options.say(str(result.path))
     options.refuse(conversion.refusals)

@@ -7,8 +7,9 @@ from pathlib import Path
 import click
 
 from edgekit.cli import options
-from edgekit.cli.commands.predict import in_child, quiet_runtime
 from edgekit.cli.console import print_json
+from edgekit.cli.forked import in_child, timed
+from edgekit.system.child import hushed
 
 
 @options.command()
@@ -25,20 +26,31 @@ def demo(file: Path, port: int, litertjs: Path | None, show: bool, threads: int,
 
     check_exists(file)
     runtime = find_runtime(litertjs)
-    in_child(file)
+    read, write = os.pipe()
+    # A browser that the child started would be confined as it is.
+    in_child(file, listens=True, meanwhile=lambda: _open(read, write, show))
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from edgekit.workflows.predict import Predictor
 
-    with quiet_runtime():
+    with hushed(), timed(file):
         predictor = Predictor(file, threads=threads)
     check_runs(predictor)
     with Server(predictor, runtime, port) as server:
         if as_json:
             print_json({"url": server.url, "file": file, "runtime": runtime})
         else:
-            click.echo(server.url)
+            options.say(server.url)
         if not quiet:
             click.echo("Ctrl-C ends it.", err=True)
-        if show:
-            webbrowser.open(server.url)
+        os.write(write, server.url.encode())
+        os.close(write)
         server.serve_forever(poll_interval=0.2)
+
+
+def _open(read: int, write: int, show: bool) -> None:
+    """Open the address that the child writes, once it serves there."""
+    os.close(write)
+    with os.fdopen(read) as stream:
+        address = stream.read()
+    if address and show:
+        webbrowser.open(address)

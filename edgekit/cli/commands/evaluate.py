@@ -30,7 +30,7 @@ def evaluate(file: Path, data: DataSpec, config: EvaluateConfig, as_json: bool, 
     if as_json:
         return
     for line in verdict(row, str(config.against or "")):
-        click.echo(f"{file}: {line}")
+        options.say(f"{file}: {line}")
     if row.metric is None and config.against is None:
         judged = f"ran on {row.rows} rows of {shown(data.origin)}, which has no labels for {row.task}"
-        click.echo(f"{file}: {judged}; name them with --label-column, tell its --task, or give --against")
+        options.say(f"{file}: {judged}; name them with --label-column, tell its --task, or give --against")

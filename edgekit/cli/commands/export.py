@@ -26,8 +26,8 @@ def export(checkpoint: str, out: Path, config: ExportConfig, overwrite: bool, as
         print_json(exported)
         return
     for hop, parity in exported.measured["parity"].items():
-        click.echo(f"{hop}: {parity['max_abs']:.1e} largest difference, {parity['max_rel']:.1e} of what varies")
+        options.say(f"{hop}: {parity['max_abs']:.1e} largest difference, {parity['max_rel']:.1e} of what varies")
     if (lost := exported.measured.get("drop")) and (metric := exported.measured["metric"]):
         points = f"{100 * lost['value']:.2f} points" if metric["percent"] else f"{lost['value']:.3g}"
-        click.echo(f"{metric['metric']}: {metric['value']:.4f}, {points} lost on {lost['total']} rows")
-    click.echo(f"{out}: {exported.size_bytes / 1e6:.1f} MB")
+        options.say(f"{metric['metric']}: {metric['value']:.4f}, {points} lost on {lost['total']} rows")
+    options.say(f"{out}: {exported.size_bytes / 1e6:.1f} MB")

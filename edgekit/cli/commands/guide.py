@@ -36,5 +36,5 @@ def run(out: Path, config: GuideConfig, overwrite: bool, as_json: bool, quiet: b
         show(terminal(finished))
         for name in measured_table.WRITTEN:
             if (out / name).is_file():
-                click.echo(str(out / name))
+                options.say(str(out / name))
     options.refuse(measured_table.failures(finished))

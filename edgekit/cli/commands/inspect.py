@@ -20,4 +20,4 @@ def inspect(file: Path, as_json: bool, quiet: bool, seed: int) -> None:
     if as_json:
         print_json(summary)
     else:
-        click.echo(describe(summary))
+        options.say(describe(summary))

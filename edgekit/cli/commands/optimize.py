@@ -33,5 +33,5 @@ def optimize(model: str, out: Path, config: OptimizingConfig, overwrite: bool, a
     else:
         show_report(result.report, as_json=False)
         for path in result.published:
-            click.echo(str(path))
+            options.say(str(path))
     options.refuse(result.refusals)

@@ -1,9 +1,7 @@
 """`edgekit predict`."""
 
-import contextlib
 import json
 import os
-import signal
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -12,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgekit.cli import options
-from edgekit.errors import ConfigError, DatasetError, WorkerCrashed
-from edgekit.system.child import die_with_parent, signal_name
+from edgekit.cli.forked import in_child, timed
+from edgekit.errors import ConfigError, DatasetError
+from edgekit.system.child import hushed
 
 if TYPE_CHECKING:
     from edgekit.tasks.base import Prediction
@@ -56,17 +55,17 @@ def predict(
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from edgekit.workflows.predict import Predictor
 
-    with quiet_runtime():
+    with hushed(), timed(file):
         predictor = Predictor(file, threads=threads, task=task)
     for number, text in enumerate([question] if question is not None else _each(inputs), 1):
         # A file with several sequence lengths loads those that are needed when they are.
         try:
-            with quiet_runtime():
+            with hushed(), timed(file):
                 found = predictor(*halves(text, pair, pairs=len(predictor.halves) == 2))
         except DatasetError as error:
             raise DatasetError(f"input {number}: {error.message}" if _STREAM in inputs or inputs[1:] else error.message) from None
         if found.remark:
-            click.echo(f"edgekit: note: input {number}: {found.remark}", err=True)
+            options.say(f"edgekit: note: input {number}: {found.remark}", err=True)
         if as_json:
             click.echo(json.dumps({**found.fields, "milliseconds": round(found.milliseconds, 3)}, ensure_ascii=False))
         else:
@@ -89,20 +88,6 @@ def _place(fields: Mapping[str, Any]) -> str:
     return f"{fields['start']}-{fields['end']}"
 
 
-@contextlib.contextmanager
-def quiet_runtime() -> Iterator[None]:
-    """The runtime says on stderr that it has made its delegate, and cannot be told not to."""
-    sys.stderr.flush()
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
-
-
 def _each(inputs: tuple[str, ...]) -> Iterator[str]:
     for text in inputs:
         if text != _STREAM:
@@ -118,22 +103,3 @@ def halves(text: str, pair: str | None, *, pairs: bool) -> tuple[str, str | None
         return text, pair
     first, tab, second = text.partition("\t")
     return (first, second) if pairs and tab else (text, None)
-
-
-def in_child(file: Path) -> None:
-    """Go on in a forked child, whose exit this process passes on: a malformed file can crash the interpreter.
-
-    A fork shares what is loaded so far, so it costs a few milliseconds where a fresh child would start Python again."""
-    parent = os.getpid()
-    sys.stdout.flush()
-    child = os.fork()
-    if child == 0:
-        die_with_parent(parent)
-        return
-    # Ctrl-C reaches the child as well, and what it says about it is enough.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    if code < 0:
-        crash = f"the interpreter crashed with {signal_name(-code)}"
-        raise WorkerCrashed(f"{file}: {crash}; convert or download the file again")
-    raise click.exceptions.Exit(code)

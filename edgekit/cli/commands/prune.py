@@ -92,11 +92,11 @@ def prune(checkpoint: str, out: Path, config: PruneConfig, overwrite: bool, as_j
         print_json({**plain(result), "comparison": report})
         return
     for line in lines:
-        click.echo(f"{out}: {line}")
+        options.say(f"{out}: {line}")
     if report is not None:
         show_report(report, as_json=False)
     else:
-        click.echo(f"size, quality and latency: edgekit compare {checkpoint} {out} --dataset D")
+        options.say(f"size, quality and latency: edgekit compare {checkpoint} {out} --dataset D")
 
 
 def _compared(checkpoint: str, out: Path, config: PruneConfig, tell: OnProgress) -> Report | None:

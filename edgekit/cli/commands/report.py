@@ -23,4 +23,4 @@ def report(folder: Path, out: Path, overwrite: bool, as_json: bool, quiet: bool,
     if as_json:
         print_json(content)
     else:
-        click.echo(str(out))
+        options.say(str(out))

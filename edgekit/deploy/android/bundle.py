@@ -1,6 +1,8 @@
 """A folder that an Android engineer takes over, made from a .tflite alone."""
 
+import html
 import json
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -13,7 +15,7 @@ from edgekit.data.encode import is_image, is_text
 from edgekit.data.images import Preprocessing, for_input
 from edgekit.deploy.android.golden import Golden, golden, per_token
 from edgekit.deploy.android.kotlin import Tensor, identifier, literal, tensors
-from edgekit.errors import ModelFormatError, OutputError
+from edgekit.errors import ModelFormatError, OutputError, about
 from edgekit.spec import DataSpec, Signature
 from edgekit.stages.quantize.mediapipe import gives_probabilities
 from edgekit.system import artifacts
@@ -65,6 +67,8 @@ def bundle(model: str | Path, out: str | Path, config: BundleConfig = BundleConf
     The file is run in a child for the golden rows. Raises `ModelFormatError`, `UnsupportedOpError` for a file that the plain
     interpreter cannot run, `DatasetError` and `OutputError`."""
     file, out = Path(model), Path(out)
+    if out.is_dir() and out.resolve() in file.resolve().parents:
+        raise OutputError(f"{out}: holds the file that is to be bundled; choose another --out")
     artifacts.refuse_existing(out, overwrite=overwrite)
     content = flatbuffer.read(file)
     if content.external_files:
@@ -74,11 +78,10 @@ def bundle(model: str | Path, out: str | Path, config: BundleConfig = BundleConf
         )
     if not file.name.isprintable():
         raise ModelFormatError(f"{file.name!r}: an asset needs a name without control characters; rename the file")
-    if out.is_dir() and out.resolve() in file.resolve().parents:
-        raise OutputError(f"{out}: holds the file that is to be bundled; choose another --out")
     signature = content.signature(content.entry())
     task, settings = read_task(content)
-    described = metadata.parse(content.model_metadata) if content.model_metadata else None
+    with about(file):
+        described = metadata.parse(content.model_metadata) if content.model_metadata else None
     digest = artifacts.sha256(file)
     context = _context(file, content, signature, task, settings)
     context["golden"] = rows = golden(file, digest, task, settings, config.data, config.seed, config.tokenizer)
@@ -213,8 +216,9 @@ def _lines(found: Golden) -> str:
 def _render(template: str, context: Mapping[str, Any]) -> str:
     from jinja2 import Environment, StrictUndefined
 
-    # Kotlin and Markdown, not HTML: what comes from the file is quoted by `literal` where it is code.
-    environment = Environment(autoescape=False, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    # What comes from the file is quoted by `literal` where it is code; in Markdown it must not become HTML.
+    shown = _in_markdown if template.startswith(_README) else None
+    environment = Environment(autoescape=False, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=shown)
     environment.filters |= {
         "literal": literal,
         "parameters": lambda items: ", ".join(f"{item.variable}: {item.kind.array}" for item in items),
@@ -222,10 +226,16 @@ def _render(template: str, context: Mapping[str, Any]) -> str:
         "real": _real,
         "numbers": lambda values: ", ".join(f"{value:g}" for value in dict.fromkeys(values)),
         "lower_first": lambda text: text[0].lower() + text[1:],
+        # Words of the file outside of code, where Markdown's own signs would make links and headings.
+        "words": lambda text: re.sub(r"([\\*_{}\[\]#|!])", r"\\\1", text),
         "thousands": lambda number: f"{number:,}",
     }
     source = files("edgekit.deploy.android").joinpath(template).read_text(encoding="utf-8")
     return environment.from_string(source).render(context).rstrip("\n") + "\n"
+
+
+def _in_markdown(value: Any) -> Any:
+    return html.escape(value, quote=False).replace("`", "'") if isinstance(value, str) else value
 
 
 def _real(item: Tensor, value: str) -> str:

@@ -1,7 +1,6 @@
 """Inputs and what this very file gives for them, for a test on a phone."""
 
 import importlib.metadata
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from edgekit.data.samples import Array, Samples, random_samples, row_shape
 from edgekit.data.sources import TextRows, take
 from edgekit.errors import EdgekitError, ModelFormatError
 from edgekit.spec import DataSpec, TensorSpec, shown
+from edgekit.system import rooms
 from edgekit.system.worker import Worker
 from edgekit.tasks.base import Settings, Task
 from edgekit.tflite import flatbuffer, lengths
@@ -23,7 +23,6 @@ from edgekit.tflite.lengths import LengthsModel
 from edgekit.workflows import inputs
 
 ROWS = 8
-_SECONDS = 300.0
 # Whole images as text soon fill megabytes; random inputs repeat a block of a prime length, so that rows of an image differ.
 _MOST_VALUES = 320_000
 _BLOCK = 251
@@ -82,7 +81,7 @@ def golden(
     entry = content.entry()
     signature, several = content.signature(entry), lengths.by_length(content)
     samples, rows, source = None, None, f"{ROWS} rows of random values, drawn with seed {seed}"
-    with tempfile.TemporaryDirectory(prefix="edgekit-golden-") as name:
+    with rooms.temporary("golden") as name:
         room = Path(name)
         encoding = inputs.encoding_of(content, inputs.settings_of(content), data or DataSpec("", tokenizer=tokenizer), room)
         if data is not None:
@@ -101,7 +100,7 @@ def golden(
             stored = _stored(file, samples, signature.inputs)
         if several:
             stored = [_cut(row, list(several), number) for number, row in enumerate(stored)]
-        delegated, plain = Worker(timeout_s=_SECONDS).run(_run, file, stored).value
+        delegated, plain = Worker().run(_run, file, stored).value
     tolerance, difference = {}, {}
     for spec in signature.outputs:
         values = [row[spec.name] for row in delegated]

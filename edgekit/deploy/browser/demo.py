@@ -20,6 +20,8 @@ import platformdirs
 
 from edgekit.data.samples import Samples
 from edgekit.errors import ConfigError, DatasetError, EdgekitError, InputError, UnsupportedOpError
+from edgekit.system import rooms
+from edgekit.system.serial import parse_json
 from edgekit.tasks.base import Prediction
 from edgekit.workflows.predict import Predictor
 
@@ -174,26 +176,26 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             with self.server.turn:
                 content = reply(body)
-        except (EdgekitError, ValueError, OSError, RecursionError) as error:
+        except (EdgekitError, ValueError, OSError) as error:
             self._json({"error": str(error)}, 400)
         else:
             self._json(content)
 
     def _text(self, body: bytes) -> dict[str, Any]:
-        question = json.loads(body)
+        question = parse_json(body)
         if not isinstance(question, Mapping) or not isinstance(question.get("text"), str):
             raise ValueError('the body is not {"text": …}')
         pair = question.get("pair")
         return self.server.answer(question["text"], str(pair) if pair is not None else None)
 
     def _outputs(self, body: bytes) -> dict[str, Any]:
-        run = json.loads(body)
+        run = parse_json(body)
         if not isinstance(run, Mapping):
             raise ValueError('the body is not {"row": …, "outputs": …}')
         return self.server.read(run.get("row"), run.get("outputs"))
 
     def _image(self, body: bytes) -> dict[str, Any]:
-        with tempfile.NamedTemporaryFile(prefix="edgekit-demo-") as room:
+        with tempfile.NamedTemporaryFile(dir=rooms.rooms()) as room:
             room.write(body)
             room.flush()
             return self.server.answer(Path(room.name))

@@ -15,6 +15,8 @@ _DOMAINS = ("", "ai.onnx")
 _SCOPE = re.compile(r"[A-Za-z0-9.][\w.:/>-]*", re.ASCII)
 # ONNX Runtime and onnx2tf both know every op of this opset; below the first, broadcasting had other rules.
 _OLDEST, _MODERN = 7, 13
+# What protobuf writes in one piece.
+_MOST_BYTES = 2**31 - 1
 
 
 def read(path: Path) -> Any:
@@ -29,6 +31,11 @@ def read(path: Path) -> Any:
             raise ModelFormatError(
                 f"{path}: its weights lie in {missing[0]}, which is not there; put it beside the file, or save it as one file"
             )
+        size = path.stat().st_size + sum((path.parent / place).stat().st_size for place in places)
+        if size > _MOST_BYTES:
+            raise UnsupportedOpError(
+                f"{path}: is {size / 1e9:.1f} GB with its weights, and one message of ONNX holds 2; convert a smaller model"
+            )
         onnx.load_external_data_for_model(model, str(path.parent))
     except EdgekitError:
         raise
@@ -38,11 +45,10 @@ def read(path: Path) -> Any:
         raise ModelFormatError(f"{path}: not an ONNX model, or one without outputs; export it again")
     # Before the checker, which would complain about a custom op's domain and not name the op.
     _refuse_unknown_ops(path, model)
-    if model.ByteSize() < 2**31 - 1:
-        try:
-            onnx.checker.check_model(model)
-        except Exception as error:
-            raise ModelFormatError(f"{path}: not a sound ONNX model ({one_line(error)}); export it again") from error
+    try:
+        onnx.checker.check_model(model)
+    except Exception as error:
+        raise ModelFormatError(f"{path}: not a sound ONNX model ({one_line(error)}); export it again") from error
     return _modern(model)
 
 

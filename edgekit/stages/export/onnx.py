@@ -132,7 +132,7 @@ def run_onnx(
     for row in samples:
         feed = {}
         for name, (rank, kind) in inputs.items():
-            value = as_fed(row[name], rank)
+            value = np.asarray(as_fed(row[name], rank))
             value = np.ascontiguousarray(np.moveaxis(value, -1, 1)) if name in channels_last else value
             inner = kind.removeprefix("tensor(").removesuffix(")")
             feed[name] = value.astype(_NUMPY.get(inner, inner), copy=False)

@@ -66,7 +66,7 @@ def export_saved_model(
         model = graph.read(onnx_file)
         graph.fix_shapes(onnx_file, model, max_length, shapes)
         fixed = target.parent / f"{target.name}.fixed.onnx"
-        onnx.save(model, fixed, save_as_external_data=model.ByteSize() > 2**31 - 1)
+        onnx.save(model, fixed)
         dequantize.to_float(model)
     else:
         model = onnx.load(onnx_file)

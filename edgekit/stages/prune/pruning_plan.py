@@ -12,6 +12,7 @@ from edgekit.errors import ConfigError
 from edgekit.models.architectures import PLAN, Kept
 from edgekit.stages.prune.config import Scope, StructureConfig
 from edgekit.system import artifacts, serial
+from edgekit.system.serial import read_json
 
 FILE_NAME = PLAN
 
@@ -106,7 +107,7 @@ def read(path: Path) -> PruningPlan:
     """The plan in `path`, a file or a folder that holds one. Raises `ConfigError` if it is none."""
     file = path / FILE_NAME if path.is_dir() else path
     try:
-        return serial.read(PruningPlan, json.loads(file.read_text(encoding="utf-8")))
+        return serial.read(PruningPlan, read_json(file))
     except (OSError, ValueError) as error:
         wrong = f"cannot be read ({error.strerror})" if isinstance(error, OSError) else "not a pruning plan"
         raise ConfigError(f"{file}: {wrong}; give the {FILE_NAME} of a pruned checkpoint") from None

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgekit.errors import ConfigError
+from edgekit.errors import ConfigError, about
 from edgekit.models.architectures import linear_layers
 from edgekit.models.checkpoint import Checkpoint
 from edgekit.models.linear8 import refuse_quantized
@@ -60,10 +60,12 @@ def sparsify(
 
     Raises `CheckpointError`, `ConfigError` if no linear layer has a matching name, `OutputError` or a `WorkerError`."""
     artifacts.refuse_existing(out, overwrite=overwrite)
+    artifacts.refuse_source(out, checkpoint.path)
     refuse_quantized(checkpoint.path, checkpoint.config, "pruned")
     parents = {checkpoint.name: artifacts.sha256(checkpoint.path)}
     with (
         artifacts.claimed(out.parent),
+        about(checkpoint.path),
         artifacts.published(out, "checkpoint", parents=parents, config=config, tools=TOOLS, overwrite=overwrite) as draft,
     ):
         worker.run(write_tokenizer, checkpoint.tokenizer, draft.path)

@@ -1,8 +1,6 @@
 """Structured pruning as a stage: measure importance, choose, cut, and publish a checkpoint that loads like any other."""
 
-import json
 import shutil
-import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +20,8 @@ from edgekit.models.weights import load_model
 from edgekit.stages.prune import importance, pruning_plan, vocabulary
 from edgekit.stages.prune.config import StructureConfig
 from edgekit.stages.prune.pruning_plan import PruningPlan, Scores
-from edgekit.system import artifacts, serial
+from edgekit.system import artifacts, rooms, serial
+from edgekit.system.serial import read_json
 from edgekit.system.worker import Worker
 
 TOOLS = ("torch", "transformers", "tokenizers")
@@ -74,6 +73,7 @@ def prune(
     Labelled `rows` give the importance and the tokens that are used; `use` is a plan to follow instead of a new one. Raises
     `CheckpointError`, `DatasetError`, `ConfigError`, `OutputError` or a `WorkerError`."""
     artifacts.refuse_existing(out, overwrite=overwrite)
+    artifacts.refuse_source(out, checkpoint.path)
     if use is not None:
         plan = pruning_plan.read(use)
         pruning_plan.check_source(plan, checkpoint.path, use)
@@ -87,7 +87,7 @@ def prune(
 
 def read_result(folder: Path) -> PruneResult:
     """What `prune` wrote of itself into the manifest in `folder`."""
-    manifest = json.loads((folder / artifacts.MANIFEST).read_text(encoding="utf-8"))
+    manifest = read_json(folder / artifacts.MANIFEST)
     return serial.read(PruneResult, manifest["measured"])
 
 
@@ -119,7 +119,7 @@ def _importance(checkpoint: Checkpoint, rows: TextRows, config: StructureConfig,
         drawn = replace(drawn, labels=None)
     inputs = token_specs(config.max_length, segments=rows.pairs is not None)
     encoding = Encoding(checkpoint.tokenizer, vocabulary=checkpoint.vocabulary)
-    with tempfile.TemporaryDirectory(prefix="edgekit-prune-") as room:
+    with rooms.temporary("prune") as room:
         checkpoint.task.encode(drawn, inputs, encoding, checkpoint.settings, Path(room)).save(Path(room))
         return worker.run(_measure, checkpoint, Path(room), config).value
 
@@ -143,7 +143,7 @@ def apply(checkpoint: Checkpoint, plan: PruningPlan, folder: Path, rows: TextRow
 
 def _tokens(checkpoint: Checkpoint, rows: TextRows, vocabulary_of: Vocabulary) -> tuple[int, ...]:
     config_ids = _config_ids(checkpoint)
-    with tempfile.TemporaryDirectory(prefix="edgekit-prune-") as room:
+    with rooms.temporary("prune") as room:
         folder = Path(room) / "tokenizer"
         Worker().run(write_tokenizer, checkpoint.tokenizer, folder)
         if vocabulary_of.tokens is not None:

@@ -10,14 +10,18 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from edgekit.errors import CheckpointError, ConfigError
+from edgekit.data.text import batches
+from edgekit.errors import CheckpointError, ConfigError, thrown_as
+from edgekit.system.child import hushed
+from edgekit.system.serial import read_json
 
 TOKENIZER, PIECES = "tokenizer.json", "vocab.txt"
 CONFIG, SPECIAL = "tokenizer_config.json", "special_tokens_map.json"
 # What transformers' tokenizer classes call their special tokens, whether a checkpoint's files name them or not.
 _USUAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "<pad>", "<unk>", "<s>", "</s>", "<mask>", "<|endoftext|>")
-_BATCH = 4096
 _METASPACE = "\u2581"
+# What a tokenizer.json stumbles at that lacks what it should have.
+_ODD = f"{TOKENIZER}: is not as tokenizers writes it ({{}}); save it again with save_pretrained"
 
 
 def used(tokenizer: Path, texts: Sequence[Any], pairs: Sequence[Any] | None) -> set[int]:
@@ -25,11 +29,11 @@ def used(tokenizer: Path, texts: Sequence[Any], pairs: Sequence[Any] | None) -> 
     encoder = _open(tokenizer)
     ids: set[int] = set()
     words = not isinstance(next(iter(texts), ""), str)
-    for start in range(0, len(texts), _BATCH):
-        part = slice(start, start + _BATCH)
+    for part in batches(texts, pairs):
         rows = list(texts[part]) if pairs is None else list(zip(texts[part], pairs[part], strict=True))
-        for encoding in encoder.encode_batch_fast(rows, is_pretokenized=words):
-            ids.update(encoding.ids)
+        with thrown_as(CheckpointError, _ODD), hushed():
+            found = encoder.encode_batch_fast(rows, is_pretokenized=words)
+        ids.update(*(encoding.ids for encoding in found))
     return ids
 
 
@@ -55,6 +59,7 @@ def named(tokenizer: Path, file: Path) -> set[int]:
     return found
 
 
+@thrown_as(CheckpointError, _ODD)
 def special(tokenizer: Path, config_ids: Mapping[str, Any]) -> dict[int, str]:
     """Ids that no vocabulary may lose, with their names: special and added tokens, and those that config.json names."""
     content = _read(tokenizer / TOKENIZER)
@@ -82,6 +87,7 @@ def _named(folder: Path) -> Iterator[str]:
                     yield content
 
 
+@thrown_as(CheckpointError, _ODD)
 def complete(tokenizer: Path, ids: Collection[int], config_ids: Mapping[str, Any]) -> tuple[int, ...]:
     """`ids` with all that the kept tokens need, sorted."""
     content = _read(tokenizer / TOKENIZER)
@@ -106,6 +112,7 @@ def complete(tokenizer: Path, ids: Collection[int], config_ids: Mapping[str, Any
     return tuple(sorted(kept))
 
 
+@thrown_as(CheckpointError, _ODD)
 def check(tokenizer: Path, kept: Collection[int], config_ids: Mapping[str, Any], origin: str) -> None:
     """Raise `ConfigError` if `kept` lacks a special token or holds an id that is none."""
     if strays := sorted(set(kept) - set(_vocabulary(_read(tokenizer / TOKENIZER), tokenizer).values())):
@@ -114,6 +121,7 @@ def check(tokenizer: Path, kept: Collection[int], config_ids: Mapping[str, Any],
         raise ConfigError(f"{origin}: would drop the special token {lost[0]!r}; add {', '.join(lost[:8])}")
 
 
+@thrown_as(CheckpointError, _ODD)
 def cut(folder: Path, kept: Sequence[int]) -> dict[int, int]:
     """Rewrite the tokenizer in `folder` to the ids `kept` (sorted), renumbered from 0 in their order.
 
@@ -228,7 +236,7 @@ def _model_vocabulary(content: Mapping[str, Any], origin: Path) -> dict[str, int
 
 def _read(file: Path) -> Any:
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
+        return read_json(file)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{file}: not a readable tokenizer ({error}); save it again with save_pretrained") from None
 
@@ -236,12 +244,9 @@ def _read(file: Path) -> Any:
 def _open(folder: Path) -> Any:
     from tokenizers import Tokenizer
 
-    try:
-        encoder = Tokenizer.from_file(str(folder / TOKENIZER))
-    except Exception as error:  # the package raises bare exceptions
-        raise CheckpointError(
-            f"{folder / TOKENIZER}: not a readable tokenizer ({error}); save it again with save_pretrained"
-        ) from None
+    file = folder / TOKENIZER
+    with thrown_as(CheckpointError, f"{file}: not a readable tokenizer ({{}}); save it again with save_pretrained"), hushed():
+        encoder = Tokenizer.from_buffer(file.read_bytes())
     encoder.no_truncation()
     encoder.no_padding()
     return encoder

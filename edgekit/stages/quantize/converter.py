@@ -10,6 +10,7 @@ import numpy as np
 from edgekit.data.samples import Samples, as_fed
 from edgekit.errors import ModelFormatError
 from edgekit.models import keras2
+from edgekit.models.effects import refuse_effects
 from edgekit.tflite import flatbuffer, signatures
 
 
@@ -92,6 +93,7 @@ def _load(source: Path) -> tuple[Any, Any]:
         if keras2.is_quantization_aware(source):
             keras = keras2.without_wrappers(keras, source)
         return keras, keras2.serving(keras)
+    refuse_effects(source)
     try:
         loaded = tf.saved_model.load(str(source))
     except Exception as error:  # what the loader raises on damaged files shares no base class

@@ -10,6 +10,7 @@ from typing import Any
 from edgekit.errors import ConversionError, UnsupportedOpError
 from edgekit.stages.quantize.forms import Form, output
 from edgekit.stages.quantize.prepare import read_graph
+from edgekit.system import pickles
 from edgekit.tflite import flatbuffer, schema, tree
 from edgekit.tflite.lengths import key
 from edgekit.tflite.tree import listed
@@ -113,7 +114,8 @@ def same_names(longest: Path, other: Path) -> dict[str, str]:
 
 def carry_calibration(calibration: Path, names: Mapping[str, str], target: Path) -> None:
     """Write what was calibrated at the longest length under the names at another one: the same ranges give the same integers."""
-    parts = pickle.loads(calibration.read_bytes())
+    # In the parent, of what a child wrote.
+    parts = pickles.loads(calibration.read_bytes())
     target.write_bytes(pickle.dumps(tuple({names[name]: part[name] for name in part if name in names} for part in parts)))
 
 

@@ -20,6 +20,7 @@ from edgekit.stages.quantize.schemes import MINMAX, SEARCH_SECONDS, Scheme
 from edgekit.stages.quantize.search import Found, Step, Work, search
 from edgekit.stages.quantize.trained import Taken, take_ranges
 from edgekit.stages.quantize.versions import state_versions
+from edgekit.system import rooms
 from edgekit.system.worker import Worker, together
 from edgekit.tflite import flatbuffer
 
@@ -285,17 +286,20 @@ class _Integer:
         if truest is None or not self._noisy(truest):
             return None
         settings = self.settings
+        journal = settings.journal or self.target.with_suffix(".search.jsonl")
         work = Work(
             self.model,
             self.calibration,
             self.reference,
             next(form for form in considered if form.name == truest.name),
-            settings.journal or self.target.with_suffix(".search.jsonl"),
+            journal,
             self._name(Form(_SEARCHED)),
             (settings.inputs, settings.outputs),
         )
         try:
-            found = self.worker.run(search, work, settings.search_seconds, settings.max_drop).value
+            journal.touch()
+            with rooms.writable(journal):
+                found = self.worker.run(search, work, settings.search_seconds, settings.max_drop).value
         except EdgekitError as error:
             # What was tried before stands without it.
             self.unsearched = f"; the search for ops to leave in float failed ({error.message})"

@@ -19,6 +19,7 @@ from edgekit.stages.quantize.candidates import LANES, LEAST_ROWS, ROUNDING, ROWS
 from edgekit.stages.quantize.forms import Form
 from edgekit.stages.quantize.prepare import read_graph
 from edgekit.stages.quantize.switches import SWITCHES, both_ways
+from edgekit.system.serial import parse_json
 from edgekit.system.worker import progress
 from edgekit.tasks.judgement import judge
 
@@ -207,7 +208,7 @@ class _Trial:
         for line in lines:
             # A run that was killed leaves half a line, and the next one writes on behind it.
             with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
-                entry = json.loads(line)
+                entry = parse_json(line)
                 if entry.pop("model") == self._key:
                     step = Step(**{**entry, "ops": tuple(entry["ops"])})
                     yield (step.what, step.ops), step

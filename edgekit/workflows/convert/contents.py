@@ -13,12 +13,13 @@ from edgekit import __version__
 from edgekit.data.encode import is_image
 from edgekit.data.images import Preprocessing
 from edgekit.data.sources import ImageRows, Rows
-from edgekit.data.text import open_tokenizer
+from edgekit.data.text import open_tokenizer, serialized
 from edgekit.errors import ConfigError, DatasetError, ModelFormatError
 from edgekit.models.checkpoint import Checkpoint
 from edgekit.models.source import Kind, Source
 from edgekit.spec import Signature, TensorSpec
 from edgekit.stages.quantize import mediapipe
+from edgekit.system.serial import parse_json
 from edgekit.tasks.base import Description, Settings, Task
 from edgekit.tasks.recognition import recognise
 from edgekit.tflite import flatbuffer, metadata, package
@@ -199,7 +200,7 @@ def _of_checkpoint(name: str, checkpoint: Checkpoint, rows: Rows | None, config:
     task, inputs = checkpoint.task, signature.input_names
     pairs = mediapipe.SEGMENTS in inputs or task.columns.pairs
     encoder = open_tokenizer(checkpoint.tokenizer, config.max_length, pair=pairs)
-    text = json.loads(encoder.to_str())
+    text = parse_json(serialized(encoder))
     settings = {
         **checkpoint.settings,
         "max_length": config.max_length,

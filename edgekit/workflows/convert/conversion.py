@@ -16,7 +16,7 @@ from edgekit.data.representative import MINIMUM, draw, representative
 from edgekit.data.samples import Samples, described, random_samples
 from edgekit.data.sources import ColumnNames, Rows, TextRows
 from edgekit.data.text import check_room
-from edgekit.errors import CalibrationError, ConfigError, EdgekitError
+from edgekit.errors import CalibrationError, ConfigError, EdgekitError, about
 from edgekit.measure.judge import BenchmarkConfig, benchmark
 from edgekit.measure.machine import machine
 from edgekit.measure.measurement import Measurement, refusal
@@ -32,7 +32,7 @@ from edgekit.stages.quantize.mediapipe import SEGMENTS, gives_probabilities
 from edgekit.stages.quantize.plan import EVERY_OP, IntegerSettings, QuantizationPlan, quantize, trained_plan
 from edgekit.stages.quantize.preflight import preflight
 from edgekit.stages.quantize.schemes import Scheme
-from edgekit.system import artifacts
+from edgekit.system import artifacts, rooms
 from edgekit.system.worker import OnProgress, Progress, Worker, together
 from edgekit.tasks.base import Settings, Task
 from edgekit.tasks.generic import GENERIC
@@ -141,7 +141,7 @@ def convert(
         if on_progress is not None:
             on_progress(Progress("convert", next(numbers), total, note))
 
-    with artifacts.claimed(out), artifacts.work_folder("edgekit-convert-") as work:
+    with artifacts.claimed(out), rooms.temporary("convert") as work, about(source.path):
         tell("to float32 .tflite")
         float_model, data = _float_model(source, config, drawn, work, worker)
         carried = contents.of_source(source, float_model.path, drawn.judged or drawn.calibration, data.task, data.settings, config)

@@ -1,6 +1,5 @@
 """A conversion's files: published under their names with their figures, or kept as rejected with the reason."""
 
-import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -16,6 +15,7 @@ from edgekit.stages.quantize.forms import Form
 from edgekit.stages.quantize.plan import QuantizationPlan
 from edgekit.stages.quantize.schemes import Scheme
 from edgekit.system import artifacts, serial
+from edgekit.system.serial import read_json
 from edgekit.tasks.base import Task
 from edgekit.workflows.convert.bridge import FloatModel
 
@@ -138,7 +138,7 @@ def _manifest(file: Path) -> Path:
 def read_plan(manifest: Path, parents: Mapping[str, str]) -> Form:
     """The int8 form that `manifest` records. Raises `ConfigError` if it has none or is of another model."""
     try:
-        stored = json.loads(manifest.read_text(encoding="utf-8"))
+        stored = read_json(manifest)
         content = stored["measured"]["plan"]["form"]
         form = serial.read(Form, content)
         sources = set(stored["parents"].values())

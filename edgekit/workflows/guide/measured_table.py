@@ -1,7 +1,6 @@
 """`edgekit guide run`: each model of one of the guide's tables, in every scheme, measured beside what the guide publishes."""
 
 import contextlib
-import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -22,6 +21,7 @@ from edgekit.measure import runtimes
 from edgekit.measure.machine import machine
 from edgekit.spec import DataSpec
 from edgekit.system import artifacts, serial
+from edgekit.system.serial import read_json
 from edgekit.system.worker import OnProgress, Progress
 from edgekit.tasks.classification import IMAGE_CLASSIFICATION
 from edgekit.workflows.guide.families import family
@@ -99,7 +99,7 @@ def _model(job: Job, config: GuideConfig, data: SharedRows, out: Path, on_progre
     file = out / job.published.name / _MODEL
     # What an earlier run finished, where its files still lie there.
     with contextlib.suppress(OSError, ValueError):
-        model = serial.read(GuideModel, json.loads(file.read_text(encoding="utf-8")))
+        model = serial.read(GuideModel, read_json(file))
         if all(Path(row.path).is_file() for row in model.rows if not row.failure):
             return model
     model = measure(job, config, data, file.parent, on_progress)
@@ -222,11 +222,11 @@ def _begin(out: Path, settings: Mapping[str, Any], folders: Sequence[Path], *, o
     """Go on from a run with the same settings, or refuse to touch what another one left."""
     same = False
     with contextlib.suppress(OSError, ValueError):
-        same = json.loads((out / _SETTINGS).read_text(encoding="utf-8")) == settings
+        same = read_json(out / _SETTINGS) == settings
     if same and not overwrite:
         return
     for place in (*(out / name for name in (*WRITTEN, _SETTINGS)), *folders, *_finished(out)):
-        artifacts.refuse_existing(place, overwrite=overwrite)
+        artifacts.refuse_existing(place, overwrite=overwrite, whole=False)
     for place in _finished(out):
         place.unlink(missing_ok=True)
     artifacts.write_text(out / _SETTINGS, serial.to_json(settings))

@@ -17,7 +17,7 @@ from edgekit.measure.measurement import Measurement, refusal
 from edgekit.spec import DatasetReference, DataSpec, shown
 from edgekit.stages.keras.config import TrainConfig
 from edgekit.stages.quantize.plan import trained_plan
-from edgekit.system import artifacts, settings
+from edgekit.system import artifacts, rooms, settings
 from edgekit.system.settings import at_least, check, setting
 from edgekit.system.worker import OnProgress, Worker
 from edgekit.tasks.classification import IMAGE_CLASSIFICATION
@@ -162,7 +162,7 @@ def measure(job: Job, config: GuideConfig, data: SharedRows, folder: Path, on_pr
 
     A scheme that fails or is refused is in the result with its reason. Raises `EdgekitError` where there is no float32 file."""
     started = time.perf_counter()
-    with artifacts.work_folder("edgekit-guide-") as room:
+    with rooms.temporary("guide") as room:
         model = _Model(job, config, data, folder, room, Worker(on_progress=on_progress))
         result = model.measured()
     return replace(result, seconds=round(time.perf_counter() - started, 1), peak_bytes=model.peak or None)

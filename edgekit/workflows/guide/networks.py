@@ -1,7 +1,6 @@
 """The guide's image classifiers as tf_keras builds them, with the weights that a user gives, Keras downloads or a seed draws."""
 
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -14,6 +13,7 @@ from edgekit.errors import CheckpointError, ConfigError, EdgekitError, ModelForm
 from edgekit.measure import runtimes
 from edgekit.models import keras2
 from edgekit.spec import path_of
+from edgekit.system import rooms
 from edgekit.system.worker import Worker
 
 IMAGENET, RANDOM = "imagenet", "random"
@@ -25,7 +25,6 @@ _PATCHES, _NOISE = 14, 0.1
 _SAME_SIZE = 0.03
 # In names of a SavedModel's variables that are no weights.
 _NO_WEIGHTS = ("/.OPTIMIZER_SLOT/", "/optimizer/", "/keras_api/metrics/")
-_VARIABLES_SECONDS = 120.0
 
 
 @dataclass(frozen=True)
@@ -149,7 +148,7 @@ def parameters(path: Path) -> int | None:
         return sum(counts)
     try:
         if path.is_dir():
-            return Worker(timeout_s=_VARIABLES_SECONDS).run(saved_variables, path).value or None
+            return Worker().run(saved_variables, path).value or None
         return runtimes.describe(path).parameters
     except EdgekitError as error:
         raise ModelFormatError(f"{path}: cannot be read ({error.message}); give another file") from None
@@ -188,7 +187,7 @@ def random_images(target: Path, count: int, seed: int, size: int) -> None:
 def _load(model: Any, architecture: Architecture, path: Path) -> None:
     import h5py
 
-    with tempfile.TemporaryDirectory(prefix="edgekit-weights-") as room:
+    with rooms.temporary("weights") as room:
         readable = path
         with h5py.File(path) as file:
             older = path.name.endswith(_WEIGHTS_ONLY) and "layer_names" in file.attrs

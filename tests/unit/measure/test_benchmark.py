@@ -11,11 +11,12 @@ from edgekit.data.samples import Samples
 from edgekit.errors import ConfigError, DatasetError, ModelFormatError
 from edgekit.measure.execution import Budget, time_file, visited, write_outputs
 from edgekit.measure.judge import BenchmarkConfig, benchmark, gzip_size, machine, order, outputs
+from edgekit.system.limits import limited
 from edgekit.system.worker import Progress, Worker
 from edgekit.tasks.judgement import MOST_DB
 from tests.unit.measure.files import fully_connected
 
-QUICK = BenchmarkConfig(threads=1, runs=8, warmup=2, rounds=2, timeout_s=60)
+QUICK = BenchmarkConfig(threads=1, runs=8, warmup=2, rounds=2)
 ROWS = 40
 
 
@@ -148,7 +149,8 @@ def test_a_slow_file_gets_fewer_runs_but_never_fewer_than_the_least(folder: Path
 
 
 def test_a_child_that_takes_too_long_is_stopped(folder: Path):
-    (found,) = benchmark([folder / "same.tflite"], None, replace(QUICK, timeout_s=0.01))
+    with limited(timeout_s=0.01):
+        (found,) = benchmark([folder / "same.tflite"], None, QUICK)
     assert found.failure is not None and "same.tflite" in found.failure and "limit of 0.01 s" in found.failure
     assert found.latency is None
 

@@ -12,7 +12,7 @@ from edgekit.measure.measurement import Measurement, refusal
 from tests.unit.measure.files import fully_connected
 from tests.unit.measure.heads import heads, memory_cell, rows, samples
 
-QUICK = BenchmarkConfig(threads=1, runs=4, warmup=1, rounds=1, gzip=False, timeout_s=60)
+QUICK = BenchmarkConfig(threads=1, runs=4, warmup=1, rounds=1, gzip=False)
 IDENTITY = np.eye(3).tolist()
 RUINED = np.roll(np.eye(3), 1, axis=0).tolist()
 BIAS = [0.0, 0.0, 2000.0]

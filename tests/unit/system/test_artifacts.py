@@ -1,5 +1,6 @@
 """Published whole or not at all, with a manifest that can be checked."""
 
+import contextlib
 import dataclasses
 import enum
 import json
@@ -7,8 +8,6 @@ import math
 import os
 import resource
 import stat
-import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -179,38 +178,9 @@ def test_a_claim_keeps_other_processes_out_until_it_ends(tmp_path: Path) -> None
 def test_a_claim_sweeps_what_a_killed_run_left(tmp_path: Path, contents: Contents) -> None:
     folder = tmp_path / "out"
     _folder(folder / f"{artifacts._PARTIAL}abc", "stale")
-    (folder / f"{artifacts._PARTIAL}file").write_text("stale")
     (folder / "model.tflite").write_bytes(b"kept")
     with artifacts.claimed(folder):
         assert set(contents(folder)) == {"model.tflite", artifacts.LOCK_NAME}
-
-
-def test_a_work_folder_sweeps_those_of_killed_runs_and_no_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-
-    def left(name: str, age: float) -> Path:
-        (folder := tmp_path / name).mkdir()
-        (folder / "model.tflite").write_bytes(b"half")
-        lock = folder / artifacts.LOCK_NAME
-        lock.touch()
-        os.utime(lock, (time.time() - age,) * 2)
-        return folder
-
-    dead, young, other = left("work-dead", 3600), left("work-young", 1), left("room-dead", 3600)
-    (tmp_path / "work-foreign").mkdir()
-    elsewhere = left("elsewhere", 3600)
-    (tmp_path / "work-link").symlink_to(elsewhere)
-    with artifacts.work_folder("work-") as alive:
-        os.utime(alive / artifacts.LOCK_NAME, (0, 0))
-        assert not dead.exists()
-        with artifacts.work_folder("work-") as second:
-            assert alive.is_dir()
-    assert not alive.exists()
-    assert not second.exists()
-    assert all((folder / "model.tflite").is_file() for folder in (young, other, elsewhere))
-    assert (tmp_path / "work-foreign").is_dir()
-    with pytest.raises(OSError, match="its own"), artifacts.work_folder("work-"):
-        raise OSError("its own")
 
 
 def test_a_folders_hash_is_that_of_its_names_and_contents(tmp_path: Path) -> None:
@@ -275,3 +245,103 @@ def test_a_place_that_cannot_be_written_is_found_before_the_work(tmp_path, unwri
         with pytest.raises(OutputError, match="cannot be written .*; choose another --out"):
             artifacts.check_place(place)
     assert not (tmp_path / "new").exists()
+
+
+def test_a_file_and_its_manifest_come_together_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that ends between their two names is finished by the next."""
+    final = tmp_path / "model.tflite"
+    with artifacts.published(final, "tflite") as draft:
+        draft.path.write_bytes(b"old")
+    replace = Path.replace
+    moved: list[Path] = []
+
+    def stop(self: Path, target: Path) -> Path:
+        if moved:
+            raise KeyboardInterrupt
+        moved.append(target)
+        return replace(self, target)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Path, "replace", stop)
+        patch.setattr(artifacts, "_remove", lambda room: None)
+        with artifacts.published(final, "tflite", overwrite=True) as draft:
+            draft.path.write_bytes(b"new")
+    assert len(moved) == 1
+    with artifacts.claimed(tmp_path):
+        told = json.loads((tmp_path / "model.json").read_text())
+        assert told["sha256"] == artifacts.sha256(final)
+        assert final.read_bytes() == b"new"
+
+
+def test_what_was_not_ready_is_not_published_later(tmp_path: Path) -> None:
+    room = tmp_path / f"{artifacts._PARTIAL}abc"
+    room.mkdir()
+    (room / "model.tflite").write_bytes(b"half")
+    with artifacts.claimed(tmp_path):
+        assert [item.name for item in tmp_path.iterdir()] == [artifacts.LOCK_NAME]
+
+
+def test_a_folder_with_somebodys_work_is_not_replaced(tmp_path: Path) -> None:
+    final = tmp_path / "out"
+    for overwrite in (False, True):
+        with artifacts.published(final, "checkpoint", overwrite=overwrite) as draft:
+            _folder(draft.path, "ours")
+    (final / "thesis.txt").write_text("three years")
+    with pytest.raises(OutputError, match=r"out: holds thesis\.txt, which edgekit did not write"):
+        artifacts.refuse_existing(final, overwrite=True)
+    (final / "thesis.txt").unlink()
+    (final / "weights.bin").write_text("trained on")
+    with pytest.raises(OutputError, match=r"holds weights\.bin, which edgekit did not write or which changed since"):
+        artifacts.refuse_existing(final, overwrite=True)
+
+
+@pytest.mark.parametrize("source", ["out", "out/bert"])
+def test_what_something_is_made_of_is_not_replaced_by_it(tmp_path: Path, source: str) -> None:
+    with pytest.raises(OutputError, match="which it is made of"):
+        artifacts.refuse_source(tmp_path / "out", tmp_path / source)
+    artifacts.refuse_source(tmp_path / "out", tmp_path / "other")
+
+
+def test_a_name_that_is_not_utf_8_is_published(tmp_path: Path) -> None:
+    final = tmp_path / os.fsdecode(b"caf\xe9.tflite")
+    with artifacts.published(final, "tflite") as draft:
+        draft.path.write_bytes(b"model")
+    assert json.loads(final.with_suffix(".json").read_text())["path"] == final.name
+
+
+@pytest.mark.parametrize("stop", range(4))
+def test_a_folder_and_the_manifest_beside_it_come_together_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int
+) -> None:
+    """A run that ends at any step of publishing leaves the old pair or is finished by the next."""
+    final, beside = tmp_path / "saved", tmp_path / "saved.json"
+
+    def publish(content: str, *, overwrite: bool) -> None:
+        with artifacts.published(final, "saved-model", manifest=beside, overwrite=overwrite) as draft:
+            _folder(draft.path, content)
+
+    publish("old", overwrite=False)
+    old = artifacts.sha256(final)
+    steps = iter(range(stop))
+
+    def dies(function: Callable[..., Any]) -> Callable[..., Any]:
+        def called(*arguments: Any) -> Any:
+            if next(steps, None) is None:
+                raise KeyboardInterrupt
+            return function(*arguments)
+
+        return called
+
+    with monkeypatch.context() as patched:
+        # What is left as it is after a kill: nobody tidies up.
+        patched.setattr(artifacts, "_remove", lambda _: None)
+        patched.setattr(artifacts, "_exchange", dies(artifacts._exchange))
+        patched.setattr(Path, "rename", dies(Path.rename))
+        patched.setattr(Path, "replace", dies(Path.replace))
+        with contextlib.suppress(KeyboardInterrupt):
+            publish("new", overwrite=True)
+    with artifacts.claimed(tmp_path):
+        pass
+    assert json.loads(beside.read_text())["sha256"] == artifacts.sha256(final)
+    assert (artifacts.sha256(final) == old) == (stop == 0)
+    assert not list(tmp_path.glob(f"{artifacts._PARTIAL}*"))

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from edgekit.measure.measurement import Measurement
+from edgekit.system import artifacts
 from edgekit.system.serial import plain
 from edgekit.workflows.report import report as report_of
 
@@ -16,7 +17,8 @@ def _publish(folder: Path, model: str, scheme: str, reason: str = "") -> Path:
         "plan": {"reason": reason} if reason else None,
         "data": "9 rows of dev.tsv",
     }
-    manifest = {"kind": "tflite", "path": file.name, "size_bytes": 12, "config": {"scheme": scheme}, "measured": measured}
+    known = {"kind": "tflite", "path": file.name, "sha256": artifacts.sha256(file), "size_bytes": 12}
+    manifest = {**known, "config": {"scheme": scheme}, "measured": measured}
     file.with_suffix(".json").write_text(json.dumps(manifest))
     return file
 

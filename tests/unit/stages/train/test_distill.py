@@ -322,9 +322,9 @@ def test_what_is_refused_leaves_everything_as_it_was(
         distill(tiny_bert, out, _told(QUICK, tiny_bert, tiny.data(16)))
     strange = DataSpec({"sentence": ["a film", "a plot"], "label": ["good", "bad"]})
     with pytest.raises(DatasetError, match="^rows in memory: labels outside the head"):
-        distill(tiny_bert, out, _told(QUICK, tiny_bert, strange), overwrite=True)
+        distill(tiny_bert, tmp_path / "new", _told(QUICK, tiny_bert, strange))
     with pytest.raises(CheckpointError, match="holds no config.json"):
-        distill(tiny_bert, out, _told(QUICK, tmp_path, tiny.data(16)), overwrite=True)
+        distill(tiny_bert, tmp_path / "new", _told(QUICK, tmp_path, tiny.data(16)))
     assert contents(tmp_path) == before
 
 

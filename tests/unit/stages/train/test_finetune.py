@@ -295,8 +295,10 @@ def test_an_existing_output_is_kept(tiny_bert: Path, tmp_path: Path, contents: C
     before = contents(tmp_path)
     with pytest.raises(OutputError, match="--overwrite"):
         finetune(tiny_bert, out, _told(QUICK, tiny.data(16)))
+    with pytest.raises(OutputError, match="holds precious, which edgekit did not write"):
+        finetune(tiny_bert, out, _told(QUICK, tiny.data(16)), overwrite=True)
     with pytest.raises(ConfigError, match="max_length is 500 but .* takes 128 tokens"):
-        finetune(tiny_bert, out, _told(dataclasses.replace(QUICK, max_length=500), tiny.data(16)), overwrite=True)
+        finetune(tiny_bert, tmp_path / "new", _told(dataclasses.replace(QUICK, max_length=500), tiny.data(16)))
     assert contents(tmp_path) == before
 
 

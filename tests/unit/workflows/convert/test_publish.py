@@ -101,7 +101,7 @@ def rejected(folder, monkeypatch, diagnose) -> tuple[str, dict[str, Any]]:
     )
     manifest = json.loads((folder / "model_int8.tflite.rejected.json").read_text())
     assert (folder / "model_int8.tflite.rejected").read_bytes() == b"a file that decides otherwise"
-    assert manifest["measured"]["refused"] == told
+    assert manifest["measured"]["refused"] == told.replace(f"{folder}/", "")
     return told, manifest["measured"]
 
 
@@ -116,7 +116,7 @@ def test_a_rejected_file_is_told_with_its_first_cause(tmp_path, monkeypatch):
     told, measured = rejected(tmp_path, monkeypatch, diagnose)
     assert told == f"loses 9 points; one channel of dense is wide; kept as {tmp_path / 'model_int8.tflite.rejected'}"
     assert seen == [64]
-    assert measured["diagnosis"]["file"] == str(tmp_path / "model_int8.tflite.rejected")
+    assert measured["diagnosis"]["file"] == "model_int8.tflite.rejected"
     assert [finding["cause"] for finding in measured["diagnosis"]["findings"]] == ["one channel of dense is wide", "cut"]
 
 
