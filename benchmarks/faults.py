@@ -57,6 +57,10 @@ from edgekit.system.child import die_with_parent, signal_name
 from edgekit.system.worker import peak_memory
 
 ROOT = Path(__file__).resolve().parent.parent
+# The tests' own tiny models; a script finds only what lies beside it.
+sys.path.append(str(ROOT))
+from tests import tiny  # noqa: E402
+
 PACKAGE = Path(edgekit.__file__).parent
 CONTEXT = multiprocessing.get_context("fork")
 LANES = 2
@@ -93,10 +97,6 @@ FULL = "the exit code is 6, or 0 where there is room"
 NAMED = "a refusal ends in one line that names the place"
 
 TEXT = "a warm, funny film"
-LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
-SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-PRAISE, BLAME = ("good", "great", "lovely", "warm"), ("bad", "dull", "awful", "cold")
-NEUTRAL = ("the", "a", "film", "story", "actor", "was", "is", "and", "very", "this", "not", "quite", ".", ",")
 
 
 @dataclass(frozen=True)
@@ -1320,7 +1320,7 @@ def make_seeds(place: Place, shared: Path | None) -> None:
     shutil.rmtree(seeds, ignore_errors=True)
     for name in ("tflite", "onnx", "others", "files", "again"):
         (seeds / name).mkdir(parents=True)
-    in_fork(write_checkpoint, seeds / "bert")
+    in_fork(tiny.model, seeds / "bert")
     in_fork(write_keras, seeds / "keras.h5")
     in_fork(write_onnx, seeds / "onnx" / "conv.onnx")
     write_rows(seeds)
@@ -1369,41 +1369,6 @@ def _of_others(shared: Path | None) -> list[Path]:
     return [file for file in found if file.stat().st_size <= LARGEST_SEED]
 
 
-def write_checkpoint(folder: Path) -> None:
-    """A 2-layer, 64-wide BERT classifier with seeded random weights, and a word-piece tokenizer."""
-    import torch
-    import transformers
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-
-    pieces = dict.fromkeys((*SPECIAL, *NEUTRAL, *PRAISE, *BLAME, *LETTERS, *(f"##{letter}" for letter in LETTERS)))
-    vocabulary = {piece: number for number, piece in enumerate(pieces)}
-    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]",
-        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-        special_tokens=[(token, vocabulary[token]) for token in ("[CLS]", "[SEP]")],
-    )
-    names = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), SPECIAL, strict=True))
-    transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=128, **names).save_pretrained(folder)
-    torch.manual_seed(0)
-    config = transformers.BertConfig(
-        vocab_size=len(vocabulary),
-        hidden_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=128,
-        max_position_embeddings=128,
-        # Wider than usual, so that the logits differ from one text to the next as a trained model's do.
-        initializer_range=0.2,
-        pad_token_id=vocabulary["[PAD]"],
-        id2label={0: "negative", 1: "positive"},
-        label2id={"negative": 0, "positive": 1},
-    )
-    transformers.BertForSequenceClassification(config).save_pretrained(folder)
-
-
 def write_keras(path: Path) -> None:
     os.environ |= {"TF_USE_LEGACY_KERAS": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
     import tf_keras
@@ -1437,19 +1402,8 @@ def write_onnx(path: Path) -> None:
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
 
 
-def sentences(count: int) -> list[tuple[str, int]]:
-    """Sentences with their label, 1 for those with words of praise."""
-    draw, found = random.Random(0), []
-    for number in range(count):
-        words = draw.choices(NEUTRAL, k=draw.randint(3, 11)) + draw.choices((BLAME, PRAISE)[number % 2], k=2)
-        draw.shuffle(words)
-        found.append((" ".join(words), number % 2))
-    return found
-
-
 def write_rows(seeds: Path) -> None:
-    lines = ["sentence\tlabel", *(f"{text}\t{label}" for text, label in sentences(300))]
-    (seeds / "rows.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    tiny.write_tsv(seeds / "rows.tsv", 300)
     draw = np.random.default_rng(0)
     labels = draw.integers(0, 2, 400)
     images = 20 * draw.normal(size=(400, 8, 8, 3)) + 12 * labels[:, None, None, None] - 6
@@ -1482,7 +1436,7 @@ def write_files(seeds: Path) -> None:
     }
     (checkpoint / ranges.RANGES).write_text(json.dumps(stored), encoding="utf-8")
 
-    texts, rows = files / "texts", sentences(40)
+    texts, rows = files / "texts", tiny.sentences(40)
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
         shutil.copyfile(bert / name, texts / name)
     columns = {"sentence": [text for text, _ in rows], "label": [label for _, label in rows]}
@@ -1496,7 +1450,8 @@ def write_files(seeds: Path) -> None:
     asked = [{"question": "what was it", "id": str(number), "answers": [_answer(text)]} for number, (text, _) in enumerate(rows)]
     paragraphs = [{"context": text, "qas": [question]} for (text, _), question in zip(rows, asked, strict=True)]
     (texts / "squad.json").write_text(json.dumps({"version": "1", "data": [{"title": "t", "paragraphs": paragraphs}]}))
-    tagged = ("".join(f"{word} {'B-WORD' if word in (*PRAISE, *BLAME) else 'O'}\n" for word in text.split()) for text, _ in rows)
+    judging = (*tiny.POSITIVE, *tiny.NEGATIVE)
+    tagged = ("".join(f"{word} {'B-WORD' if word in judging else 'O'}\n" for word in text.split()) for text, _ in rows)
     (texts / "rows.conll").write_text("\n".join(tagged), encoding="utf-8")
 
     draw = np.random.default_rng(0)

@@ -1,6 +1,7 @@
 """A command that goes on in a forked child, so that a file which crashes the interpreter, or keeps it, ends with a line."""
 
 import contextlib
+import functools
 import os
 import signal
 import sys
@@ -38,8 +39,7 @@ def in_child(file: Path, *, listens: bool = False, meanwhile: Callable[[], objec
         os.kill(child, signal.SIGKILL)
         raise WorkerOutOfMemory(f"{file}: stopped above {memory.told}")
     if code == -signal.SIGALRM:
-        most = limits.given().timeout_s or limits.silence([file])
-        raise WorkerTimeout(f"{file}: stopped after the limit of {most:g} s; allow more with --timeout or give a smaller model")
+        raise WorkerTimeout(f"{file}: {limits.stopped(_seconds(file))}")
     if code < 0:
         crash = f"the interpreter crashed with {signal_name(-code)}"
         raise WorkerCrashed(f"{file}: {crash}; convert or download the file again")
@@ -51,10 +51,15 @@ def _interrupt_once(*_: object) -> None:
     raise KeyboardInterrupt
 
 
+@functools.cache
+def _seconds(file: Path) -> float:
+    return limits.given().timeout_s or limits.silence([file])
+
+
 @contextlib.contextmanager
 def timed(file: Path) -> Iterator[None]:
     """Let SIGALRM end this process, a child of `in_child`, if what is inside the block takes longer than it may."""
-    signal.setitimer(signal.ITIMER_REAL, limits.given().timeout_s or limits.silence([file]))
+    signal.setitimer(signal.ITIMER_REAL, _seconds(file))
     try:
         yield
     finally:

@@ -25,14 +25,14 @@ def main(arguments: list[str] | None = None) -> None:
     except click.exceptions.Exit as error:
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
-        interrupted()
+        _interrupted()
 
 
 def _run(arguments: list[str]) -> Any:
     detail, code = "", WorkerError.exit_code
     try:
         return cli.main(arguments, prog_name="edgekit", standalone_mode=False)
-    except click.exceptions.Exit:
+    except (KeyboardInterrupt, SystemExit, click.Abort, click.exceptions.Exit):
         raise
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message(), err=True)
@@ -42,8 +42,6 @@ def _run(arguments: list[str]) -> Any:
     except click.UsageError as error:
         command = error.ctx.command_path if error.ctx else "edgekit"
         message, code = f"{error.format_message()} See {command} --help", ConfigError.exit_code
-    except (KeyboardInterrupt, SystemExit, click.Abort):
-        raise
     except BaseException as error:  # a panic of Rust is no Exception
         message = f"unforeseen {type(error).__name__}: {' '.join(str(error).split())[:300]}; run with --debug and report it"
         detail = traceback.format_exc()
@@ -71,7 +69,7 @@ def _prepare() -> None:
             signal.signal(number, _end)
 
 
-def interrupted() -> NoReturn:
+def _interrupted() -> NoReturn:
     """How a command ends on Ctrl-C."""
     options.say("edgekit: error: interrupted; each output is as it was before or whole", err=True)
     sys.exit(options.INTERRUPTED)

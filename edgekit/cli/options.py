@@ -16,6 +16,7 @@ import click
 from edgekit.errors import ConfigError, RefusedError, printable
 from edgekit.spec import DataSpec
 from edgekit.system import settings
+from edgekit.system.limits import limited
 from edgekit.system.settings import MOST_SEED, MOST_THREADS, setting
 
 Command = Callable[..., Any]
@@ -42,9 +43,6 @@ def common(command: Command) -> Command:
 
     @functools.wraps(command)
     def called(*, debug: bool, timeout: float | None, memory_limit: float | None, **arguments: Any) -> Any:
-        # Imports psutil, which --help does without.
-        from edgekit.system.limits import limited
-
         try:
             with limited(timeout_s=timeout, memory_bytes=None if memory_limit is None else int(memory_limit * 2**30)):
                 return command(**arguments)

@@ -22,11 +22,11 @@ def read_npz(path: Path, limit: int | None) -> dict[str, Array]:
     try:
         with zipfile.ZipFile(path) as archive:
             arrays: dict[str, Array] = {}
-            most = max(_BYTES, _TIMES * path.stat().st_size)
+            room = max(_BYTES, _TIMES * path.stat().st_size)
             for name in (member.removesuffix(".npy") for member in archive.namelist() if member.endswith(".npy")):
                 with archive.open(f"{name}.npy") as stream:
-                    room = most - sum(array.nbytes for array in arrays.values())
                     arrays[name] = _read_member(stream, limit, f"{path}: array {name}", room)
+                room -= arrays[name].nbytes
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         cause = "is empty" if path.stat().st_size == 0 else f"not a whole .npz file ({error})"
         raise DatasetError(f"{path}: {cause}; write it again with numpy.savez") from None

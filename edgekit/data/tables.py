@@ -52,10 +52,10 @@ def read_columns(path: Path, names: Sequence[str], limit: int | None) -> dict[st
         else:
             rows = _object_rows(path, names) if path.suffix.lower() in _OBJECTS else _text_rows(path, names)
             columns = {name: [] for name in names}
-            for number, row in enumerate(itertools.islice(rows, limit)):
-                _check_count(path, number)
+            for row in itertools.islice(rows, _MOST_ROWS + 1 if limit is None else min(limit, _MOST_ROWS + 1)):
                 for name, value in zip(names, row, strict=True):
                     columns[name].append(value)
+            _check_count(path, max(map(len, columns.values())))
     except OSError as error:
         raise DatasetError(f"{path}: cannot be read ({error.strerror or error}); check the path and its permissions") from None
     if not any(columns.values()):

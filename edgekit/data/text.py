@@ -59,8 +59,8 @@ def encodings(encoder: Any, texts: Sequence[str], *, special: bool = True) -> It
     """Each text's `tokenizers.Encoding` with offsets in characters, with or without the special tokens; few live at a time."""
     for part in batches(texts):
         with thrown_as(CheckpointError, _STOPS), hushed():
-            found = encoder.encode_batch(list(texts[part]), add_special_tokens=special)
-        yield from found
+            encoded = encoder.encode_batch(list(texts[part]), add_special_tokens=special)
+        yield from encoded
 
 
 def token_specs(max_length: int, *, segments: bool) -> tuple[TensorSpec, ...]:

@@ -3,7 +3,6 @@
 import contextlib
 import ctypes
 import errno
-import fcntl
 import hashlib
 import importlib.metadata
 import json
@@ -27,7 +26,7 @@ from edgekit.system.serial import plain, read_json, to_json
 MANIFEST, SUMS = "edgekit.json", "SHA256SUMS"
 LOCK_NAME = ".edgekit.lock"
 _PARTIAL = ".edgekit-partial-"
-_COMMITTED, _REPLACED = ".committed", ".replaced"
+_COMMITTING, _COMMITTED, _REPLACED = ".committing", ".committed", ".replaced"
 # Between making a room and locking it lies a moment.
 _YOUNG_SECONDS = 60
 # An absolute path inside a sentence; what follows a colon, as in https://, is none.
@@ -68,17 +67,18 @@ def describe(
     for tool in ("edgekit", *tools):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[tool] = importlib.metadata.version(tool)
+    files = _digests(path) if path.is_dir() else {}
     return Artifact(
         kind=kind,
         path=name or path.name,
-        sha256=sha256(path),
+        sha256=_combined(files) if path.is_dir() else sha256(path),
         size_bytes=size(path),
         parents=dict(parents or {}),
         config=settings,
         config_sha256=hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest(),
         tools=versions,
         measured=plain(measured) if measured is not None else {},
-        files={} if path.is_file() else {file.relative_to(path).as_posix(): sha256(file) for file in _files(path, hidden=True)},
+        files=files,
     )
 
 
@@ -124,14 +124,19 @@ def portable(value: Any, folder: Path) -> Any:
     """Plain data without this machine's paths: in `folder`, the current one or home relative, elsewhere a name alone.
 
     What is published does not tell who made it, and where."""
+    roots = (folder, folder.resolve(), Path.cwd(), Path.home())
+    return _portable(value, [f"{str(root).rstrip('/')}/" for root in dict.fromkeys(roots) if root.is_absolute()])
+
+
+def _portable(value: Any, roots: Sequence[str]) -> Any:
     if isinstance(value, dict):
-        return {portable(key, folder): portable(item, folder) for key, item in value.items()}
+        return {_portable(key, roots): _portable(item, roots) for key, item in value.items()}
     if isinstance(value, list):
-        return [portable(item, folder) for item in value]
+        return [_portable(item, roots) for item in value]
     if not isinstance(value, str):
         return value
-    for root in dict.fromkeys(str(place) for place in (folder, folder.resolve(), Path.cwd(), Path.home()) if place.is_absolute()):
-        value = value.replace(f"{root.rstrip('/')}/", "")
+    for root in roots:
+        value = value.replace(root, "")
     return Path(value).name if value.startswith("/") and "\n" not in value else _PLACE.sub(lambda found: Path(found[0]).name, value)
 
 
@@ -140,10 +145,24 @@ def sha256(path: Path) -> str:
     if path.is_file():
         with path.open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
+    return _combined(_digests(path, hidden=False))
+
+
+def _digests(folder: Path, *, hidden: bool = True) -> dict[str, str]:
+    """Of each file in a folder by its relative name, in order."""
+    return {file.relative_to(folder).as_posix(): sha256(file) for file in _files(folder, hidden=hidden)}
+
+
+def _combined(files: Mapping[str, str]) -> str:
+    """A folder's digest from those of its files."""
     digest = hashlib.sha256()
-    for file in _files(path):
-        digest.update(f"{file.relative_to(path).as_posix()}\0{sha256(file)}\n".encode())
+    for name in (name for name in files if not _is_hidden(name)):
+        digest.update(f"{name}\0{files[name]}\n".encode())
     return digest.hexdigest()
+
+
+def _is_hidden(name: str) -> bool:
+    return any(part.startswith(".") for part in Path(name).parts)
 
 
 def size(path: Path) -> int:
@@ -153,7 +172,7 @@ def size(path: Path) -> int:
 
 def _files(folder: Path, *, hidden: bool = False) -> list[Path]:
     every = (file for file in folder.rglob("*") if file.is_file() or file.is_symlink())
-    return sorted(file for file in every if hidden or not any(part.startswith(".") for part in file.relative_to(folder).parts))
+    return sorted(file for file in every if hidden or not _is_hidden(str(file.relative_to(folder))))
 
 
 @contextlib.contextmanager
@@ -242,11 +261,11 @@ def _foreign(folder: Path) -> list[str]:
     return [name for name, file in names.items() if not (name in known and known[name] in ("", sha256(file)))]
 
 
-def refuse_source(path: Path, source: Path) -> None:
-    """Raise `OutputError` if what is to be written to `path` would take the place of what it is made of."""
-    found = source.resolve()
-    if path.resolve() in (found, *found.parents):
-        raise OutputError(f"{path}: holds {source}, which it is made of; choose another --out")
+def refuse_source(path: Path, source: Path, what: str = "") -> None:
+    """Raise `OutputError` if what is to be written to `path` would take the place of `what` it is made of."""
+    made_of = source.resolve()
+    if path.resolve() in (made_of, *made_of.parents):
+        raise OutputError(f"{path}: holds {what or f'{source}, which it is made of'}; choose another --out")
 
 
 def check_place(path: Path) -> None:
@@ -283,7 +302,7 @@ def staged(final: Path, *, overwrite: bool = False) -> Iterator[Path]:
     lock = None
     # Where the file system has no locks nobody sweeps, either.
     with contextlib.suppress(OSError):
-        lock = _locked(room)
+        lock = rooms.locked(room)
     partial = room / final.name
     try:
         try:
@@ -297,9 +316,9 @@ def staged(final: Path, *, overwrite: bool = False) -> Iterator[Path]:
             partial.stat()
             beside = [item for item in room.iterdir() if item != partial]
             _sync([partial, *partial.rglob("*"), *beside])
-            (room / _REPLACED).write_text(str(partial.stat().st_ino))
-            _sync([room / _REPLACED])
-            (room / _REPLACED).rename(room / _COMMITTED)
+            (room / _COMMITTING).write_text(str(partial.stat().st_ino))
+            _sync([room / _COMMITTING])
+            (room / _COMMITTING).rename(room / _COMMITTED)
             _sync([room])
             _finish(room)
             _sync([final.parent])
@@ -311,24 +330,13 @@ def staged(final: Path, *, overwrite: bool = False) -> Iterator[Path]:
             os.close(lock)
 
 
-def _locked(room: Path) -> int:
-    """An open lock on a folder, which the system takes back from a process that is killed. Raises `BlockingIOError`."""
-    lock = os.open(room, os.O_RDONLY)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(lock)
-        raise
-    return lock
-
-
 def _sweep(folder: Path) -> None:
     """Finish what killed runs were about to publish in `folder`, and clear away what they left half-written."""
     for stale in folder.glob(f"{_PARTIAL}*"):
         # Whose owner is at work, or that is gone by now, stays; so does one that was made a moment ago and is not locked yet.
         with contextlib.suppress(OSError):
             young = time.time() - stale.stat().st_mtime < _YOUNG_SECONDS and not any(stale.iterdir())
-            lock = _locked(stale)
+            lock = rooms.locked(stale)
             try:
                 if not young:
                     _finish(stale)

@@ -49,6 +49,11 @@ def given() -> Limits:
     return _given
 
 
+def stopped(seconds: float) -> str:
+    """What is told of a child that took longer."""
+    return f"stopped after the limit of {seconds:g} s; allow more with --timeout or give a smaller model"
+
+
 def silence(arguments: Iterable[Any]) -> float:
     """Seconds that a child may take between two words of progress; it gets more for the files among its `arguments`."""
     files = (argument for argument in arguments if isinstance(argument, Path))
@@ -102,8 +107,8 @@ def wait(pid: int, memory: Memory) -> int | None:
     ended = os.pidfd_open(pid) if hasattr(os, "pidfd_open") else None
     try:
         while True:
-            found, status = os.waitpid(pid, os.WNOHANG)
-            if found:
+            reaped, status = os.waitpid(pid, os.WNOHANG)
+            if reaped:
                 return os.waitstatus_to_exitcode(status)
             if memory.exceeded():
                 return None

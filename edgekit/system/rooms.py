@@ -104,10 +104,20 @@ def _made(place: Path) -> tuple[Path, int]:
         return _made(place)
     for name in ("rooms", "jobs"):
         (made / name).mkdir()
-    lock = os.open(made / _LOCK, os.O_CREAT | os.O_RDWR, 0o600)
-    # The system takes the lock back from a process that is killed, which tells its folder from one at work.
-    fcntl.flock(lock, fcntl.LOCK_EX)
+    (made / _LOCK).touch(0o600)
+    lock = locked(made / _LOCK)
     return made.rename(made.with_name(made.name.replace(_MAKING, _RUN))), lock
+
+
+def locked(place: Path) -> int:
+    """An open lock on a file or folder, which the system takes back from a process that is killed. Raises `BlockingIOError`."""
+    lock = os.open(place, os.O_RDONLY if place.is_dir() else os.O_RDWR)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(lock)
+        raise
+    return lock
 
 
 def _sweep(left: Path) -> None:
@@ -115,9 +125,9 @@ def _sweep(left: Path) -> None:
     with contextlib.suppress(OSError):
         if left.name.startswith(_MAKING) and time.time() - left.stat().st_mtime < _YOUNG_SECONDS:
             return
-        lock = os.open(left / _LOCK, os.O_RDWR | os.O_CREAT)
+        (left / _LOCK).touch(0o600)
+        lock = locked(left / _LOCK)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(left, ignore_errors=True)
         finally:
             os.close(lock)

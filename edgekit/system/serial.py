@@ -66,10 +66,15 @@ def parse_json(text: str | bytes) -> Any:
         raise ValueError("nested too deeply") from None
 
 
-def read_json(file: Path) -> Any:
-    """What `file` holds. Raises `ValueError` where that is no JSON, and `OSError`, for what is no regular file or large, too."""
+def refuse_pipe(file: Path) -> None:
+    """Raise `OSError` for a pipe, which would be waited for, or a device."""
     if file.exists() and not file.is_file() and not file.is_dir():
         raise OSError(errno.EINVAL, "not a regular file", str(file))
+
+
+def read_json(file: Path) -> Any:
+    """What `file` holds. Raises `ValueError` where that is no JSON, and `OSError`, for what is no regular file or large, too."""
+    refuse_pipe(file)
     if file.stat().st_size > _MOST_JSON_BYTES:
         raise ValueError(f"more than {_MOST_JSON_BYTES >> 20} MB")
     return parse_json(file.read_text(encoding="utf-8"))

@@ -142,10 +142,7 @@ class Worker:
                         raise WorkerCrashed(f"{name}: stopped, because what ran beside it ended early; start again", _log_tail(job))
                     now = time.monotonic()
                     if most is not None and now > started + most:
-                        raise WorkerTimeout(
-                            f"{name}: stopped after the limit of {most:g} s; allow more with --timeout or give a smaller model",
-                            _log_tail(job),
-                        )
+                        raise WorkerTimeout(f"{name}: {limits.stopped(most)}", _log_tail(job))
                     if most is None and now > heard + silence:
                         raise WorkerTimeout(
                             f"{name}: stopped after {silence:.0f} s without progress; allow more with --timeout, if it is sound",

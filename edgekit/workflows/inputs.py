@@ -1,6 +1,7 @@
 """What a .tflite says of its task, tokenizer, labels and normalization, and rows of a data set in the form that it takes."""
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,6 @@ _KINDS = {
     "task": (str,),
     "threshold": (int | float,),
 }
-
-
 _CHOICES = {"activation": tuple(ACTIVATIONS.values()), "problem": tuple(ACTIVATIONS)}
 
 
@@ -46,10 +45,18 @@ def manifest_of(file: Path) -> dict[str, Any]:
     beside = file.with_suffix(".json")
     try:
         manifest = read_json(beside)
-        ours = manifest["kind"] == "tflite" and manifest["path"] == file.name and manifest["sha256"] == artifacts.sha256(file)
+        written = file.stat()
+        digest = _digest(file, written.st_mtime_ns, written.st_size)
+        ours = manifest["kind"] == "tflite" and manifest["path"] == file.name and manifest["sha256"] == digest
         return manifest if ours and _is_whole(manifest["config"], manifest["measured"]) else {}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
+
+
+@lru_cache(maxsize=64)
+def _digest(file: Path, changed: int, size: int) -> str:
+    """A command asks for the same manifest several times; `changed` and `size` tell another content."""
+    return artifacts.sha256(file)
 
 
 def _is_whole(config: Mapping[str, Any], measured: Mapping[str, Any]) -> bool:
@@ -111,11 +118,11 @@ def settings_of(content: ModelFile) -> dict[str, Any]:
         except ModelFormatError as error:
             raise ModelFormatError(f"{path}: {error}; convert or download it again") from None
     beside = {"mean": statistics[0], "std": statistics[1], "task": measured["measurement"].get("task") if measured else None}
-    found = {name: value for name, value in beside.items() if value} | settings
-    odd = (name for name, choices in _CHOICES.items() if found.get(name, choices[0]) not in choices)
-    if (name := _misfit(found, _KINDS) or next(odd, None)) is not None:
-        raise ModelFormatError(f"{path}: its setting {name} is {str(found[name])[:80]}; convert it again")
-    return found
+    told = {name: value for name, value in beside.items() if value} | settings
+    odd = (name for name, choices in _CHOICES.items() if told.get(name, choices[0]) not in choices)
+    if (name := _misfit(told, _KINDS) or next(odd, None)) is not None:
+        raise ModelFormatError(f"{path}: its setting {name} is {str(told[name])[:80]}; convert it again")
+    return told
 
 
 def read_task(content: ModelFile, name: str | None = None) -> tuple[Task, dict[str, Any]]:

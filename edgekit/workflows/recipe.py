@@ -5,7 +5,6 @@ table with `source` and how it is read.
 An unknown key, a wrong type and a missing key are errors that name the file, the table and the key. Relative paths start
 at the recipe's own folder, so that a recipe means the same wherever it is called from."""
 
-import errno
 import tomllib
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
@@ -87,8 +86,7 @@ def load(path: Path) -> Recipe:
 
     Raises `ConfigError` if the file is missing, is not UTF-8 or not TOML, or says something that no recipe knows."""
     try:
-        if path.exists() and not path.is_file() and not path.is_dir():
-            raise OSError(errno.EINVAL, "not a regular file")
+        serial.refuse_pipe(path)
         table = tomllib.loads(path.read_bytes().decode("utf-8"))
     except OSError as error:
         what = f"cannot be read ({error.strerror}); give the path of a recipe such as recipes/quickstart.toml"

@@ -15,7 +15,7 @@ from edgekit.data.encode import is_image, is_text
 from edgekit.data.images import Preprocessing, for_input
 from edgekit.deploy.android.golden import Golden, golden, per_token
 from edgekit.deploy.android.kotlin import Tensor, identifier, literal, tensors
-from edgekit.errors import ModelFormatError, OutputError, about
+from edgekit.errors import ModelFormatError, about
 from edgekit.spec import DataSpec, Signature
 from edgekit.stages.quantize.mediapipe import gives_probabilities
 from edgekit.system import artifacts
@@ -67,8 +67,7 @@ def bundle(model: str | Path, out: str | Path, config: BundleConfig = BundleConf
     The file is run in a child for the golden rows. Raises `ModelFormatError`, `UnsupportedOpError` for a file that the plain
     interpreter cannot run, `DatasetError` and `OutputError`."""
     file, out = Path(model), Path(out)
-    if out.is_dir() and out.resolve() in file.resolve().parents:
-        raise OutputError(f"{out}: holds the file that is to be bundled; choose another --out")
+    artifacts.refuse_source(out, file, "the file that is to be bundled")
     artifacts.refuse_existing(out, overwrite=overwrite)
     content = flatbuffer.read(file)
     if content.external_files:

@@ -32,8 +32,8 @@ def used(tokenizer: Path, texts: Sequence[Any], pairs: Sequence[Any] | None) -> 
     for part in batches(texts, pairs):
         rows = list(texts[part]) if pairs is None else list(zip(texts[part], pairs[part], strict=True))
         with thrown_as(CheckpointError, _ODD), hushed():
-            found = encoder.encode_batch_fast(rows, is_pretokenized=words)
-        ids.update(*(encoding.ids for encoding in found))
+            encoded = encoder.encode_batch_fast(rows, is_pretokenized=words)
+        ids.update(*(encoding.ids for encoding in encoded))
     return ids
 
 
