@@ -991,7 +991,7 @@ class Job:
 _CONVERT = "{seeds}/bert --scheme float32 --scheme float16 --out {place} --max-length"
 _FINETUNE = "--model {seeds}/bert --dataset {seeds}/rows.tsv --epochs 1 --max-length 16 --out {place}/tuned --seed"
 _PRUNE = "{seeds}/bert --dataset {seeds}/rows.tsv --max-length 16 --out {place}/pruned --heads"
-_OPTIMIZE = "{seeds}/keras.h5 --dataset {seeds}/images.npz --technique clustering --epochs 1 --max-drop 1 --out {place} --seed"
+_OPTIMIZE = "{seeds}/keras.h5 --dataset {seeds}/images.npz --technique sparsity --epochs 1 --max-drop 1 --out {place} --sparsity"
 _EXPORT = "{seeds}/bert --format onnx --out {place}/bert.onnx --max-length"
 # Two files of one name, after which the Kotlin in a bundle is called.
 _BUNDLED = "bert_float32.tflite --out {place}/app"
@@ -1001,7 +1001,7 @@ JOBS = {
         Job("convert", f"{_CONVERT} 8", f"{_CONVERT} 16"),
         Job("finetune", f"{_FINETUNE} 1", f"{_FINETUNE} 0"),
         Job("prune", f"{_PRUNE} 0.25", f"{_PRUNE} 0.5"),
-        Job("optimize", f"{_OPTIMIZE} 1", f"{_OPTIMIZE} 0"),
+        Job("optimize", f"{_OPTIMIZE} 0.3", f"{_OPTIMIZE} 0.7"),
         Job("bundle", f"{{seeds}}/converted/{_BUNDLED}", f"{{seeds}}/again/{_BUNDLED}"),
         Job("export", f"{_EXPORT} 8", f"{_EXPORT} 16"),
         Job("report", "{seeds}/convolution --out {place}/report.html", "{seeds}/converted --out {place}/report.html"),

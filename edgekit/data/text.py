@@ -37,8 +37,8 @@ def encode_text(rows: TextRows, tokenizer: Path, max_length: int, input_names: S
         texts = list(rows.texts[part]) if rows.pairs is None else list(zip(rows.texts[part], rows.pairs[part], strict=True))
         with thrown_as(CheckpointError, _STOPS), hushed():
             encodings = encoder.encode_batch_fast(texts)
-        for name, array in arrays.items():
-            array[part] = [getattr(encoding, FIELDS[name]) for encoding in encodings]
+            for name, array in arrays.items():
+                array[part] = [getattr(encoding, FIELDS[name]) for encoding in encodings]
     return Samples(arrays)
 
 
@@ -61,6 +61,12 @@ def encodings(encoder: Any, texts: Sequence[str], *, special: bool = True) -> It
         with thrown_as(CheckpointError, _STOPS), hushed():
             encoded = encoder.encode_batch(list(texts[part]), add_special_tokens=special)
         yield from encoded
+
+
+def fed(encoded: Any, name: str) -> np.ndarray:
+    """What of a `tokenizers.Encoding` the input `name` takes, int32. Raises `CheckpointError` for ids that are larger."""
+    with thrown_as(CheckpointError, _STOPS):
+        return np.array(getattr(encoded, FIELDS[name]), np.int32)
 
 
 def token_specs(max_length: int, *, segments: bool) -> tuple[TensorSpec, ...]:
@@ -128,7 +134,9 @@ def _opened(folder: Path, file: Path, max_length: int, pair: bool, changed: tupl
     """`changed` are the times at which what it is read from was written."""
     from tokenizers import Tokenizer
 
-    with thrown_as(CheckpointError, f"{file}: not a usable tokenizer ({{}}); save it again with save_pretrained"), hushed():
+    # One that was unpacked is known by the file that it came in, which whoever asked for it names.
+    called = "its tokenizer" if rooms.holds(file) else file
+    with thrown_as(CheckpointError, f"{called}: not a usable tokenizer ({{}}); save it again with save_pretrained"), hushed():
         if file.is_file():
             # Its own reader takes no names that are not UTF-8.
             encoder = Tokenizer.from_buffer(file.read_bytes())

@@ -13,7 +13,7 @@ import numpy as np
 from edgekit.data.encode import Encoding, token_length
 from edgekit.data.samples import Array, Samples
 from edgekit.data.sources import ColumnNames, Rows, TextRows
-from edgekit.data.text import FIELDS, encodings, open_tokenizer, uncut
+from edgekit.data.text import encodings, fed, open_tokenizer, uncut
 from edgekit.errors import ConfigError, DatasetError, RefusedError
 from edgekit.spec import TensorSpec
 from edgekit.tasks.base import Description, Outputs, Prediction, Reading, Settings, Task
@@ -72,7 +72,7 @@ class QuestionAnswering(Task):
         for index, answers, windows in _windows(rows, encoding.tokenizer or Path(), length, int(settings.get("stride", STRIDE))):
             for number, (encoded, words) in enumerate(windows):
                 for name, held in arrays.items():
-                    held.append(getattr(encoded, FIELDS[name]))
+                    held.append(fed(encoded, name))
                 first = next((place for place, mask in enumerate(encoded.attention_mask) if mask), 0)
                 inside = np.array([sequence == 1 for sequence in encoded.sequence_ids])
                 offsets.append(np.where(inside[:, np.newaxis], words, -1))
@@ -82,7 +82,7 @@ class QuestionAnswering(Task):
                 records.append({"context": rows.pairs[index], "answers": known} if number == 0 else None)
                 labels.append(_place(encoded, inside, answers, first))
         return Samples(
-            {name: np.array(held, np.int32) for name, held in arrays.items()},
+            {name: np.array(held) for name, held in arrays.items()},
             None if rows.labels is None else np.array(labels, np.int64),
             extras={"offsets": np.array(offsets, np.int32), "cls": np.array(marks, np.int32)},
             records=records,

@@ -10,7 +10,7 @@ import numpy as np
 from edgekit.data.encode import Encoding, token_length
 from edgekit.data.samples import Array, Samples
 from edgekit.data.sources import ColumnNames, Rows, TextRows
-from edgekit.data.text import FIELDS, encodings, open_tokenizer
+from edgekit.data.text import encodings, fed, open_tokenizer
 from edgekit.errors import DatasetError, RefusedError
 from edgekit.spec import TensorSpec
 from edgekit.tasks.base import Description, Outputs, Prediction, Reading, Settings, Task, first_output
@@ -68,7 +68,7 @@ class TokenClassification(Task):
         labels = None if rows.labels is None else np.full((count, length), IGNORED, np.int64)
         for index, encoded in enumerate(encodings(encoder, texts)):
             for name, array in arrays.items():
-                array[index] = getattr(encoded, FIELDS[name])
+                array[index] = fed(encoded, name)
             inside = np.asarray(encoded.special_tokens_mask) == 0
             offsets[index, inside] = np.asarray(encoded.offsets, np.int32).reshape(-1, 2)[inside]
             starts = _words(encoded, bounds[index], inside)

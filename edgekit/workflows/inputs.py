@@ -10,7 +10,8 @@ from edgekit.data.encode import Encoding, refuse_statistics
 from edgekit.data.representative import draw
 from edgekit.data.samples import Samples
 from edgekit.data.sources import Rows
-from edgekit.errors import ModelFormatError
+from edgekit.data.text import open_tokenizer
+from edgekit.errors import CheckpointError, ModelFormatError
 from edgekit.spec import DataSpec, TensorSpec
 from edgekit.stages.quantize.schemes import SCHEMES
 from edgekit.system import artifacts
@@ -21,7 +22,7 @@ from edgekit.tasks.generic import GENERIC
 from edgekit.tasks.recognition import named, recognise
 from edgekit.tflite import flatbuffer, metadata, package
 from edgekit.tflite.flatbuffer import ModelFile
-from edgekit.tflite.package import LABELS
+from edgekit.tflite.package import LABELS, TOKENIZER
 
 _NUMBERS = list | tuple, int | float
 _MANIFEST_KINDS = {"mean": _NUMBERS, "std": _NUMBERS}
@@ -151,14 +152,21 @@ def read_task(content: ModelFile, name: str | None = None) -> tuple[Task, dict[s
 def encoding_of(content: ModelFile, settings: Mapping[str, Any], spec: DataSpec, folder: Path) -> Encoding:
     """What the rows of a .tflite file are encoded with: by `spec`, else by what the file says, which is in `settings`.
 
-    A tokenizer that travels in the file is unpacked under `folder`; it goes before one that lies beside the file."""
+    A tokenizer that travels in the file is unpacked under `folder`; it goes before one that lies beside the file. Raises
+    `CheckpointError`, and `ModelFormatError` for one in the file that cannot be used."""
     folder /= "tokenizer"
     tokenizer = package.tokenizer_of(Path(content.path), folder) if spec.tokenizer is None else tokenizer_in(spec.tokenizer)
+    signature = content.signature(content.entry())
+    if tokenizer == folder and signature.inputs and len(shape := signature.inputs[0].shape) == 2:
+        try:
+            open_tokenizer(folder, shape[1], pair=bool(settings.get("pairs")))
+        except CheckpointError as error:
+            cause = error.message.removeprefix("its tokenizer: ").partition("; save it")[0]
+            raise ModelFormatError(f"{content.path}: its {TOKENIZER} is damaged ({cause}); convert or download it again") from None
     mean, std = spec.mean, spec.std
     if mean is None and std is None:
         mean, std = (tuple(settings[name]) if settings.get(name) else None for name in ("mean", "std"))
-    outputs = content.signature(content.entry()).outputs
-    return Encoding(tokenizer, classes_of(outputs), mean=mean, std=std, pairs=settings.get("pairs"))
+    return Encoding(tokenizer, classes_of(signature.outputs), mean=mean, std=std, pairs=settings.get("pairs"))
 
 
 def tokenizer_in(folder: Path) -> Path:

@@ -21,7 +21,6 @@ from edgekit.tasks.base import Prediction
 from edgekit.tflite import flatbuffer, lengths
 from edgekit.tflite.interpreter import dequantize, quantize
 from edgekit.tflite.lengths import LengthsModel
-from edgekit.tflite.package import TOKENIZER
 from edgekit.workflows.inputs import encoding_of, read_task
 
 
@@ -171,12 +170,4 @@ class Predictor:
             raise CheckpointError(
                 f"{self.path}: holds no tokenizer, and there is no tokenizer.json beside it; convert the checkpoint again"
             )
-        try:
-            open_tokenizer(encoding.tokenizer, self.signature.inputs[0].shape[1], pair=self.settings["pairs"])
-        except CheckpointError as error:
-            if encoding.tokenizer == self.path.parent:
-                raise
-            raise ModelFormatError(
-                f"{self.path}: its {TOKENIZER} is damaged ({error.message[:200]}); convert or download it again"
-            ) from None
         return encoding

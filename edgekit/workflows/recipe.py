@@ -20,6 +20,9 @@ from edgekit.system.settings import setting
 from edgekit.workflows.convert.config import ConvertConfig
 from edgekit.workflows.prune import PruneConfig
 
+# tomllib takes the square of a key's parts in time.
+_MOST_DOTS = 1000
+
 
 @dataclass(frozen=True)
 class Model:
@@ -87,7 +90,10 @@ def load(path: Path) -> Recipe:
     Raises `ConfigError` if the file is missing, is not UTF-8 or not TOML, or says something that no recipe knows."""
     try:
         serial.refuse_pipe(path)
-        table = tomllib.loads(path.read_bytes().decode("utf-8"))
+        text = path.read_bytes().decode("utf-8")
+        if any(line.count(".") > _MOST_DOTS for line in text.splitlines()):
+            raise ValueError(f"a line has more than {_MOST_DOTS} dots")
+        table = tomllib.loads(text)
     except OSError as error:
         what = f"cannot be read ({error.strerror}); give the path of a recipe such as recipes/quickstart.toml"
         raise ConfigError(f"{path}: {what}") from None

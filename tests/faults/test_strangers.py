@@ -25,7 +25,7 @@ from edgekit.system.worker import Worker
 from tests.commands import PROGRAM, Said, edgekit, environment
 from tests.faults import attacks
 from tests.unit import classifiers
-from tests.unit.workflows.test_predict import packed
+from tests.unit.workflows.test_predict import packed, repacked
 
 Contents = Callable[[Path], dict[str, bytes]]
 
@@ -233,6 +233,28 @@ def test_what_tokenizers_panics_at_is_one_line(room: Path) -> None:
     normalizer = {"type": "Precompiled", "precompiled_charsmap": "////////////////"}
     attacks.changed(room / "bert" / "tokenizer.json", {"normalizer": normalizer})
     refused(run(room, *CONVERT, "bert", "--max-length", "16"), 3, "tokenizer.json")
+
+
+def test_a_tokenizer_in_a_file_is_known_by_that_file(room: Path) -> None:
+    sound = packed(room / "bert", room / "sound")
+    file = repacked(sound, room / "model.tflite", {"tokenizer.json": b'{"model": 5}'})
+    for command in ("evaluate", "benchmark"):
+        refused(run(room, command, file, "--dataset", "good.tsv"), 3, "model.tflite", "tokenizer.json is damaged")
+
+
+def test_token_ids_beyond_what_an_input_holds(room: Path) -> None:
+    content = json.loads((room / "bert" / "tokenizer.json").read_text())
+    content["post_processor"]["special_tokens"]["[CLS]"]["ids"] = [2**31]
+    (room / "bert" / "tokenizer.json").write_text(json.dumps(content))
+    said = run(room, "convert", "bert", "--scheme", "int8", "--out", "new", "--representative-data", "good.tsv")
+    refused(said, 3, "tokenizer.json", "out of bounds")
+
+
+def test_a_recipe_whose_keys_have_too_many_parts(room: Path) -> None:
+    (room / "run.toml").write_text("a." * 100_000 + "a = 1")
+    started = time.monotonic()
+    refused(run(room, "run", "run.toml"), 2, "run.toml", "1000 dots")
+    assert time.monotonic() - started < 10
 
 
 DATA: list[tuple[str, bytes, str]] = [
