@@ -27,6 +27,7 @@ $(STAMP): requirements.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	$(BIN)/python -m pip check
+	@$(BIN)/edgekit setup onnx || echo "going on without it: models are converted by --bridge litert and tf" >&2
 	@touch $(STAMP)
 
 quickstart: $(STAMP)

@@ -13,7 +13,7 @@ from children import write_checkpoint
 from edgekit.models import checkpoint
 from edgekit.system.worker import Worker
 
-LIMITS = {"onnx": (110, 6.5), "litert": (45, 4.0)}
+LIMITS = {"direct": (55, 2.5), "litert": (42, 2.5), "tf": (110, 6.5)}
 
 
 def main() -> None:

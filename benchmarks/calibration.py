@@ -1,6 +1,6 @@
 """Calibration by each method on MiniLM-L6: memory for 16 and for 1,600 samples, seconds, and how true the int8 files are.
 
-python benchmarks/calibration.py --shared ../shared [--bridge onnx]
+python benchmarks/calibration.py --shared ../shared [--bridge tf]
 """
 
 import argparse
@@ -31,7 +31,7 @@ FORMS = (Form("every op"), Form("matrix products", ops=PRODUCTS))
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shared", type=Path, required=True)
-    parser.add_argument("--bridge", choices=["onnx", "litert"], default="litert")
+    parser.add_argument("--bridge", choices=["direct", "litert", "tf"], default="litert")
     arguments = parser.parse_args()
     model, data = arguments.shared / "models/minilm-l6-sst2", arguments.shared / "data/sst2/train.tsv"
     checks = Checks("Calibration methods, MiniLM-L6, SST-2 train, sequence 64")

@@ -26,7 +26,7 @@ SENTENCE = "a warm , funny film"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shared", type=Path, required=True)
-    parser.add_argument("--bridge", choices=["onnx", "litert"], default="onnx")
+    parser.add_argument("--bridge", choices=["direct", "litert", "tf"], default="direct")
     parser.add_argument("--lengths", default="16,32,64,128")
     parser.add_argument("--scheme", default="dynamic")
     arguments = parser.parse_args()
@@ -83,7 +83,7 @@ def main() -> None:
                 f"| {what} | {row.size_bytes / 1e6:.2f} | {costs[name].seconds:.0f} | {load:.0f} | {held:.0f} "
                 f"| {seconds:.2f} | {peak / 1e6:.0f} |"
             )
-    checks.finish(f"lengths_{scheme}" if arguments.bridge == "onnx" else f"lengths_{scheme}_{arguments.bridge}")
+    checks.finish(f"lengths_{scheme}" if arguments.bridge == "direct" else f"lengths_{scheme}_{arguments.bridge}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """MiniLM-L6 on SST-2 through all five schemes: time, memory, accuracy, latency.
 
-python benchmarks/minilm.py --shared ../shared [--bridge litert]
+python benchmarks/minilm.py --shared ../shared [--bridge tf]
 """
 
 import argparse
@@ -21,7 +21,7 @@ from edgekit.tasks.judgement import judge
 from edgekit.workflows.benchmark import benchmark
 from edgekit.workflows.inputs import encode_for
 
-LIMITS = {"onnx": (90, 4.0), "litert": (40, 4.0)}
+LIMITS = {"direct": (35, 1.5), "litert": (35, 1.5), "tf": (90, 4.0)}
 DROP = {"dynamic": 0.5, "int16x8": 0.5, "int8": 1.5}
 P50 = {"dynamic": 0.35, "int8": 0.5}
 
@@ -29,7 +29,7 @@ P50 = {"dynamic": 0.35, "int8": 0.5}
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shared", type=Path, required=True)
-    parser.add_argument("--bridge", choices=list(LIMITS), default="onnx")
+    parser.add_argument("--bridge", choices=list(LIMITS), default="direct")
     arguments = parser.parse_args()
     model, data = arguments.shared / "models/minilm-l6-sst2", arguments.shared / "data/sst2"
     checks = Checks(f"MiniLM-L6, SST-2 dev, sequence 64, two threads, --bridge {arguments.bridge}")

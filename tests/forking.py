@@ -51,12 +51,12 @@ def install() -> None:
     loaded_with = _shared({**os.environ, **worker._QUIET})
     servers = [(_server(modules.split()), tuple(names.split())) for modules, names in _LOADED.items()]
 
-    def forked(name: str, job: Path, env: Mapping[str, str], log: IO[bytes], progress: int) -> Any:
+    def forked(name: str, job: Path, env: Mapping[str, str], log: IO[bytes], progress: int, python: Path | None) -> Any:
         # A name may begin with the file that the child works on.
         function = name.rpartition(": ")[2]
         server = next((server for server, names in servers if function.startswith(names)), None)
-        if server is None or _shared(env) != loaded_with:
-            return start(name, job, env, log, progress)
+        if server is None or python is not None or _shared(env) != loaded_with:
+            return start(name, job, env, log, progress, python)
         return _Forked(server, name, job, env, log, progress)
 
     worker._start = forked

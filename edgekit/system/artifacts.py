@@ -62,11 +62,14 @@ def describe(
     tools: Sequence[str] = (),
     measured: Any = None,
 ) -> Artifact:
-    """Hash what lies at `path` and return its `Artifact`; `name` is what it will be published as, `tools` are package names."""
+    """Hash what lies at `path` and return its `Artifact`; `name` is what it will be published as, `tools` are package names.
+
+    A tool of another environment comes with its version, as `onnx2tf==2.6.9`."""
     settings, versions = plain(config) if config is not None else {}, {}
     for tool in ("edgekit", *tools):
+        package, _, version = tool.partition("==")
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[tool] = importlib.metadata.version(tool)
+            versions[package] = version or importlib.metadata.version(package)
     files = _digests(path) if path.is_dir() else {}
     return Artifact(
         kind=kind,

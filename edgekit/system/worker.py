@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Generic, ParamSpec, TypeVar
 
+import edgekit
 from edgekit.errors import DISK_FULL, EdgekitError, OutputError, WorkerCrashed, WorkerOutOfMemory, WorkerTimeout, one_line
 from edgekit.system import limits, pickles, rooms
 from edgekit.system.cage import confine
@@ -54,8 +55,16 @@ _QUIET = {
     "PYTHONUNBUFFERED": "1",
     "PYTHONFAULTHANDLER": "1",
 }
+_RUN = "from edgekit.system.worker import _main; _main(*sys.argv[2:])"
 # The parent's sys.path first, and no current folder (-P): a user's own `json.py` or `edgekit/` there must not be imported.
-_CHILD = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from edgekit.system.worker import _main; _main(*sys.argv[2:])"
+_CHILD = f"import json, sys; sys.path[:] = json.loads(sys.argv[1]); {_RUN}"
+# Another interpreter has packages of its own (-I), to which edgekit is added alone.
+_ELSEWHERE = f"""
+import importlib.util, sys
+spec = importlib.util.spec_from_file_location("edgekit", sys.argv[1])
+sys.modules["edgekit"] = edgekit = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(edgekit)
+{_RUN}"""
 
 
 @dataclass(frozen=True)
@@ -82,12 +91,15 @@ class Outcome(Generic[T]):
 
 @dataclass(frozen=True)
 class Worker:
-    """How to run children: most seconds, most bytes (resident, with descendants) beside what `limits` says, extra environment."""
+    """How to run children: most seconds, most bytes (resident, with descendants) beside what `limits` says, extra environment.
+
+    `python` is the interpreter of another environment, which has the packages that the function imports and need have no others."""
 
     timeout_s: float | None = None
     memory_bytes: int | None = None
     env: Mapping[str, str] = field(default_factory=dict)
     on_progress: OnProgress = None
+    python: Path | None = None
 
     def run(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Outcome[T]:
         """Call a module-level `function` in a spawned child and return its `Outcome`.
@@ -118,7 +130,7 @@ class Worker:
         most = min((bound for bound in (self.timeout_s, limits.given().timeout_s) if bound is not None), default=None)
         try:
             with (job / "log").open("wb") as log:
-                child = _start(name, job, environment, log, write_fd)
+                child = _start(name, job, environment, log, write_fd, self.python)
         finally:
             os.close(write_fd)
         try:
@@ -187,10 +199,15 @@ class Worker:
         raise WorkerCrashed(f"{name}: a library left the process (exit code {code}): {last}", log)
 
 
-def _start(name: str, job: Path, env: Mapping[str, str], log: IO[bytes], progress: int) -> subprocess.Popen[bytes]:
-    paths = json.dumps([str(entry) for entry in sys.path])
+def _start(
+    name: str, job: Path, env: Mapping[str, str], log: IO[bytes], progress: int, python: Path | None
+) -> subprocess.Popen[bytes]:
+    if python is None:
+        command = [sys.executable, "-P", "-c", _CHILD, json.dumps([str(entry) for entry in sys.path])]
+    else:
+        command = [str(python), "-I", "-c", _ELSEWHERE, edgekit.__file__]
     return subprocess.Popen(
-        [sys.executable, "-P", "-c", _CHILD, paths, str(job), str(os.getpid()), name, places(job)],
+        [*command, str(job), str(os.getpid()), name, places(job)],
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=log,

@@ -145,6 +145,34 @@ def operation(tree: Any, name: str, inputs: Iterable[int], outputs: Iterable[int
     return made
 
 
+def drop_unread(tree: Any) -> None:
+    """Leave out the tensors that no op and no end of a graph names, and the constants that no tensor holds."""
+    for number, graph in enumerate(tree.subgraphs):
+        ends = [graph, *listed(graph.operators)]
+        read = {int(index) for one in ends for index in (*listed(one.inputs), *listed(one.outputs), *_inner(one))} - {-1}
+        places = {index: place for place, index in enumerate(sorted(read))} | {-1: -1}
+        graph.tensors = [graph.tensors[index] for index in sorted(read)]
+        for one in ends:
+            one.inputs = [places[int(index)] for index in listed(one.inputs)]
+            one.outputs = [places[int(index)] for index in listed(one.outputs)]
+            if _inner(one):
+                one.intermediates = [places[int(index)] for index in _inner(one)]
+        for signature in listed(tree.signatureDefs):
+            if signature.subgraphIndex == number:
+                for end in (*listed(signature.inputs), *listed(signature.outputs)):
+                    end.tensorIndex = places[end.tensorIndex]
+    held = {0, *(entry.buffer for entry in listed(tree.metadata))}
+    held |= {tensor.buffer for graph in tree.subgraphs for tensor in listed(graph.tensors)}
+    for place, buffer in enumerate(tree.buffers):
+        if place not in held:
+            buffer.data = None
+
+
+def _inner(operator: Any) -> list[Any]:
+    """Tensors that a recurrent op keeps its quantization in."""
+    return listed(getattr(operator, "intermediates", None))
+
+
 def reshape(tree: Any, graph: Any, index: int, result: int) -> Any:
     """A RESHAPE of a graph's tensor to another that is there already, to be put where it belongs."""
     shape, name = [int(size) for size in listed(graph.tensors[result].shape)], graph.tensors[result].name or b""

@@ -13,6 +13,7 @@ from edgekit.data.text import token_specs
 from edgekit.errors import ConfigError, RefusedError, about
 from edgekit.measure.judge import BenchmarkConfig, benchmark
 from edgekit.models.checkpoint import Checkpoint, resolve
+from edgekit.models.source import Kind, Source
 from edgekit.spec import DataSpec
 from edgekit.stages.prune import pruning_plan, surgery
 from edgekit.stages.prune.config import StructureConfig
@@ -22,6 +23,7 @@ from edgekit.system import artifacts, rooms
 from edgekit.system.settings import at_least, setting
 from edgekit.system.worker import OnProgress, Progress, Worker
 from edgekit.workflows.convert import bridge
+from edgekit.workflows.convert.bridge import FloatModel
 from edgekit.workflows.convert.config import Bridge
 from edgekit.workflows.distill import distill
 from edgekit.workflows.finetune import digest_of, read_texts
@@ -75,7 +77,7 @@ class PruneConfig(StructureConfig):
     recovery: DistillConfig | None = None
     steps: int = setting(1, "Prune in as many steps, with recovery after each.", at_least(1))
     target: Target | None = setting(None, set=False)
-    bridge: Bridge = setting(Bridge.ONNX, "Road of a search.")
+    bridge: Bridge = setting(Bridge.AUTO, "Road of a search.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -263,4 +265,10 @@ def _exported(checkpoint: Checkpoint, room: Path, config: PruneConfig, worker: W
     room.mkdir()
     samples = random_samples(token_specs(config.max_length, segments=False), _ROWS, config.seed)
     samples.labelled(None, checkpoint.task.name, checkpoint.settings).save(room / "rows")
-    return bridge.from_checkpoint(checkpoint, room / "rows", config.bridge, config.max_length, room, worker).path
+
+    def make(road: Bridge, work: Path) -> tuple[FloatModel, None]:
+        made = bridge.from_checkpoint(checkpoint, room / "rows", road, config.max_length, work, worker)
+        bridge.finish(Source(Kind.CHECKPOINT, checkpoint.path, room.name), made, room / "rows", work, worker)
+        return made, None
+
+    return bridge.by_first(Kind.CHECKPOINT, checkpoint.path, config.bridge, make, room, worker.on_progress)[0].path

@@ -50,7 +50,11 @@ WRONG: list[tuple[int, str, tuple[str, ...]]] = [
     (2, "max_length is 129 but bert takes 128 tokens", (*CONVERT, "float32", "--max-length", "129")),
     (2, "token ids", (*CONVERT, "int8", "--inputs", "int8", "--representative-data", "good.tsv")),
     (2, "token ids, which --mean and --std do not normalize", (*CONVERT, "float32", "--mean", "0")),
-    (2, "--bridge litert is for checkpoints", ("convert", "text.onnx", "--bridge", "litert", "--scheme", "float32")),
+    (
+        2,
+        "--bridge litert is not for onnx",
+        ("convert", "text.onnx", "--bridge", "litert", "--scheme", "float32"),
+    ),
     (2, "max_length is 500 but bert takes 128", (*EXPORT, "onnx", "--max-length", "500")),
     (2, "'tflite' is not one of", (*EXPORT, "tflite")),
     (2, "epochs is 0", (*FINETUNE, "good.tsv", "--epochs", "0")),

@@ -35,6 +35,7 @@ COMMANDS = (
     "prune",
     "report",
     "run",
+    "setup",
 )
 
 

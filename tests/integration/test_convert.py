@@ -16,12 +16,13 @@ import pytest
 from edgekit.data.samples import Samples
 from edgekit.errors import CalibrationError, ConfigError, DatasetError, EdgekitError, ModelFormatError, OutputError
 from edgekit.spec import DataSpec
+from edgekit.stages.export.direct import VERSION
 from edgekit.stages.quantize import quantizer
 from edgekit.stages.quantize.schemes import SCHEMES
 from edgekit.system.worker import Worker
 from edgekit.tflite.inspect import inspect
 from edgekit.tflite.interpreter import Model
-from edgekit.workflows.convert.config import ConvertConfig
+from edgekit.workflows.convert.config import Bridge, ConvertConfig
 from edgekit.workflows.convert.conversion import Conversion, Converted, convert
 from edgekit.workflows.evaluate import evaluate
 from tests import tiny
@@ -31,6 +32,7 @@ from tests.unit.tflite.conftest import Builder
 
 LENGTH = 16
 EVERY = ("all",)
+TOOLS = {"direct": ["torch", f"onnx2tf=={VERSION}"], "litert": ["litert-torch"], "tf": ["torch", "onnx2tf", "tensorflow"]}
 
 
 def images(path: Path, arrays: dict[str, np.ndarray] | None = None) -> str:
@@ -56,6 +58,19 @@ def bert(tiny_bert, tmp_path_factory) -> Conversion:
     data = tiny.write_tsv(room / "sentences.tsv", 128, seed=5)
     config = ConvertConfig(schemes=EVERY, data=DataSpec(str(data)), representative_samples=64, max_length=LENGTH, max_drop=0.2)
     return convert(str(tiny_bert), room / "out", config)
+
+
+@pytest.mark.parametrize("road", [Bridge.DIRECT, Bridge.LITERT, Bridge.TF])
+def test_every_road_leads_to_the_same_function(bert, road, tiny_bert, tmp_path):
+    try:
+        found = convert(str(tiny_bert), tmp_path / "out", ConvertConfig(("float32",), bridge=road, max_length=LENGTH))
+    except ConfigError as error:
+        pytest.skip(error.message)
+    draw = np.random.default_rng(0)
+    rows = Samples({"input_ids": draw.integers(5, 40, (8, LENGTH), np.int32), "attention_mask": np.ones((8, LENGTH), np.int32)})
+    logits = [np.concatenate([Model(published(one.results[0])).run(row)["logits"] for row in rows]) for one in (bert, found)]
+    np.testing.assert_allclose(logits[1], logits[0], rtol=1e-4, atol=1e-5)
+    assert facts(found.results[0])["measured"]["bridge"] == {"name": road, "tools": TOOLS[road], "failed": {}}
 
 
 @pytest.fixture(scope="module")
@@ -98,9 +113,12 @@ def test_the_manifest_names_maker_measurement_and_content(bert, tiny_bert):
         assert manifest["size_bytes"] == len(content)
         assert list(manifest["parents"]) == [tiny_bert.name]
         assert manifest["config"]["scheme"] == result.scheme
-        assert {"onnx2tf", "tensorflow", "ai-edge-quantizer", "ai-edge-litert"} <= set(manifest["tools"])
         measured = manifest["measured"]
-        assert measured["bridge"] == ["torch", "onnx2tf", "tensorflow"]
+        tools = measured["bridge"]["tools"]
+        assert tools == TOOLS[measured["bridge"]["name"]]
+        versions = {name: version for name, _, version in (tool.partition("==") for tool in tools)}
+        assert {*versions, "ai-edge-quantizer", "ai-edge-litert"} <= set(manifest["tools"])
+        assert all(manifest["tools"][name] == version for name, version in versions.items() if version)
         assert measured["measurement"]["latency"]["p50_ms"] > 0
         assert measured["measurement"]["metric"]["total"] == 64
         assert measured["measurement"]["agreement"]["value"] == result.measurement.agreement.value
@@ -178,7 +196,7 @@ def test_a_float_tflite_becomes_all_schemes_and_the_manifest_says_what_it_was(ne
         ConvertConfig(schemes=EVERY, data=DataSpec(data), representative_samples=32, max_drop=None),
     )
     assert found.refusals == ()
-    assert facts(found.results[0])["measured"]["bridge"] == ["the source is a .tflite"]
+    assert facts(found.results[0])["measured"]["bridge"] == {"name": "auto", "tools": [], "failed": {}}
     assert Model(published(found.results[0])).signature.input_names == ("x",)
 
 

@@ -11,7 +11,7 @@ import pytest
 from edgekit.data.samples import Samples
 from edgekit.spec import DataSpec
 from edgekit.system.worker import Worker
-from edgekit.workflows.convert.config import ConvertConfig
+from edgekit.workflows.convert.config import Bridge, ConvertConfig
 from edgekit.workflows.convert.conversion import convert
 from edgekit.workflows.export import ExportConfig, Format, export
 from edgekit.workflows.inputs import encode_for
@@ -48,8 +48,8 @@ def made(tiny_bert: Path, tiny_tsv: Path, tmp_path_factory: pytest.TempPathFacto
     shutil.copy(tiny_bert / "tokenizer.json", out)
     shutil.copy(tiny_bert / "tokenizer_config.json", out)
     rows = out / "rows"
-    # The float file is there only after the first conversion, and its inputs are known.
-    convert(str(tiny_bert), out / "own", ConvertConfig(("float32",), data=DataSpec(tiny_tsv), max_length=16))
+    # The float file is there only after the first conversion, and its inputs are known. By the same road ops have the same names.
+    convert(str(tiny_bert), out / "own", ConvertConfig(("float32",), data=DataSpec(tiny_tsv), max_length=16, bridge=Bridge.TF))
     encode_for(out / "own" / "bert_float32.tflite", DataSpec(tiny_tsv, samples=32), out / "room").save(rows)
     Worker(timeout_s=300).run(documented_road, out / "saved", rows, out)
     return out

@@ -23,8 +23,8 @@ from edgekit.stages.export.ort import export_ort
 from edgekit.system.worker import Worker
 from edgekit.tasks.judgement import judge
 from edgekit.tasks.parity import Parity, compare
-from edgekit.workflows.convert.bridge import check_source, from_file
-from edgekit.workflows.convert.config import ConvertConfig
+from edgekit.workflows.convert.bridge import finish, from_file
+from edgekit.workflows.convert.config import Bridge, ConvertConfig
 from edgekit.workflows.convert.conversion import convert
 from edgekit.workflows.export import ExportConfig, Format, _judge, export
 from tests.unit.stages.export import graphs
@@ -126,8 +126,8 @@ def test_an_exported_onnx_file_converts_like_its_checkpoint(tiny_bert: Path, tmp
     export(str(tiny_bert), out, ExportConfig(Format.ONNX, max_length=16))
     random_samples(token_specs(16, segments=False), 16).save(rows)
     worker, source = Worker(timeout_s=300), classify(str(out))
-    made = from_file(source, 16, {}, tmp_path, worker)
-    check_source(source, made, rows, tmp_path, worker)
+    made = from_file(source, Bridge.TF, 16, {}, tmp_path, worker)
+    finish(source, made, rows, tmp_path, worker)
     assert made.parity["onnx to float32 .tflite"].max_rel < 1e-3
 
 

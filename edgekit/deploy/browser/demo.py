@@ -16,11 +16,11 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import numpy as np
-import platformdirs
 
 from edgekit.data.samples import Samples
 from edgekit.errors import ConfigError, DatasetError, EdgekitError, InputError, UnsupportedOpError
 from edgekit.system import rooms
+from edgekit.system.environment import home
 from edgekit.system.serial import parse_json
 from edgekit.tasks.base import Prediction
 from edgekit.workflows.predict import Predictor
@@ -41,11 +41,6 @@ _TYPES = {
     ".json": "application/json",
     ".wasm": "application/wasm",
 }
-
-
-def home() -> Path:
-    """Where `npm install --prefix` puts LiteRT.js for this user."""
-    return platformdirs.user_data_path("edgekit")
 
 
 def find_runtime(given: Path | None) -> Path:

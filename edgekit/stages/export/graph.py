@@ -1,4 +1,4 @@
-"""An .onnx file as a graph that onnx2tf can take: checked, shapes fixed, old opsets and quantized ops rewritten."""
+"""An .onnx file as a graph that a converter can take: checked, shapes fixed, old opsets and quantized ops rewritten."""
 
 import importlib.util
 import re
@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from edgekit.errors import EdgekitError, InputError, ModelFormatError, UnsupportedOpError, one_line
+from edgekit.errors import EdgekitError, InputError, ModelFormatError, UnsupportedOpError, one_line, thrown_as
 
 _DOMAINS = ("", "ai.onnx")
-_SCOPE = re.compile(r"[A-Za-z0-9.][\w.:/>-]*", re.ASCII)
+# Of classical models, some of whose ops can be rewritten.
+_ML = "ai.onnx.ml"
 # ONNX Runtime and onnx2tf both know every op of this opset; below the first, broadcasting had other rules.
 _OLDEST, _MODERN = 7, 13
 # What protobuf writes in one piece.
@@ -20,8 +21,9 @@ _MOST_BYTES = 2**31 - 1
 
 
 def read(path: Path) -> Any:
-    """The sound model in `path`. Raises `ModelFormatError`, and `UnsupportedOpError` naming ops without a TensorFlow form."""
+    """The sound model in `path`. Raises `ModelFormatError`, and `UnsupportedOpError` naming ops that are none of ONNX's own."""
     import onnx
+    import onnx.inliner
 
     try:
         model = onnx.load(path, load_external_data=False)
@@ -44,7 +46,10 @@ def read(path: Path) -> Any:
     if not model.HasField("graph") or not model.graph.output:
         raise ModelFormatError(f"{path}: not an ONNX model, or one without outputs; export it again")
     # Before the checker, which would complain about a custom op's domain and not name the op.
-    _refuse_unknown_ops(path, model)
+    if model.functions:
+        with thrown_as(ModelFormatError, f"{path}: has functions that cannot be put where they are called ({{}}); export it again"):
+            model = onnx.inliner.inline_local_functions(model)
+    refuse_domains(path, model, (*_DOMAINS, _ML))
     try:
         onnx.checker.check_model(model)
     except Exception as error:
@@ -67,7 +72,6 @@ def fix_shapes(path: Path, model: Any, max_length: int, shapes: Mapping[str, Seq
 
     Raises `InputError` naming an input whose shape stays free and `UnsupportedOpError` for inputs or outputs that are no tensors.
     """
-    import onnx
 
     names = input_names(model)
     if unknown := sorted(set(shapes) - set(names)):
@@ -80,10 +84,6 @@ def fix_shapes(path: Path, model: Any, max_length: int, shapes: Mapping[str, Seq
             cause = f"{what} {strange[0]} is no tensor of numbers, which TFLite needs"
             raise UnsupportedOpError(f"{path}: {cause}; cut the graph {cut} it")
     for item in inputs:
-        if item.type.tensor_type.elem_type == onnx.TensorProto.DOUBLE:
-            raise UnsupportedOpError(
-                f"{path}: input {item.name} is float64, which TFLite does not compute in; export it in float32"
-            )
         _fix_shape(path, item, max_length, shapes.get(item.name))
     # Free sizes of the outputs and of what lies between go, which shape inference then fills from the inputs.
     del model.graph.value_info[:]
@@ -129,6 +129,27 @@ def _is_numeric(item: Any) -> bool:
     return bool(item.type.HasField("tensor_type")) and kind not in (onnx.TensorProto.STRING, onnx.TensorProto.UNDEFINED)
 
 
+def to_float32(model: Any) -> None:
+    """Make every float16, bfloat16 and float64 tensor float32, which is what TFLite computes in, in place."""
+    import onnx
+    from onnx import numpy_helper
+
+    kinds = onnx.TensorProto
+    others = (kinds.FLOAT16, kinds.BFLOAT16, kinds.DOUBLE)
+    for graph in _graphs(model.graph):
+        attributes = [attribute for node in graph.node for attribute in node.attribute]
+        for tensor in (*graph.initializer, *(attribute.t for attribute in attributes if attribute.HasField("t"))):
+            if tensor.data_type in others:
+                tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float32), tensor.name))
+        for item in (*graph.input, *graph.output, *graph.value_info):
+            if item.type.tensor_type.elem_type in others:
+                item.type.tensor_type.elem_type = kinds.FLOAT
+        for attribute in attributes:
+            # Cast has its type in `to`, others such as EyeLike in `dtype`.
+            if attribute.name in ("to", "dtype") and attribute.i in others:
+                attribute.i = kinds.FLOAT
+
+
 def simplified(model: Any) -> Any:
     """The model with constants folded and shapes inferred, or as it is where that cannot be done."""
     # onnxsim imports torch where it finds it, for a part that is not used here; TensorFlow shares this process.
@@ -144,10 +165,10 @@ def simplified(model: Any) -> Any:
 
 
 def sizes(model: Any) -> dict[str, tuple[int, ...]]:
-    """Shapes of inputs and of what lies between, where they are known; a free size is 0."""
+    """Shapes of inputs, outputs and what lies between, where they are known; a free size is 0."""
     return {
         item.name: tuple(dimension.dim_value for dimension in item.type.tensor_type.shape.dim)
-        for item in (*model.graph.input, *model.graph.value_info)
+        for item in (*model.graph.input, *model.graph.value_info, *model.graph.output)
     }
 
 
@@ -182,39 +203,65 @@ def add_initial_states(model: Any) -> None:
                 model.graph.initializer.append(numpy_helper.from_array(zeros, node.input[place]))
 
 
-def name_outputs(model: Any) -> None:
-    """Give outputs whose names TensorFlow would not take for a scope, such as those with a space, others, in place."""
-    computed = {name for node in model.graph.node for name in node.output}
-    renamed = {
-        name: f"edgekit/output_{number}"
-        for number, name in enumerate(output_names(model))
-        if name in computed and not _SCOPE.fullmatch(name)
-    }
+def rename_ends(model: Any, safe: re.Pattern[str]) -> dict[str, str]:
+    """Give inputs and outputs whose names `safe` does not match others, in place; new name to old."""
+    names = [name for name in (*input_names(model), *output_names(model)) if not safe.fullmatch(name)]
+    renamed = {name: f"edgekit_{number}" for number, name in enumerate(dict.fromkeys(names))}
     for node in _nodes(model.graph):
-        for names in (node.input, node.output):
-            names[:] = [renamed.get(name, name) for name in names]
-    for item in model.graph.output:
+        for listed in (node.input, node.output):
+            listed[:] = [renamed.get(name, name) for name in listed]
+    for item in (*model.graph.input, *model.graph.output, *model.graph.value_info, *model.graph.initializer):
         item.name = renamed.get(item.name, item.name)
+    return {new: old for old, new in renamed.items()}
 
 
-def _refuse_unknown_ops(path: Path, model: Any) -> None:
+def move_channels_last(model: Any, names: Sequence[str]) -> None:
+    """Have the inputs `names` take their channels on the last axis instead of axis 1, in place."""
+    from onnx import helper
+
+    moves = []
+    for item in model.graph.input:
+        if item.name not in names:
+            continue
+        axes = item.type.tensor_type.shape.dim
+        old = [axis.dim_value for axis in axes]
+        for axis, size in zip(axes, [old[0], *old[2:], old[1]], strict=True):
+            axis.dim_value = size
+        inner, order = f"{item.name}/channels_first", [0, len(axes) - 1, *range(1, len(axes) - 1)]
+        for node in model.graph.node:
+            node.input[:] = [inner if name == item.name else name for name in node.input]
+        moves.append(helper.make_node("Transpose", [item.name], [inner], name=inner, perm=order))
+    nodes = [*moves, *model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+
+
+def refuse_unknown_ops(path: Path, model: Any) -> None:
+    """Raise `UnsupportedOpError` naming the ops that this environment's onnx2tf has no TensorFlow form of."""
     spec = importlib.util.find_spec("onnx2tf")
     if spec is None or not spec.submodule_search_locations:
         raise EdgekitError("onnx2tf is not installed; install edgekit again")
     handlers = {file.stem for file in (Path(spec.submodule_search_locations[0]) / "ops").glob("[A-Z]*.py")}
-    convertible = handlers | {function.name for function in model.functions}
-    missing = {
-        node.op_type if node.domain in _DOMAINS else f"{node.domain}.{node.op_type}"
-        for node in _nodes(model.graph)
-        if node.op_type not in convertible or not (node.domain in _DOMAINS or model.functions)
-    }
-    if missing:
-        raise UnsupportedOpError(f"{path}: no TensorFlow form of op {', '.join(sorted(missing))}; export the model without it")
+    _refuse(path, {node.op_type for node in _nodes(model.graph) if node.op_type not in handlers})
+
+
+def refuse_domains(path: Path, model: Any, domains: Sequence[str] = _DOMAINS) -> None:
+    """Raise `UnsupportedOpError` naming the ops that are of none of these domains."""
+    _refuse(path, {f"{node.domain}.{node.op_type}" for node in _nodes(model.graph) if node.domain not in domains})
+
+
+def _refuse(path: Path, ops: set[str]) -> None:
+    if ops:
+        raise UnsupportedOpError(f"{path}: no TFLite form of op {', '.join(sorted(ops))}; export the model without it")
+
+
+def _graphs(graph: Any) -> list[Any]:
+    bodies = [attribute.g for node in graph.node for attribute in node.attribute if attribute.HasField("g")]
+    return [graph, *(inner for body in bodies for inner in _graphs(body))]
 
 
 def _nodes(graph: Any) -> list[Any]:
-    bodies = [attribute.g for node in graph.node for attribute in node.attribute if attribute.HasField("g")]
-    return [*graph.node, *(node for body in bodies for node in _nodes(body))]
+    return [node for one in _graphs(graph) for node in one.node]
 
 
 def _modern(model: Any) -> Any:

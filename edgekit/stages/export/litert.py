@@ -1,11 +1,11 @@
-"""The second bridge: checkpoint to a float .tflite directly, through litert-torch (extra `litert`)."""
+"""Checkpoint to a float .tflite through litert-torch (extra `litert`)."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from edgekit.data.samples import Samples
-from edgekit.errors import ConfigError, ModelFormatError, UnsupportedOpError, one_line
+from edgekit.errors import ModelFormatError, UnsupportedOpError, one_line
 from edgekit.models.checkpoint import Checkpoint
 from edgekit.stages.export import module as exported
 from edgekit.tflite.interpreter import Model
@@ -18,12 +18,9 @@ _LARGE_BYTES = 200 * 2**20
 def export_litert(checkpoint: Checkpoint, samples_folder: Path, target: Path, reference: Path) -> None:
     """Write `checkpoint` as a float .tflite with the samples' input names and its task's outputs.
 
-    Writes the first samples' outputs, computed by PyTorch, to the folder `reference`. Raises `ConfigError` if litert-torch
-    is not installed, `CheckpointError`, and `UnsupportedOpError` if the model cannot be converted. Needs torch."""
-    try:
-        import litert_torch
-    except ImportError as error:
-        raise ConfigError(f"--bridge litert needs litert-torch ({error}); install edgekit[litert] or use --bridge onnx") from None
+    Writes the first samples' outputs, computed by PyTorch, to the folder `reference`.
+    Raises `CheckpointError`, and `UnsupportedOpError` if the model cannot be converted. Needs torch."""
+    import litert_torch
     import torch
 
     few = exported.first(Samples.load(samples_folder))
@@ -47,9 +44,7 @@ def export_litert(checkpoint: Checkpoint, samples_folder: Path, target: Path, re
         large = sum(weight.nbytes for weight in module.parameters()) > _LARGE_BYTES
         litert_torch.convert(Named().eval(), sample_kwargs=tensors, lightweight_conversion=large).export(str(target))
     except (RuntimeError, NotImplementedError, ValueError) as error:
-        raise UnsupportedOpError(
-            f"{checkpoint.path}: litert-torch cannot convert it ({one_line(error)}); use --bridge onnx"
-        ) from error
+        raise UnsupportedOpError(f"{checkpoint.path}: litert-torch cannot convert it ({one_line(error)})") from error
     require_kernels(target, checkpoint.path)
 
 
@@ -91,6 +86,4 @@ def require_kernels(file: Path, checkpoint: Path) -> None:
         Model(file, mapped=True, delegate=False)
     except ModelFormatError as error:
         cause = error.message.removeprefix(f"{file}: ")[:200]
-        raise UnsupportedOpError(
-            f"{checkpoint}: litert-torch makes a file that does not load ({cause}); use --bridge onnx"
-        ) from error
+        raise UnsupportedOpError(f"{checkpoint}: litert-torch makes a file that does not load ({cause})") from error

@@ -5,13 +5,12 @@ all other rows are computed for nothing: an eighth of what a six-layer encoder t
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from edgekit.tflite import schema
-from edgekit.tflite.tree import add_constant, add_tensor, constant, listed, load, op_name, operation, reshape, write
+from edgekit.tflite.tree import add_constant, add_tensor, constant, listed, op_name, operation, reshape
 
 # Ops that give each element from the elements at its place, after broadcasting.
 _UNARY = ("ABS", "CAST", "ELU", "EXP", "GELU", "LOGISTIC", "NEG", "RELU", "RELU6", "RSQRT", "SQRT", "SQUARE", "TANH")
@@ -34,17 +33,13 @@ class _Row:
 _Axes = list[int | None]
 
 
-def narrow(path: Path) -> None:
-    """Have each op of the model in `path` whose result is read at one position of an axis compute that alone, in place.
+def narrow(tree: Any) -> bool:
+    """Have each op of the tree whose result is read at one position of an axis compute that alone; whether any does.
 
-    Results stay the same. Without a matrix product among such ops, and above 2 GB, the file does. In a worker child."""
-    tree = load(path.read_bytes())
-    if tree is None:
-        return
+    Results stay the same. Without a matrix product among such ops, so does the tree."""
     # A list, so that none is left out once one has changed.
     changed = [_Graph(tree, graph).narrow() for graph in tree.subgraphs]
-    if any(changed):
-        write(tree, path)
+    return any(changed)
 
 
 @dataclass

@@ -54,9 +54,9 @@ def export_onnx(checkpoint: Checkpoint, samples_folder: Path, target: Path, refe
         )
     except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
         cause = one_line(error)
-        raise UnsupportedOpError(f"{checkpoint.path}: torch cannot export it to ONNX ({cause}); try --bridge litert") from error
+        raise UnsupportedOpError(f"{checkpoint.path}: torch cannot export it to ONNX ({cause})") from error
     if program is None:
-        raise UnsupportedOpError(f"{checkpoint.path}: torch exported nothing to ONNX; try --bridge litert")
+        raise UnsupportedOpError(f"{checkpoint.path}: torch exports nothing to ONNX")
     program.save(target, external_data=size > _EXTERNAL_BYTES)
     mask, softened = soften_masks(target, few)
     parity = compare_all(softened, outputs)

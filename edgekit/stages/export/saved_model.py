@@ -6,7 +6,7 @@ import re
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,8 @@ import numpy as np
 
 from edgekit.data.samples import Samples
 from edgekit.errors import ConversionError, UnsupportedOpError, one_line
-from edgekit.stages.export import dequantize, gather, graph
+from edgekit.stages.export import graph, incoming
+from edgekit.stages.export.incoming import Ends
 from edgekit.stages.export.module import first
 from edgekit.stages.export.onnx import run_onnx, stacked
 from edgekit.tasks.parity import Parity, compare_all, require
@@ -22,23 +23,15 @@ from edgekit.tasks.parity import Parity, compare_all, require
 # onnx2tf looks for this file in the working directory and downloads it where it is missing.
 _CALIBRATION_IMAGES = "calibration_image_sample_data_20x128x128x3_float32.npy"
 _ROWS = 4
-# Ops that slide over space, whose TensorFlow form wants channels last.
-_SPATIAL = ("Conv", "Pool", "Resize", "Upsample", "DepthToSpace", "SpaceToDepth", "LRN", "BatchNormalization", "InstanceNorm")
+_SCOPE = re.compile(r"[A-Za-z0-9.][\w.:/>-]*", re.ASCII)
 
 
 @dataclass(frozen=True)
 class SavedModelExport:
-    """`names` maps the SavedModel's input and output names to the ONNX file's where they differ.
-
-    `inputs` and `outputs` are the ONNX file's in its order, `channels_last` those inputs whose channels moved from axis 1 to the
-    last, `fixed` the ONNX file with its free axes fixed, which the SavedModel was compared with."""
+    """`ends` are those of the SavedModel, which was compared with its ONNX file."""
 
     parity: Parity | None
-    names: Mapping[str, str]
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-    channels_last: tuple[str, ...]
-    fixed: Path
+    ends: Ends
 
 
 def export_saved_model(
@@ -52,51 +45,23 @@ def export_saved_model(
 ) -> SavedModelExport:
     """Write the ONNX file as a SavedModel with one signature, `serving_default`; images become NHWC.
 
-    Compares both on the saved samples of our own export, whose inputs keep their names. A `foreign` file is checked, its constants
-    folded and its quantized ops rewritten first, which our own exports do not need. Free axes are fixed: batch to 1, the
-    length of token inputs to `max_length`, others by `shapes` (input name to sizes). Raises `ModelFormatError`,
-    `UnsupportedOpError` naming the ops, `InputError` naming an input whose shape is free, and `ParityError`. Needs
-    TensorFlow; changes the working directory."""
-    import onnx
-
+    Compares both on the saved samples of our own export, whose inputs keep their names. For a `foreign` file see
+    `incoming.prepare`, which raises what this does, beside `ParityError`. Needs TensorFlow; changes the working directory."""
     work = target.parent / f"{target.name}.onnx2tf"
     work.mkdir()
-    fixed = onnx_file
-    if foreign:
-        model = graph.read(onnx_file)
-        graph.fix_shapes(onnx_file, model, max_length, shapes)
-        fixed = target.parent / f"{target.name}.fixed.onnx"
-        onnx.save(model, fixed)
-        dequantize.to_float(model)
-    else:
-        model = onnx.load(onnx_file)
-    if foreign or graph.has_constant_branch(model):
-        model = graph.simplified(model)
-    graph.add_initial_states(model)
-    gather.flatten(model)
-    for number, node in enumerate(model.graph.node):
-        node.name = node.name or f"{node.op_type}_{number}"
-    moved = _channels_first(model)
+    model, ends = incoming.prepare(onnx_file, target.parent, foreign=foreign, max_length=max_length, shapes=shapes)
+    graph.refuse_unknown_ops(onnx_file, model)
+    renamed = graph.rename_ends(model, _SCOPE)
     inputs, outputs = graph.input_names(model), graph.output_names(model)
-    graph.name_outputs(model)
-    if not moved:
+    if not ends.channels_last:
         _keep_layout()
-    keras = _to_keras(onnx_file, model, work, moved)
+    keras = _to_keras(onnx_file, model, work, ends.channels_last)
     del model
-    names = _write(keras, inputs, outputs, target)
+    names = renamed | {ours: renamed.get(theirs, theirs) for ours, theirs in _write(keras, inputs, outputs, target).items()}
     del keras
     shutil.rmtree(work, ignore_errors=True)
     parity = _parity(target, onnx_file, samples_folder, names) if samples_folder is not None else None
-    return SavedModelExport(parity, names, tuple(inputs), tuple(outputs), moved, fixed)
-
-
-def _channels_first(model: Any) -> tuple[str, ...]:
-    """Inputs whose channels onnx2tf shall move last: those of rank 3 to 5 if the graph slides over space, and images."""
-    spatial = any(part in node.op_type for node in model.graph.node for part in _SPATIAL)
-    sizes = graph.sizes(model)
-    inputs = {item.name: sizes[item.name] for item in model.graph.input}
-    images = {name for name, shape in inputs.items() if len(shape) == 4 and shape[1] in (1, 3)}
-    return tuple(name for name, shape in inputs.items() if 3 <= len(shape) <= 5 and (spatial or name in images))
+    return SavedModelExport(parity, replace(ends, names=names))
 
 
 def _keep_layout() -> None:

@@ -1,24 +1,28 @@
 """Any source to one float32 .tflite: the part of the straight line that all schemes share."""
 
+import importlib.util
+import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
 from edgekit.data.samples import Samples
-from edgekit.errors import ConfigError, ModelFormatError
+from edgekit.errors import ConfigError, ConversionError, ModelFormatError, UnsupportedOpError, WorkerError
 from edgekit.models.checkpoint import Checkpoint
 from edgekit.models.source import Kind, Source
+from edgekit.stages.export.direct import ENVIRONMENT, VERSION, export_direct
+from edgekit.stages.export.incoming import Ends
 from edgekit.stages.export.litert import export_litert
 from edgekit.stages.export.module import PARITY_ROWS, first
-from edgekit.stages.export.narrow import narrow
 from edgekit.stages.export.onnx import comparable, export_onnx, run_onnx, stacked
-from edgekit.stages.export.saved_model import SavedModelExport, export_saved_model
+from edgekit.stages.export.saved_model import export_saved_model
+from edgekit.stages.export.simplify import simplify
 from edgekit.stages.quantize.converter import convert_float, reference_outputs
 from edgekit.stages.quantize.soften import soften_masks
-from edgekit.system.worker import Worker
+from edgekit.system.worker import OnProgress, Progress, Worker
 from edgekit.tasks.parity import Parity, compare, require
 from edgekit.tflite import flatbuffer, lengths, signatures
 from edgekit.tflite.interpreter import Model
@@ -27,6 +31,8 @@ from edgekit.workflows.convert.config import Bridge
 T = TypeVar("T")
 Shapes = Mapping[str, Sequence[int]]
 _LAST_HOP = "SavedModel to float32 .tflite"
+# The best first.
+ROADS = {Kind.CHECKPOINT: (Bridge.DIRECT, Bridge.LITERT, Bridge.TF), Kind.ONNX: (Bridge.DIRECT, Bridge.TF)}
 
 
 @dataclass(frozen=True)
@@ -44,7 +50,7 @@ class FloatModel:
 
     `parity` holds each hop's comparison, `mask` the value that stands for minus infinity where one was replaced, `made_by` the
     packages on the way, `reference` the source's own outputs on the held-out rows: a folder of all by name, or a .tflite to run.
-    `onnx` is an ONNX source with its free axes fixed, and `channels_last` its inputs whose channels moved to the last axis."""
+    `onnx` has the ends of an ONNX source. `road` was taken, and `failed_roads` say why others before it did not lead there."""
 
     path: Path
     made_by: tuple[str, ...] = ()
@@ -52,8 +58,9 @@ class FloatModel:
     mask: float | None = None
     steps: list[Step] = field(default_factory=list)
     reference: Path | None = None
-    onnx: Path | None = None
-    channels_last: tuple[str, ...] = ()
+    onnx: Ends | None = None
+    road: Bridge = Bridge.AUTO
+    failed_roads: Mapping[str, str] = field(default_factory=dict)
 
     def run(self, name: str, worker: Worker, work: Callable[..., T], *arguments: Any, **options: Any) -> T:
         """What `work` gives in a child, which is noted as the step `name`."""
@@ -62,42 +69,93 @@ class FloatModel:
         return outcome.value
 
 
+def fitting(kind: Kind, path: Path, bridge: Bridge) -> tuple[Bridge, ...]:
+    """The roads to try, the best first; AUTO alone for a source that is converted in one way.
+
+    Raises `ConfigError` for a road that is not installed or not for such a source."""
+    known = ROADS.get(kind, ())
+    if bridge is Bridge.AUTO:
+        return tuple(road for road in known if _lacking(road) is None) or (bridge,)
+    if bridge not in known:
+        advice = f"give {' or '.join(known)}" if known else "leave it out"
+        raise ConfigError(f"{path}: --bridge {bridge} is not for {kind}; {advice}")
+    if lacking := _lacking(bridge):
+        raise ConfigError(f"{path}: --bridge {bridge} needs {lacking}")
+    return (bridge,)
+
+
+def _lacking(road: Bridge) -> str | None:
+    """What the user has to install for it."""
+    if road is Bridge.DIRECT and ENVIRONMENT.python is None:
+        return f"onnx2tf 2, which is not installed; run {ENVIRONMENT.setup}"
+    if road is Bridge.LITERT and importlib.util.find_spec("litert_torch") is None:
+        return "litert-torch, which is not installed; install edgekit[litert]"
+    return None
+
+
+def by_first(
+    kind: Kind,
+    path: Path,
+    bridge: Bridge,
+    make: Callable[[Bridge, Path], tuple[FloatModel, T]],
+    work: Path,
+    on_progress: OnProgress,
+) -> tuple[FloatModel, T]:
+    """What `make` gives by the first road that leads there, each with a room of its own in `work`.
+
+    A road that fails is told, and left for the next. Raises what `make` does; one error for all roads where each of them fails."""
+    failed: dict[str, str] = {}
+    roads = fitting(kind, path, bridge)
+    for road in roads:
+        room = work / f"by_{road}"
+        room.mkdir()
+        try:
+            made, rest = make(road, room)
+        except (ConversionError, WorkerError) as error:
+            failed[road] = cause = error.message.removeprefix(f"{path}: ")
+            if road is roads[-1]:
+                raise type(error)(_no_road(kind, path, bridge, failed), error.detail) from error
+            if on_progress is not None:
+                on_progress(Progress("convert", 0, 1, f"--bridge {road} does not lead there ({cause}); going on without it"))
+            shutil.rmtree(room, ignore_errors=True)
+        else:
+            made.road, made.failed_roads = road, failed
+            return made, rest
+    raise AssertionError("there is always a road")
+
+
+def _no_road(kind: Kind, path: Path, bridge: Bridge, failed: Mapping[str, str]) -> str:
+    known = ROADS.get(kind, ())
+    advice = [f"leave --bridge {bridge} out"] if bridge is not Bridge.AUTO and len(known) > 1 else []
+    advice += [f"--bridge {road} needs {lacking}" for road in known if (lacking := _lacking(road)) and bridge is Bridge.AUTO]
+    by_cause: dict[str, list[str]] = {}
+    for road, cause in failed.items():
+        by_cause.setdefault(cause, []).append(road)
+    causes = "; ".join(f"--bridge {', '.join(roads)}: {cause}" if len(by_cause) > 1 else cause for cause, roads in by_cause.items())
+    return "; ".join([f"{path}: {causes}", *advice])
+
+
 def from_checkpoint(
-    checkpoint: Checkpoint, held_out: Path, bridge: Bridge, max_length: int, work: Path, worker: Worker
+    checkpoint: Checkpoint, held_out: Path, road: Bridge, max_length: int, work: Path, worker: Worker
 ) -> FloatModel:
-    """A checkpoint as a float32 .tflite, compared with PyTorch on the saved held-out rows.
+    """A checkpoint as a float32 .tflite, compared with PyTorch on the saved held-out rows: `finish` it.
 
     Raises `CheckpointError`, `ConversionError` and `WorkerError`."""
-    reference = work / "reference"
-    made = FloatModel(work / "float32.tflite", reference=reference)
-    if bridge is Bridge.LITERT:
+    made = FloatModel(work / "float32.tflite", reference=work / "reference")
+    if road is Bridge.LITERT:
         made.made_by = ("litert-torch",)
-        made.run("litert-torch", worker, export_litert, checkpoint, held_out, made.path, reference)
-    else:
-        onnx_file = work / "model.onnx"
-        exported = made.run("PyTorch to ONNX", worker, export_onnx, checkpoint, held_out, onnx_file, reference)
-        made.parity["PyTorch to ONNX"], made.mask = exported.parity, exported.mask
-        _by_saved_model(made, onnx_file, checkpoint.path, held_out, max_length, {}, work, worker)
-        made.made_by = ("torch", *made.made_by)
-    refine(made, held_out, worker)
+        made.run("litert-torch", worker, export_litert, checkpoint, held_out, made.path, made.reference)
+        return made
+    onnx_file = work / "model.onnx"
+    exported = made.run("PyTorch to ONNX", worker, export_onnx, checkpoint, held_out, onnx_file, made.reference)
+    made.parity["PyTorch to ONNX"], made.mask = exported.parity, exported.mask
+    _from_onnx(made, onnx_file, checkpoint.path, road, held_out, max_length, {}, work, worker)
+    made.made_by = ("torch", *made.made_by)
     return made
 
 
-def refine(made: FloatModel, held_out: Path | None, worker: Worker) -> None:
-    """Have the float32 .tflite compute no more than it has to, and its masks be such as integers can represent.
-
-    The masks need rows to try values on, and are left alone without `held_out` or where an earlier hop has seen to them."""
-    mask = made.run("narrow, soften masks", worker, _refined, made.path, held_out if made.mask is None else None)
-    made.mask = made.mask if mask is None else mask
-
-
-def _refined(path: Path, held_out: Path | None) -> float | None:
-    narrow(path)
-    return soften_masks(path, held_out) if held_out is not None else None
-
-
-def from_file(source: Source, max_length: int, shapes: Shapes, work: Path, worker: Worker) -> FloatModel:
-    """An .onnx, SavedModel, .h5 or .tflite as a float32 .tflite: `refine` it once there is data, and compare it by `check_source`.
+def from_file(source: Source, road: Bridge, max_length: int, shapes: Shapes, work: Path, worker: Worker) -> FloatModel:
+    """An .onnx, SavedModel, .h5 or .tflite as a float32 .tflite: `finish` it once there is data.
 
     Raises `ModelFormatError`, `ConversionError` and `WorkerError`."""
     made = FloatModel(work / "float32.tflite")
@@ -111,39 +169,68 @@ def from_file(source: Source, max_length: int, shapes: Shapes, work: Path, worke
             file.write_bytes(content)
         return made
     if source.kind is Kind.ONNX:
-        hop = _by_saved_model(made, source.path, source.path, None, max_length, shapes, work, worker)
-        made.onnx, made.channels_last = hop.fixed, hop.channels_last
+        made.onnx = _from_onnx(made, source.path, source.path, road, None, max_length, shapes, work, worker)
     else:
         made.made_by = ("tensorflow",)
         made.run(_LAST_HOP, worker, convert_float, source.path, made.path, max_length)
     return made
 
 
-def check_source(source: Source, made: FloatModel, held_out: Path, work: Path, worker: Worker) -> None:
-    """Compare every output of the float32 .tflite with what it was made from, on the saved rows. Raises `ParityError`."""
+def finish(source: Source, made: FloatModel, held_out: Path, work: Path, worker: Worker, *, soften: bool = True) -> None:
+    """Have the float32 .tflite compute no more than it has to in ops that quantize well, and compare it with what it was made from.
+
+    Attention masks get a value that integers can represent, where `soften` says that the rows tell which ones do and no earlier
+    hop has seen to it. Raises `ParityError`."""
     if source.kind in (Kind.SAVED_MODEL, Kind.KERAS):
         made.reference = work / "reference"
         worker.run(reference_outputs, source.path, held_out, made.reference, PARITY_ROWS)
     hop = f"{source.kind} to float32 .tflite"
-    parity = made.run("compare with the source", worker, compare_outputs, source, made, held_out)
+    soften = soften and made.mask is None
+    mask, parity = made.run("rewrite, compare with the source", worker, _finished, source, made, held_out, soften)
     if parity is None:
         raise ModelFormatError(f"{source.path}: computes nothing, it has no outputs; give a model with some")
+    made.mask = made.mask if mask is None else mask
     made.parity[hop] = parity
     require(parity, f"{source.path}: {hop}, output {parity.output}")
 
 
-def _by_saved_model(
-    made: FloatModel, onnx: Path, origin: Path, held_out: Path | None, max_length: int, shapes: Shapes, work: Path, worker: Worker
-) -> SavedModelExport:
+def _finished(source: Source, made: FloatModel, held_out: Path, soften: bool) -> tuple[float | None, Parity | None]:
+    try:
+        simplify(made.path)
+        mask = soften_masks(made.path, held_out) if soften else None
+        return mask, compare_outputs(source, made, held_out)
+    except ModelFormatError as error:
+        if not made.made_by or str(made.path) not in error.message:
+            raise
+        # The converter's fault, and not the source's.
+        cause = error.message.removeprefix(f"{made.path}: ").removesuffix("; convert it again")
+        raise UnsupportedOpError(f"{source.path}: {made.made_by[-1]} makes a file of it that does not run ({cause})") from error
+
+
+def _from_onnx(
+    made: FloatModel,
+    onnx: Path,
+    origin: Path,
+    road: Bridge,
+    held_out: Path | None,
+    max_length: int,
+    shapes: Shapes,
+    work: Path,
+    worker: Worker,
+) -> Ends:
     """`onnx` as the float32 .tflite; it is a foreign one where there are no rows yet."""
-    made.made_by, saved = ("onnx2tf", "tensorflow"), work / "saved_model"
     options: dict[str, Any] = {"foreign": held_out is None, "max_length": max_length, "shapes": shapes}
+    if road is Bridge.DIRECT:
+        made.made_by = (f"onnx2tf=={VERSION}",)
+        elsewhere = replace(worker, python=ENVIRONMENT.python)
+        return made.run("ONNX to float32 .tflite", elsewhere, export_direct, onnx, made.path, **options)
+    made.made_by, saved = ("onnx2tf", "tensorflow"), work / "saved_model"
     hop = made.run("ONNX to SavedModel", worker, export_saved_model, onnx, held_out, saved, **options)
     if hop.parity is not None:
         made.parity["ONNX to SavedModel"] = hop.parity
-    options = {"names": hop.names, "inputs": hop.inputs, "outputs": hop.outputs, "origin": origin}
+    options = {"names": hop.ends.names, "inputs": hop.ends.inputs, "outputs": hop.ends.outputs, "origin": origin}
     made.run(_LAST_HOP, worker, convert_float, saved, made.path, max_length, **options)
-    return hop
+    return hop.ends
 
 
 def compare_outputs(source: Source, made: FloatModel, held_out: Path) -> Parity | None:
@@ -151,7 +238,8 @@ def compare_outputs(source: Source, made: FloatModel, held_out: Path) -> Parity 
     samples = first(Samples.load(held_out))
     outputs = _outputs(made.path, samples, source.path)
     if made.onnx is not None:
-        values = run_onnx(made.onnx, samples, channels_last=made.channels_last, origin=source.path).values()
+        fixed, moved = made.onnx.fixed, made.onnx.channels_last
+        values = run_onnx(fixed, samples, channels_last=moved, origin=source.path).values()
         references = dict(zip(outputs, values, strict=True))
     elif source.kind is Kind.TFLITE:
         references = _outputs(made.reference or source.path, samples, source.path)

@@ -22,10 +22,14 @@ _SEARCH = Bounds(at_least(0).hold, "0 for no search, or a number of seconds")
 
 
 class Bridge(enum.StrEnum):
-    """The road from a checkpoint to TensorFlow Lite: through ONNX and a SavedModel, or through litert-torch."""
+    """The road to TensorFlow Lite: from ONNX by onnx2tf 2, from a checkpoint by litert-torch, or through a SavedModel.
 
-    ONNX = "onnx"
+    AUTO takes the first that is installed and leads there."""
+
+    AUTO = "auto"
+    DIRECT = "direct"
     LITERT = "litert"
+    TF = "tf"
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,7 @@ class ConvertConfig:
     )
     max_drop: float | None = settings.max_drop()
     min_db: float | None = settings.min_db()
-    bridge: Bridge = setting(Bridge.ONNX, "Road from a checkpoint.")
+    bridge: Bridge = setting(Bridge.AUTO, "Road to TensorFlow Lite; the next one is taken where auto's first fails.")
     inputs: str = setting("float32", "Of an int8 file.", choices=_DTYPES)
     outputs: str = setting("float32", "Of an int8 file.", choices=_DTYPES)
     integer_only: bool = setting(False, "int8 without a float op, for accelerators; token ids stay integers.")

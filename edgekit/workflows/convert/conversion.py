@@ -21,6 +21,7 @@ from edgekit.measure.judge import BenchmarkConfig, benchmark
 from edgekit.measure.machine import machine
 from edgekit.measure.measurement import Measurement, refusal
 from edgekit.models import checkpoint, ranges
+from edgekit.models.checkpoint import Checkpoint
 from edgekit.models.source import Kind, Source, brings, classify
 from edgekit.report.content import Report
 from edgekit.spec import TensorSpec
@@ -168,7 +169,7 @@ def convert(
             expected=expected,
         )
         maker = _Maker(source, float_model, data, config, brought, settings, work, worker, tell, float_model.path)
-        tasks = [partial(bridge.check_source, source, float_model, data.held_out, work, worker)]
+        tasks: list[partial[None]] = []
         if rows_to_see is not None:
             trial = Reference(data.trial or rows_to_see, expected) if expected else None
             ranged = any(_needs(scheme, brought) for scheme in chosen)
@@ -188,7 +189,7 @@ def convert(
         if (lengths := config.sequence_lengths) and source.checkpoint is not None:
             tell("other lengths")
             several = several_lengths.Several(
-                source, source.checkpoint, lengths, config.bridge, float_model, data.held_out, rows_to_see, work, worker
+                source, source.checkpoint, lengths, float_model, data.held_out, rows_to_see, work, worker
             )
             try:
                 several.merge(made, failed, maker.calibration, settings)
@@ -322,6 +323,7 @@ def _needs(scheme: Scheme, brought: Sequence[str]) -> bool:
 
 
 def _check(source: Source, config: ConvertConfig) -> None:
+    bridge.fitting(source.kind, source.path, config.bridge)
     if source.checkpoint is not None:
         if config.inputs != "float32":
             raise ConfigError(f"{source.name}: takes token ids, which stay int32 always; leave out --inputs {config.inputs}")
@@ -338,8 +340,6 @@ def _check(source: Source, config: ConvertConfig) -> None:
         check_room(source.checkpoint.tokenizer, min(config.sequence_lengths, default=config.max_length))
     elif config.sequence_lengths:
         raise ConfigError(f"{source.path}: --sequence-lengths is for checkpoints, which are exported at each; leave it out")
-    elif config.bridge is not Bridge.ONNX:
-        raise ConfigError(f"{source.path}: --bridge {config.bridge} is for checkpoints; leave it out")
 
 
 @dataclass(frozen=True)
@@ -383,24 +383,31 @@ def draw_rows(config: ConvertConfig, names: ColumnNames = sources.COLUMNS) -> Dr
 
 def _float_model(source: Source, config: ConvertConfig, drawn: Drawn, work: Path, worker: Worker) -> tuple[FloatModel, Data]:
     rows = drawn.calibration or drawn.judged
-    if source.checkpoint is not None:
-        model = source.checkpoint
+
+    def of_checkpoint(model: Checkpoint, road: Bridge, room: Path) -> tuple[FloatModel, Data]:
         inputs = model.inputs(config.max_length, pairs=isinstance(rows, TextRows) and rows.pairs is not None)
         encoding = Encoding(model.tokenizer, vocabulary=model.vocabulary)
-        data = _save(drawn, inputs, encoding, model.task, model.settings, config, work)
-        return bridge.from_checkpoint(model, data.held_out, config.bridge, config.max_length, work, worker), data
-    made = bridge.from_file(source, config.max_length, config.input_shapes, work, worker)
-    signature = (file := flatbuffer.read(made.path)).signature(file.entry())
-    inside = package.settings(source.path) if source.kind is Kind.TFLITE else {}
-    task, settings = recognise(inside, signature.outputs, rows, config.task)
-    mean, std = config.mean, config.std
-    if source.kind is Kind.TFLITE and mean is None and std is None:
-        mean, std = metadata.normalization(flatbuffer.read(source.path).model_metadata)
-    tokenizer = package.tokenizer_of(source.path, work / "tokenizer") if isinstance(rows, TextRows) else None
-    encoding = Encoding(tokenizer, classes_of(signature.outputs), mean=mean, std=std)
-    data = _save(drawn, signature.inputs, encoding, task, settings, config, work)
-    bridge.refine(made, data.held_out if data.real else None, worker)
-    return made, data
+        data = _save(drawn, inputs, encoding, model.task, model.settings, config, room)
+        made = bridge.from_checkpoint(model, data.held_out, road, config.max_length, room, worker)
+        bridge.finish(source, made, data.held_out, room, worker)
+        return made, data
+
+    def of_file(road: Bridge, room: Path) -> tuple[FloatModel, Data]:
+        made = bridge.from_file(source, road, config.max_length, config.input_shapes, room, worker)
+        signature = (file := flatbuffer.read(made.path)).signature(file.entry())
+        inside = package.settings(source.path) if source.kind is Kind.TFLITE else {}
+        task, settings = recognise(inside, signature.outputs, rows, config.task)
+        mean, std = config.mean, config.std
+        if source.kind is Kind.TFLITE and mean is None and std is None:
+            mean, std = metadata.normalization(flatbuffer.read(source.path).model_metadata)
+        tokenizer = package.tokenizer_of(source.path, room / "tokenizer") if isinstance(rows, TextRows) else None
+        encoding = Encoding(tokenizer, classes_of(signature.outputs), mean=mean, std=std)
+        data = _save(drawn, signature.inputs, encoding, task, settings, config, room)
+        bridge.finish(source, made, data.held_out, room, worker, soften=data.real)
+        return made, data
+
+    make = of_file if source.checkpoint is None else partial(of_checkpoint, source.checkpoint)
+    return bridge.by_first(source.kind, source.path, config.bridge, make, work, worker.on_progress)
 
 
 def _save(

@@ -111,7 +111,7 @@ class Publisher:
                 **({"lengths": self.lengths[scheme.name]} if scheme.name in self.lengths else {}),
                 "data": self.data.description,
                 "plan": plan,
-                "bridge": list(made.made_by) or ["the source is a .tflite"],
+                "bridge": {"name": made.road, "tools": made.made_by, "failed": made.failed_roads},
                 "parity": made.parity,
                 "mask": made.mask,
                 "steps": made.steps,

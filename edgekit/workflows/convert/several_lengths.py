@@ -27,7 +27,6 @@ from edgekit.tflite.interpreter import Model
 from edgekit.tflite.lengths import MASK, LengthsModel, key, load, needed
 from edgekit.workflows.convert import bridge
 from edgekit.workflows.convert.bridge import FloatModel
-from edgekit.workflows.convert.config import Bridge
 
 # Fewer rows that fit a length say nothing of it: others are cut to it then.
 _LEAST_ROWS = 8
@@ -91,7 +90,6 @@ class Several:
     source: Source
     checkpoint: Checkpoint
     lengths: tuple[int, ...]
-    bridge: Bridge
     longest: FloatModel
     held_out: Path
     calibration_rows: Path | None
@@ -148,8 +146,8 @@ class Several:
         rows = _at_length(self.held_out, length, work / "held_out")
         samples = _at_length(self.calibration_rows, length, work / "rows") if self.calibration_rows else None
         try:
-            made = bridge.from_checkpoint(self.checkpoint, rows, self.bridge, length, work, self.worker)
-            bridge.check_source(self.source, made, rows, work, self.worker)
+            made = bridge.from_checkpoint(self.checkpoint, rows, self.longest.road, length, work, self.worker)
+            bridge.finish(self.source, made, rows, work, self.worker)
             return _Shorter(made, self.worker.run(same_names, self.longest.path, made.path).value, samples)
         except EdgekitError as error:
             raise type(error)(f"at {length} tokens: {error.message}", error.detail) from error

@@ -181,7 +181,7 @@ def test_a_model_is_a_path_a_hub_id_or_a_package(tmp_path: Path, source: str, is
         ('["json"]', '"json"', "[report]: formats must be a list, each item a string, not 'json'"),
         ('["json"]', '["json", "pdf"]', "[report]: formats[1] is 'pdf'; choose from markdown, json, html"),
         ('["question", "answer"]', '["question", 7]', "[data]: text_columns[1] must be a string, not 7"),
-        ('"litert"', '"torch"', "[convert]: bridge is 'torch'; choose from onnx, litert"),
+        ('"litert"', '"torch"', "[convert]: bridge is 'torch'; choose from auto, direct, litert, tf"),
         (
             '["int8", "float32"]',
             '["int4"]',

@@ -58,7 +58,9 @@ def to_tflite(checkpoints: dict[str, Path], rows: Path) -> dict[str, SavedModelE
             made = export_saved_model(
                 folder / "model.onnx", rows, folder / "saved_model", foreign=False, max_length=LENGTH, shapes={}
             )
-            convert_float(folder / "saved_model", folder / "float32.tflite", LENGTH, names=made.names, outputs=made.outputs)
+            convert_float(
+                folder / "saved_model", folder / "float32.tflite", LENGTH, names=made.ends.names, outputs=made.ends.outputs
+            )
             found[name] = made
         except Exception as error:
             found[name] = f"{type(error).__name__}: {error}"

@@ -132,22 +132,31 @@ MOVED = (convolution, sequence, volume)
 KEPT = (two_outputs, cube, colons, scalar, comparison, old_broadcast, bidirectional, quantized)
 
 
-def convert_all(folder: Path, names: list[str]) -> dict[str, FloatModel | str]:
-    """Each graph as `<name>.onnx` and `<name>.tflite` in `folder`, compared on random rows; or what was raised."""
-    found: dict[str, FloatModel | str] = {}
+def save_all(folder: Path, names: list[str]) -> list[Path]:
+    """Each graph as `<name>.onnx` in `folder`."""
     for name in names:
-        file, tflite = folder / f"{name}.onnx", folder / f"{name}.tflite"
-        onnx.save(globals()[name](), file)
+        onnx.save(globals()[name](), folder / f"{name}.onnx")
+    return [folder / f"{name}.onnx" for name in names]
+
+
+def convert_all(folder: Path, names: list[str]) -> dict[str, FloatModel | str]:
+    """Each graph as `<name>.onnx` and, by its SavedModel, as `<name>.tflite` in `folder`, compared; or what was raised."""
+    found: dict[str, FloatModel | str] = {}
+    for name, file in zip(names, save_all(folder, names), strict=True):
+        tflite = folder / f"{name}.tflite"
         try:
-            hop = export_saved_model(file, None, folder / name, foreign=True, max_length=8, shapes={})
-            convert_float(folder / name, tflite, 8, names=hop.names, outputs=hop.outputs, origin=file)
-            content = flatbuffer.read(tflite)
-            rows = folder / f"{name}.rows"
-            random_samples(content.signature(content.entry()).inputs, 8).save(rows)
-            made = FloatModel(tflite, onnx=hop.fixed, channels_last=hop.channels_last)
-            if (parity := bridge.compare_outputs(Source(Kind.ONNX, file, name), made, rows)) is not None:
-                made.parity[parity.output] = parity
-            found[name] = made
+            ends = export_saved_model(file, None, folder / name, foreign=True, max_length=8, shapes={}).ends
+            convert_float(folder / name, tflite, 8, names=ends.names, outputs=ends.outputs, origin=file)
+            found[name] = compared(FloatModel(tflite, onnx=ends), file)
         except Exception as error:
             found[name] = f"{type(error).__name__}: {error}"
     return found
+
+
+def compared(made: FloatModel, file: Path) -> FloatModel:
+    """With the outputs of ONNX Runtime on random rows."""
+    content, rows = flatbuffer.read(made.path), made.path.with_suffix(".rows")
+    random_samples(content.signature(content.entry()).inputs, 8).save(rows)
+    if (parity := bridge.compare_outputs(Source(Kind.ONNX, file, file.stem), made, rows)) is not None:
+        made.parity[parity.output] = parity
+    return made

@@ -45,11 +45,13 @@ def test_weights_that_were_left_behind_are_named(tmp_path: Path) -> None:
         graph.read(file)
 
 
-@pytest.mark.parametrize(("domain", "op", "name"), [("", "Loop", "Loop"), ("com.example", "Magic", "com.example.Magic")])
-def test_an_op_without_a_form_in_tensorflow_is_named(tmp_path: Path, domain: str, op: str, name: str) -> None:
-    made = graphs.model([helper.make_node(op, ["x"], ["y"], domain=domain)], {"x": (1, 4)}, {"y": (1, 4)})
-    with pytest.raises(UnsupportedOpError, match=f"op {name};"):
+def test_an_op_without_a_form_is_named(tmp_path: Path) -> None:
+    made = graphs.model([helper.make_node("Magic", ["x"], ["y"], domain="com.example")], {"x": (1, 4)}, {"y": (1, 4)})
+    with pytest.raises(UnsupportedOpError, match=r"op com\.example\.Magic;"):
         graph.read(saved(tmp_path, made))
+    made = graphs.model([helper.make_node("Loop", ["x"], ["y"])], {"x": (1, 4)}, {"y": (1, 4)})
+    with pytest.raises(UnsupportedOpError, match="op Loop;"):
+        graph.refuse_unknown_ops(tmp_path, made)
 
 
 @pytest.mark.parametrize(
@@ -80,7 +82,6 @@ def test_the_length_of_token_inputs_is_the_given_one() -> None:
         (relu("n", "c"), {"z": (1, 3)}, InputError, "no input z; it has x"),
         (relu("n", "c"), {"x": (1, 3, 4)}, InputError, "x has 2 axes, --input-shape gives 3"),
         (relu(1, 4, input_type=TensorProto.STRING), {}, UnsupportedOpError, "put x is no tensor of numbers|put y is no tensor of"),
-        (relu(1, 4, input_type=TensorProto.DOUBLE), {}, UnsupportedOpError, "input x is float64"),
     ],
 )
 def test_inputs_that_cannot_be_fixed_are_named(

@@ -4,19 +4,38 @@ from pathlib import Path
 
 import pytest
 
+from edgekit.errors import EdgekitError
+from edgekit.models.source import Kind, Source
+from edgekit.stages.export.direct import ENVIRONMENT
 from edgekit.system.worker import Worker
 from edgekit.tflite import flatbuffer
+from edgekit.workflows.convert import bridge
 from edgekit.workflows.convert.bridge import FloatModel
+from edgekit.workflows.convert.config import Bridge
 from tests.unit.stages.export import graphs
 
+NAMES = [builder.__name__ for builder in (*graphs.MOVED, *graphs.KEPT)]
 
-@pytest.fixture(scope="module")
-def converted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, FloatModel | str]:
+
+@pytest.fixture(scope="module", params=[Bridge.DIRECT, Bridge.TF])
+def converted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, FloatModel | str]:
+    """By each road from ONNX."""
     folder = tmp_path_factory.mktemp("graphs")
     worker = Worker(timeout_s=300)
     found: dict[str, FloatModel | str] = {}
-    for builders in (graphs.MOVED, graphs.KEPT):
-        found |= worker.run(graphs.convert_all, folder, [builder.__name__ for builder in builders]).value
+    if request.param is Bridge.TF:
+        for builders in (graphs.MOVED, graphs.KEPT):
+            found |= worker.run(graphs.convert_all, folder, [builder.__name__ for builder in builders]).value
+        return found
+    if ENVIRONMENT.python is None:
+        pytest.skip(f"needs onnx2tf 2 ({ENVIRONMENT.setup})")
+    for name, file in zip(NAMES, graphs.save_all(folder, NAMES), strict=True):
+        (room := folder / name).mkdir()
+        try:
+            made = bridge.from_file(Source(Kind.ONNX, file, name), Bridge.DIRECT, 8, {}, room, worker)
+            found[name] = worker.run(graphs.compared, made, file).value
+        except EdgekitError as error:
+            found[name] = error.message
     return found
 
 
@@ -26,7 +45,7 @@ def shapes(path: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[int,
     return {spec.name: spec.shape for spec in signature.inputs}, {spec.name: spec.shape for spec in signature.outputs}
 
 
-@pytest.mark.parametrize("name", [builder.__name__ for builder in (*graphs.MOVED, *graphs.KEPT)])
+@pytest.mark.parametrize("name", NAMES)
 def test_every_output_is_that_of_onnx_runtime(converted: dict[str, FloatModel | str], name: str) -> None:
     made = converted[name]
     assert isinstance(made, FloatModel), made
@@ -51,7 +70,8 @@ def test_channels_are_last_where_the_graph_slides_and_names_are_kept(
     made = converted[name]
     assert isinstance(made, FloatModel), made
     assert shapes(made.path)[0] == inputs
-    assert bool(made.channels_last) == (name in {"convolution", "sequence", "volume"})
+    assert made.onnx is not None
+    assert bool(made.onnx.channels_last) == (name in {"convolution", "sequence", "volume"})
 
 
 def test_outputs_keep_their_order_and_names(converted: dict[str, FloatModel | str]) -> None:

@@ -1,8 +1,6 @@
 """Only what the outputs read is computed, and the results are the same."""
 
-from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -12,36 +10,21 @@ from edgekit.data.samples import Samples
 from edgekit.stages.export.narrow import narrow
 from edgekit.tflite import flatbuffer
 from edgekit.tflite.flatbuffer import Subgraph
-from edgekit.tflite.interpreter import Model
+from edgekit.tflite.tree import load, write
 from tests.unit.stages.export.conftest import Exports
+from tests.unit.stages.export.nets import TOKENS, WHOLE, WIDTH, Net, names, outputs, rewritten
 from tests.unit.stages.quantize.models import encoder_samples, save
 from tests.unit.tflite.conftest import Builder
 
-TOKENS, WIDTH = 6, 16
-WHOLE = [1, TOKENS, WIDTH]
 
-
-def outputs(file: Path, rows: Samples) -> dict[str, np.ndarray]:
-    model = Model(file)
-    found = [model.run(row) for row in rows]
-    return {name: np.stack([row[name] for row in found]) for name in found[0]}
+def _narrow(file: Path) -> None:
+    tree = load(file.read_bytes())
+    if narrow(tree):
+        write(tree, file)
 
 
 def narrowed(build: Builder, folder: Path, rows: Samples) -> tuple[Subgraph, Subgraph]:
-    """The graphs before and after, once the results are found to be the same."""
-    file = save(build, folder / "model.tflite")
-    before, expected = flatbuffer.read(file).subgraphs[0], outputs(file, rows)
-    narrow(file)
-    found = outputs(file, rows)
-    assert found.keys() == expected.keys()
-    for name in expected:
-        assert found[name].shape == expected[name].shape
-        np.testing.assert_allclose(found[name], expected[name], rtol=1e-5, atol=1e-5)
-    return before, flatbuffer.read(file).subgraphs[0]
-
-
-def names(graph: Subgraph) -> Counter[str]:
-    return Counter(operator.name for operator in graph.operators)
+    return rewritten(build, folder, rows, _narrow)
 
 
 def shape_of(graph: Subgraph, name: str) -> tuple[int, ...]:
@@ -50,42 +33,6 @@ def shape_of(graph: Subgraph, name: str) -> tuple[int, ...]:
         graph.tensors[operator.outputs[0]] for operator in graph.operators if graph.tensors[operator.outputs[0]].name == name
     ]
     return found.shape
-
-
-class Net(Builder):
-    """A graph that begins with x (1, 6, 16)."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.draw = np.random.default_rng(0)
-        self.x = self.tensor("x", WHOLE)
-
-    def constant(self, name: str, data: np.ndarray) -> int:
-        return self.tensor(name, list(data.shape), str(data.dtype), data=data)
-
-    def result(self, op: str, inputs: list[int], name: str, shape: list[int], options: Any = None) -> int:
-        made = self.tensor(name, shape)
-        self.op(op, inputs, [made], options)
-        return made
-
-    def dense(self, source: int, name: str, shape: list[int]) -> int:
-        weights = (0.3 * self.draw.standard_normal((shape[-1], WIDTH))).astype(np.float32)
-        options = schema.FullyConnectedOptionsT(keepNumDims=True)
-        return self.result("FULLY_CONNECTED", [source, self.constant(f"{name}_w", weights), -1], name, shape, options)
-
-    def gather(self, source: int, index: int, name: str = "row") -> int:
-        where = self.constant(f"{name}_index", np.array(index, np.int32))
-        return self.result("GATHER", [source, where], name, [1, WIDTH], schema.GatherOptionsT(axis=1))
-
-    def slice(self, source: int, begin: list[int], size: list[int]) -> int:
-        ends = [self.constant(name, np.array(values, np.int32)) for name, values in (("begin", begin), ("size", size))]
-        shape = [full if many < 0 else many for many, full in zip(size, WHOLE, strict=True)]
-        return self.result("SLICE", [source, *ends], "row", shape, schema.SliceOptionsT())
-
-    def strided(self, source: int, begin: list[int], end: list[int], **masks: int) -> int:
-        places = {"begin": begin, "end": end, "strides": [1] * len(begin)}
-        inputs = [self.constant(name, np.array(values, np.int32)) for name, values in places.items()]
-        return self.result("STRIDED_SLICE", [source, *inputs], "row", [1, WIDTH], schema.StridedSliceOptionsT(**masks))
 
 
 @pytest.mark.parametrize("index", [0, 3, TOKENS - 1])
@@ -197,7 +144,7 @@ def test_a_free_axis_is_left_alone(tmp_path):
     build.ends({"x": build.x}, {"row": build.gather(build.dense(build.x, "dense", WHOLE), 2)}, "serving_default")
     file = save(build, tmp_path / "model.tflite")
     content = file.read_bytes()
-    narrow(file)
+    _narrow(file)
     assert file.read_bytes() == content
 
 
@@ -206,7 +153,7 @@ def test_the_last_layer_of_a_classifier_is_computed_for_its_first_token(exports:
     rows, file = Samples.load(exports.rows), tmp_path / "float32.tflite"
     file.write_bytes((exports.folders[name] / "float32.tflite").read_bytes())
     expected = outputs(file, rows)
-    narrow(file)
+    _narrow(file)
     found = outputs(file, rows)
     np.testing.assert_allclose(found["logits"], expected["logits"], rtol=1e-4, atol=1e-5)
     graph = flatbuffer.read(file).subgraphs[0]

@@ -249,14 +249,14 @@ def loud_samples(count: int, seed: int = 4) -> Samples:
 
 
 def stubborn_net() -> Builder:
-    """x (1, 16): FULLY_CONNECTED, EXP, POW with itself, FULLY_CONNECTED; neither EXP nor POW has an integer form."""
+    """x (1, 16): FULLY_CONNECTED, EXP, its third power, FULLY_CONNECTED; neither EXP nor POW has an integer form."""
     draw = np.random.default_rng(0)
     build = Builder()
     x, *steps = (build.tensor(name, [1, 16]) for name in ("x", "dense", "exponential", "power", "logits"))
     weights = [build.tensor(f"w{n}", [16, 16], data=(0.1 * draw.standard_normal((16, 16))).astype(np.float32)) for n in (1, 2)]
     build.op("FULLY_CONNECTED", [x, weights[0], -1], [steps[0]], schema.FullyConnectedOptionsT())
     build.op("EXP", [steps[0]], [steps[1]], schema.ExpOptionsT())
-    build.op("POW", [steps[1], build.tensor("two", [1], data=np.full(1, 2, np.float32))], [steps[2]], schema.PowOptionsT())
+    build.op("POW", [steps[1], build.tensor("three", [1], data=np.full(1, 3, np.float32))], [steps[2]], schema.PowOptionsT())
     build.op("FULLY_CONNECTED", [steps[2], weights[1], -1], [steps[3]], schema.FullyConnectedOptionsT())
     build.ends({"x": x}, {"logits": steps[3]}, "serving_default")
     return build

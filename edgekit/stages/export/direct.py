@@ -1,0 +1,70 @@
+"""ONNX to a float32 .tflite through onnx2tf 2, which writes the file itself, in an environment of its own."""
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from edgekit.errors import ConversionError, UnsupportedOpError, one_line
+from edgekit.stages.export import graph, incoming
+from edgekit.stages.export.incoming import Ends
+from edgekit.system.environment import Environment
+from edgekit.tflite import flatbuffer, signatures
+
+VERSION = "2.6.9"
+ENVIRONMENT = Environment("onnx2tf", "edgekit setup onnx", Path(__file__).with_name("onnx2tf.txt"), ((3, 12), (3, 13)))
+_IDENTIFIER = re.compile(r"[A-Za-z_]\w*", re.ASCII)
+
+
+def export_direct(onnx_file: Path, target: Path, *, foreign: bool, max_length: int, shapes: Mapping[str, Sequence[int]]) -> Ends:
+    """Write the ONNX file as a float32 .tflite of built-in ops with one signature; images become NHWC.
+
+    For `foreign` and what it raises see `incoming.prepare`; `UnsupportedOpError` names the op. Runs in `ENVIRONMENT`; changes the
+    working directory."""
+    import onnx
+
+    work = target.parent / f"{target.name}.onnx2tf"
+    work.mkdir()
+    model, ends = incoming.prepare(onnx_file, target.parent, foreign=foreign, max_length=max_length, shapes=shapes)
+    renamed = graph.rename_ends(model, _IDENTIFIER)
+    # onnx2tf guesses by the sizes which tensors have moved; told to move none itself, it cannot be wrong about inputs.
+    graph.move_channels_last(model, [new for new in graph.input_names(model) if renamed.get(new, new) in ends.channels_last])
+    kept = graph.input_names(model)
+    onnx.save(model, work / "model.onnx")
+    ops = {node.name: node.op_type for node in model.graph.node}
+    del model
+    _convert(onnx_file, work, kept, ops)
+    written = (work / "model_float32.tflite").read_bytes()
+    file = flatbuffer.parse(written, str(onnx_file))
+    if lacking := (*file.custom_ops, *file.flex_ops):
+        names = ", ".join(name.removeprefix("ONNX_") for name in lacking)
+        raise UnsupportedOpError(f"{onnx_file}: no TFLite form of op {names}; export the model without it")
+    written = signatures.rename(signatures.add_signature(written), renamed) if renamed else signatures.add_signature(written)
+    target.write_bytes(signatures.order(written, ends.inputs, ends.outputs, origin=str(onnx_file)))
+    return replace(ends, names=renamed)
+
+
+def _convert(onnx_file: Path, work: Path, kept: Sequence[str], ops: Mapping[str, str]) -> None:
+    os.chdir(work)
+    import onnx2tf
+
+    try:
+        onnx2tf.convert(
+            input_onnx_file_path="model.onnx",
+            output_folder_path=".",
+            tflite_backend="flatbuffer_direct",
+            copy_onnx_input_output_names_to_tflite=True,
+            keep_shape_absolutely_input_names=list(kept),
+            not_use_onnxsim=True,
+            not_use_opname_auto_generate=True,
+            non_verbose=True,
+            verbosity="error",
+        )
+    except SystemExit as error:
+        raise ConversionError(f"{onnx_file}: onnx2tf gave up (exit code {error.code}); run with --debug") from None
+    except Exception as error:  # whatever its op builders raise
+        text = one_line(error)
+        name = next((name for name in ops if re.search(rf"\b(op|node)={re.escape(name)}( |$)", text)), None)
+        where = f"op {ops[name]} ({name})" if name else "the graph"
+        raise UnsupportedOpError(f"{onnx_file}: onnx2tf cannot convert {where}: {text}; export the model in another way") from error

@@ -1,0 +1,65 @@
+"""An .onnx file made ready for whatever converts it: each road to TFLite starts from the same graph."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from edgekit.stages.export import dequantize, gather, graph
+from edgekit.stages.export.lower import lower
+
+# Ops that slide over space, whose form in TFLite wants channels last.
+_SPATIAL = ("Conv", "Pool", "Resize", "Upsample", "DepthToSpace", "SpaceToDepth", "LRN", "BatchNormalization", "InstanceNorm")
+
+
+@dataclass(frozen=True)
+class Ends:
+    """Inputs and outputs of an ONNX file, in its order.
+
+    `channels_last` are those inputs whose channels move from axis 1 to the last, `fixed` the file with its free axes fixed, to
+    compare with; `names` maps a converted model's names to the ONNX file's where they differ."""
+
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    channels_last: tuple[str, ...]
+    fixed: Path
+    names: Mapping[str, str] = field(default_factory=dict)
+
+
+def prepare(
+    onnx_file: Path, room: Path, *, foreign: bool, max_length: int, shapes: Mapping[str, Sequence[int]]
+) -> tuple[Any, Ends]:
+    """The graph for a converter, which may write in `room`.
+
+    A `foreign` file is checked, its constants folded and its quantized ops rewritten first, which our own exports do not need;
+    see `fix_shapes` for `max_length` and `shapes`. Raises `ModelFormatError`, `UnsupportedOpError` and `InputError`."""
+    import onnx
+
+    fixed = onnx_file
+    if foreign:
+        model = graph.read(onnx_file)
+        graph.fix_shapes(onnx_file, model, max_length, shapes)
+        graph.to_float32(model)
+        fixed = room / "fixed.onnx"
+        onnx.save(model, fixed)
+        dequantize.to_float(model)
+    else:
+        model = onnx.load(onnx_file)
+    if foreign or graph.has_constant_branch(model):
+        model = graph.simplified(model)
+    graph.add_initial_states(model)
+    gather.flatten(model)
+    lower(model)
+    graph.refuse_domains(onnx_file, model)
+    for number, node in enumerate(model.graph.node):
+        node.name = node.name or f"{node.op_type}_{number}"
+    return model, Ends(tuple(graph.input_names(model)), tuple(graph.output_names(model)), _channels_first(model), fixed)
+
+
+def _channels_first(model: Any) -> tuple[str, ...]:
+    """Inputs whose channels shall move last: those of rank 3 to 5 if the graph slides over space, and images."""
+    spatial = any(part in node.op_type for node in model.graph.node for part in _SPATIAL)
+    shapes = graph.sizes(model)
+    inputs = {item.name: shapes[item.name] for item in model.graph.input}
+    images = {name for name, shape in inputs.items() if len(shape) == 4 and shape[1] in (1, 3)}
+    return tuple(name for name, shape in inputs.items() if 3 <= len(shape) <= 5 and (spatial or name in images))
