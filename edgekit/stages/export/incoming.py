@@ -27,12 +27,12 @@ class Ends:
 
 
 def prepare(
-    onnx_file: Path, room: Path, *, foreign: bool, max_length: int, shapes: Mapping[str, Sequence[int]]
+    onnx_file: Path, room: Path, *, foreign: bool, max_length: int, shapes: Mapping[str, Sequence[int]], fold: bool = True
 ) -> tuple[Any, Ends]:
     """The graph for a converter, which may write in `room`.
 
-    A `foreign` file is checked, its constants folded and its quantized ops rewritten first, which our own exports do not need;
-    see `fix_shapes` for `max_length` and `shapes`. Raises `ModelFormatError`, `UnsupportedOpError` and `InputError`."""
+    A `foreign` file is checked, its constants folded and its quantized ops rewritten first; of our own exports constants are folded
+    with `fold`. See `fix_shapes` for `max_length` and `shapes`. Raises `ModelFormatError`, `UnsupportedOpError` and `InputError`."""
     import onnx
 
     fixed = onnx_file
@@ -45,7 +45,7 @@ def prepare(
         dequantize.to_float(model)
     else:
         model = onnx.load(onnx_file)
-    if foreign or graph.has_constant_branch(model):
+    if foreign or (fold and graph.has_constant_branch(model)):
         model = graph.simplified(model)
     graph.add_initial_states(model)
     gather.flatten(model)

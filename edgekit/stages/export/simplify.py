@@ -153,6 +153,8 @@ class _Graph:
 
     def _rewritten(self, operator: Any) -> list[Any]:
         (inputs, outputs), name = self._ends(operator), op_name(self.tree, operator)
+        if name == "CUMSUM":
+            return self._same_dtype(operator, inputs, outputs)
         if not self._is_float(outputs) and name not in ("RESHAPE", "TRANSPOSE"):
             return [operator]
         match name:
@@ -169,6 +171,16 @@ class _Graph:
             case name if name in _ACTIVATIONS:
                 return self._fused(operator, name, inputs, outputs)
         return [operator]
+
+    def _same_dtype(self, operator: Any, inputs: list[int], outputs: list[int]) -> list[Any]:
+        """onnx2tf 2 says int64 of what its op gives as int32; the runtime then writes past half of the numbers."""
+        given, result = (self.graph.tensors[ends[0]] for ends in (inputs, outputs))
+        if given.type == result.type:
+            return [operator]
+        operator.outputs = [add_like(self.graph, outputs[0], self._name(outputs[0]) + b"_as_given")]
+        self.graph.tensors[operator.outputs[0]].type = given.type
+        options = schema.CastOptionsT(inDataType=given.type, outDataType=result.type)
+        return [operator, operation(self.tree, "CAST", operator.outputs, outputs, options)]
 
     def _fully_connected(self, operator: Any, inputs: list[int], outputs: list[int]) -> list[Any]:
         """(…, K) by a constant (K, N), or by one of which all rows have the same."""

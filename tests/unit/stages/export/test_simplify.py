@@ -11,7 +11,7 @@ from ai_edge_litert import schema_py_generated as schema
 from edgekit.data.samples import Samples
 from edgekit.stages.export.simplify import simplify
 from edgekit.tflite import flatbuffer
-from tests.unit.stages.export.nets import TOKENS, WHOLE, WIDTH, Net, names, rewritten
+from tests.unit.stages.export.nets import TOKENS, WHOLE, WIDTH, Net, names, outputs, rewritten
 from tests.unit.stages.quantize.models import save
 
 ROWS = Samples({"x": np.random.default_rng(3).standard_normal((4, TOKENS, WIDTH)).astype(np.float32)})
@@ -71,6 +71,21 @@ def test_a_normalization_divides_no_more(tmp_path: Path) -> None:
 def test_division_by_a_constant_is_a_product(tmp_path: Path) -> None:
     net = Net()
     assert simplified(net, op(net, "DIV", net.x, scalar(net, 8.0)), tmp_path) == {"MUL": 1}
+
+
+def test_a_sum_has_the_dtype_of_what_it_adds(tmp_path: Path) -> None:
+    net = Net()
+    whole = net.tensor("whole", WHOLE, "int32")
+    net.op("CAST", [net.x], [whole], schema.CastOptionsT(outDataType=schema.TensorType.INT32))
+    sums = net.tensor("sums", WHOLE, "int64")
+    net.op("CUMSUM", [whole, net.constant("axis", np.array([1], np.int32))], [sums], schema.CumsumOptionsT())
+    back = net.tensor("back", WHOLE)
+    net.op("CAST", [sums], [back], schema.CastOptionsT(inDataType=schema.TensorType.INT64))
+    end(net, back)
+    file = save(net, tmp_path / "model.tflite")
+    simplify(file)
+    expected = np.cumsum(ROWS.inputs["x"].astype(np.int32), axis=1)
+    np.testing.assert_array_equal(outputs(file, ROWS)["y0"][:, 0], expected)
 
 
 def test_a_division_by_zero_stays(tmp_path: Path) -> None:
