@@ -32,7 +32,9 @@ def prepare(
     """The graph for a converter, which may write in `room`.
 
     A `foreign` file is checked, its constants folded and its quantized ops rewritten first; of our own exports constants are folded
-    with `fold`. See `fix_shapes` for `max_length` and `shapes`. Raises `ModelFormatError`, `UnsupportedOpError` and `InputError`."""
+    with `fold`. See `fix_shapes` for `max_length` and `shapes`.
+
+    Raises `ModelFormatError`, `UnsupportedOpError` and `InputError`."""
     import onnx
 
     fixed = onnx_file
@@ -56,10 +58,18 @@ def prepare(
     return model, Ends(tuple(graph.input_names(model)), tuple(graph.output_names(model)), _channels_first(model), fixed)
 
 
+def slides(model: Any) -> bool:
+    """Whether some op of the graph slides over space."""
+    return any(part in node.op_type for node in model.graph.node for part in _SPATIAL)
+
+
 def _channels_first(model: Any) -> tuple[str, ...]:
-    """Inputs whose channels shall move last: those of rank 3 to 5 if the graph slides over space, and images."""
-    spatial = any(part in node.op_type for node in model.graph.node for part in _SPATIAL)
+    """Inputs whose channels shall move last: those of rank 3 to 5 if the graph slides over space, and images.
+
+    One whose shape would be the same stays as it is, since nobody could tell which layout it has."""
+    spatial = slides(model)
     shapes = graph.sizes(model)
     inputs = {item.name: shapes[item.name] for item in model.graph.input}
     images = {name for name, shape in inputs.items() if len(shape) == 4 and shape[1] in (1, 3)}
-    return tuple(name for name, shape in inputs.items() if 3 <= len(shape) <= 5 and (spatial or name in images))
+    ranked = {name: shape for name, shape in inputs.items() if 3 <= len(shape) <= 5 and len(set(shape[1:])) > 1}
+    return tuple(name for name in ranked if spatial or name in images)

@@ -156,17 +156,21 @@ def stacked(rows: Sequence[np.ndarray], what: str) -> np.ndarray:
 def comparable(outputs: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Both as they can be compared: the reference with channels where `outputs` has them, and the same infinities as zeros.
 
-    TensorFlow puts channels last. Where both layouts fit, the closer one is meant."""
+    TensorFlow puts channels last; what has the reference's shape is taken to have its layout, too."""
     # Channels behind the rows, or behind rows and batch.
     moved = [np.moveaxis(reference, axis, -1) for axis in (1, 2) if reference.ndim > axis + 1]
-    fitting = [array for array in (reference, *moved) if array.shape == outputs.shape]
-    if not fitting:
-        return outputs, reference
-    closest = min(fitting, key=lambda array: _distance(outputs, array))
+    fitting = [array for array in moved if array.shape == outputs.shape]
+    if outputs.shape == reference.shape or not fitting:
+        closest = reference
+    else:
+        closest = min(fitting, key=lambda array: distance(outputs, array))
+    if outputs.shape != closest.shape:
+        return outputs, closest
     same = ~np.isfinite(outputs) & ((outputs == closest) | (np.isnan(outputs) & np.isnan(closest)))
     return np.where(same, 0, outputs), np.where(same, 0, closest)
 
 
-def _distance(outputs: np.ndarray, reference: np.ndarray) -> float:
+def distance(outputs: np.ndarray, reference: np.ndarray) -> float:
+    """The sum of the differences of finite values."""
     finite = np.isfinite(outputs) & np.isfinite(reference)
     return float(np.abs(outputs[finite].astype(np.float64) - reference[finite].astype(np.float64)).sum())

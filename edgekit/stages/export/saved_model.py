@@ -53,7 +53,7 @@ def export_saved_model(
     graph.refuse_unknown_ops(onnx_file, model)
     renamed = graph.rename_ends(model, _SCOPE)
     inputs, outputs = graph.input_names(model), graph.output_names(model)
-    if not ends.channels_last:
+    if not ends.channels_last and not incoming.slides(model):
         _keep_layout()
     keras = _to_keras(onnx_file, model, work, ends.channels_last)
     del model

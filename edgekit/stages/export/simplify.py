@@ -116,7 +116,7 @@ class _Graph:
         # An output is computed: runtimes do not look for it among the constants.
         if any(index in outputs for index in map(int, listed(self.graph.outputs))):
             return False
-        if any(index >= 0 and index not in known and self._values(index) is None for index in inputs):
+        if any(index >= 0 and index not in known and self._data(index) is None for index in inputs):
             return False
         tensors = [self.graph.tensors[index] for index in outputs]
         if any(tensor.quantization is not None and len(listed(tensor.quantization.scale)) for tensor in tensors):
@@ -393,6 +393,11 @@ class _Graph:
     def _values(self, index: int) -> np.ndarray | None:
         return constant(self.tree, self.graph, index)
 
+    def _data(self, index: int) -> Any:
+        """What a constant is stored as, sparse ones among them."""
+        tensor = self.graph.tensors[index]
+        return None if tensor.isVariable else self.tree.buffers[tensor.buffer].data
+
     def _shape(self, index: int) -> list[int]:
         return [int(size) for size in listed(self.graph.tensors[index].shape)] if index >= 0 else []
 
@@ -437,7 +442,7 @@ def _run(tree: Any, graph: Any, operators: Sequence[Any], fed: dict[int, np.ndar
         data = tree.buffers[tensor.buffer].data
         buffers.append(schema.BufferT(data=data)) if data is not None else None
         copied = schema.TensorT(shape=tensor.shape, type=tensor.type, buffer=len(buffers) - 1 if data is not None else 0)
-        copied.name, copied.quantization = f"t{places[index]}".encode(), tensor.quantization
+        copied.name, copied.quantization, copied.sparsity = f"t{places[index]}".encode(), tensor.quantization, tensor.sparsity
         tensors.append(copied)
     alone = schema.SubGraphT(tensors=tensors, operators=[_moved_op(one, places) for one in operators])
     alone.inputs, alone.outputs = [places[index] for index in fed], [places[index] for index in wanted]

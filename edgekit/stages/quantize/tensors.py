@@ -34,6 +34,8 @@ class Tensors:
                 self._runtime.ResizeInputTensor(index, np.array(fed[name].shape, np.int32), False, subgraph)
             self._runtime.AllocateTensors(subgraph)
             self._shapes = shapes
+        # What recurrent ops keep of an earlier row is gone.
+        self._runtime.ResetVariableTensors()
         for name, index in self._entry.inputs.items():
             self._runtime.SetTensor(index, fed[name], subgraph)
         self._runtime.Invoke(subgraph)

@@ -13,6 +13,7 @@ from edgekit.data.samples import Samples
 from edgekit.errors import ConfigError, ConversionError, ModelFormatError, UnsupportedOpError, WorkerError
 from edgekit.models.checkpoint import Checkpoint
 from edgekit.models.source import Kind, Source
+from edgekit.stages.export import layout
 from edgekit.stages.export.direct import ENVIRONMENT, VERSION, export_direct
 from edgekit.stages.export.incoming import Ends
 from edgekit.stages.export.litert import export_litert
@@ -216,11 +217,14 @@ def _finished(source: Source, made: FloatModel, held_out: Path, soften: bool) ->
         simplify(made.path)
         mask = soften_masks(made.path, held_out) if soften else None
         return mask, compare_outputs(source, made, held_out)
-    except ModelFormatError as error:
-        if not made.made_by or str(made.path) not in error.message:
+    except (ModelFormatError, UnsupportedOpError) as error:
+        if not error.message.startswith(start := f"{made.path}: "):
             raise
+        cause = error.message.removeprefix(start)
+        if not made.made_by:
+            raise type(error)(f"{source.path}: {cause}") from error
         # The converter's fault, and not the source's.
-        cause = error.message.removeprefix(f"{made.path}: ").removesuffix("; convert it again")
+        cause = cause.removesuffix("; convert it again")
         raise UnsupportedOpError(f"{source.path}: {made.made_by[-1]} makes a file of it that does not run ({cause})") from error
 
 
@@ -252,7 +256,9 @@ def _from_onnx(
 
 
 def compare_outputs(source: Source, made: FloatModel, held_out: Path) -> Parity | None:
-    """The .tflite's output that is farthest from the source's on the saved rows, None without outputs; in a worker child."""
+    """The .tflite's output that is farthest from the source's on the saved rows, None without outputs; in a worker child.
+
+    Outputs of a foreign source whose channels have moved though their shape does not tell are turned back first, in place."""
     samples = first(Samples.load(held_out))
     outputs = _outputs(made.path, samples, source.path)
     if made.onnx is not None:
@@ -264,6 +270,11 @@ def compare_outputs(source: Source, made: FloatModel, held_out: Path) -> Parity 
     else:
         references = dict(Samples.load(made.reference or Path()).inputs)
     pairs = {name: (outputs[name], values[: len(samples)]) for name, values in references.items()}
+    if made.onnx is not None:
+        shapes = {spec.name: spec.shape for spec in Model(made.path, mapped=True).signature.outputs}
+        if turned := [name for name, pair in pairs.items() if layout.is_turned(*pair, shapes[name])]:
+            layout.turn_back(made.path, turned)
+            outputs = _outputs(made.path, samples, source.path)
     if source.kind is not Kind.CHECKPOINT:
         # TensorFlow may have moved channels, but not those of our own exports.
         pairs = {name: comparable(outputs[name], values) for name, values in references.items()}

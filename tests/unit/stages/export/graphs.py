@@ -13,6 +13,7 @@ from edgekit.stages.quantize.converter import convert_float
 from edgekit.tflite import flatbuffer
 from edgekit.workflows.convert import bridge
 from edgekit.workflows.convert.bridge import FloatModel
+from edgekit.workflows.convert.config import Bridge
 
 _RANDOM = np.random.default_rng(0)
 
@@ -50,7 +51,13 @@ def convolution() -> onnx.ModelProto:
 def sequence() -> onnx.ModelProto:
     """A 1-D convolution: (1, channels, length) becomes (1, length, channels)."""
     node = helper.make_node("Conv", ["x", "w"], ["y"], kernel_shape=[3])
-    return model([node], {"x": (1, 4, 4)}, {"y": (1, 4, 2)}, {"w": _weights(4, 4, 3)})
+    return model([node], {"x": (1, 4, 6)}, {"y": (1, 4, 4)}, {"w": _weights(4, 4, 3)})
+
+
+def equal_sizes() -> onnx.ModelProto:
+    """A 1-D convolution whose shapes do not tell where channels are: they stay where the source has them."""
+    node = helper.make_node("Conv", ["x", "w"], ["y"], kernel_shape=[3], pads=[1, 1])
+    return model([node], {"x": (1, 4, 4)}, {"y": (1, 4, 4)}, {"w": _weights(4, 4, 3)})
 
 
 def volume() -> onnx.ModelProto:
@@ -129,7 +136,7 @@ def quantized() -> onnx.ModelProto:
 
 # Those in which channels move, and those in which every tensor stays as it is: onnx2tf is set up differently for them.
 MOVED = (convolution, sequence, volume)
-KEPT = (two_outputs, cube, colons, scalar, comparison, old_broadcast, bidirectional, quantized)
+KEPT = (equal_sizes, two_outputs, cube, colons, scalar, comparison, old_broadcast, bidirectional, quantized)
 
 
 def save_all(folder: Path, names: list[str]) -> list[Path]:
@@ -147,7 +154,7 @@ def convert_all(folder: Path, names: list[str]) -> dict[str, FloatModel | str]:
         try:
             ends = export_saved_model(file, None, folder / name, foreign=True, max_length=8, shapes={}).ends
             convert_float(folder / name, tflite, 8, names=ends.names, outputs=ends.outputs, origin=file)
-            found[name] = compared(FloatModel(tflite, onnx=ends), file)
+            found[name] = compared(FloatModel(tflite, onnx=ends, road=Bridge.TF), file)
         except Exception as error:
             found[name] = f"{type(error).__name__}: {error}"
     return found

@@ -11,6 +11,7 @@ from edgekit.data.samples import Samples, random_samples
 from edgekit.errors import EdgekitError, InputError, ModelFormatError, UnsupportedOpError
 from edgekit.spec import TensorSpec
 from edgekit.stages.export import dequantize, gather, graph
+from edgekit.stages.export.layout import is_turned
 from edgekit.stages.export.onnx import comparable, run_onnx, stacked
 from tests.unit.stages.export import graphs
 
@@ -132,13 +133,23 @@ def test_an_output_that_changes_its_shape_is_named() -> None:
 
 
 def test_the_reference_takes_the_layout_of_the_outputs() -> None:
-    first = np.random.default_rng(0).standard_normal((5, 3, 3, 3))
+    first = np.random.default_rng(0).standard_normal((5, 3, 4, 3))
     last = np.moveaxis(first, 1, -1)
     np.testing.assert_array_equal(comparable(last, first)[1], last)
     np.testing.assert_array_equal(comparable(first, first)[1], first)
     batched = np.random.default_rng(0).standard_normal((5, 2, 3, 4))
     moved = np.moveaxis(batched, 2, -1)
     np.testing.assert_array_equal(comparable(moved, batched)[1], moved)
+
+
+def test_where_sizes_are_equal_the_layout_is_the_sources() -> None:
+    first = np.random.default_rng(0).standard_normal((5, 3, 3, 3))
+    last = np.moveaxis(first, 1, -1)
+    np.testing.assert_array_equal(comparable(last, first)[1], first)
+    assert is_turned(last, first, (1, 3, 3, 3))
+    assert not is_turned(first, first, (1, 3, 3, 3))
+    batched = np.random.default_rng(0).standard_normal((5, 2, 3, 3))
+    assert is_turned(np.moveaxis(batched, 2, -1), batched, (2, 3, 3))
 
 
 def test_the_same_infinities_are_no_difference() -> None:
