@@ -191,10 +191,13 @@ def copy_weights(source: Any, target: Any) -> None:
 
 
 def serving(model: Any) -> Any:
-    """The concrete function of `model` with its inputs and outputs by name, as TFLiteConverter takes it."""
+    """The concrete function of `model` with its inputs and outputs by name, as TFLiteConverter takes it; a free batch is 1.
+
+    Recurrent layers cannot be converted otherwise: the lists that they keep their steps in have elements of the batch's size."""
     import tensorflow as tf
 
-    inputs = {tensor.name: tf.TensorSpec(tensor.shape, tensor.dtype, name=tensor.name) for tensor in model.inputs}
+    sizes = {tensor.name: [tensor.shape[0] or 1, *tensor.shape[1:]] for tensor in model.inputs}
+    inputs = {tensor.name: tf.TensorSpec(sizes[tensor.name], tensor.dtype, name=tensor.name) for tensor in model.inputs}
     return _served(model, inputs, {})
 
 

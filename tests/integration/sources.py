@@ -25,6 +25,14 @@ def write_keras(folder: Path) -> None:
     model.export(folder / "saved")
 
 
+def write_recurrent(path: Path) -> None:
+    """A Keras model of an LSTM and a GRU whose batch is free."""
+    import tf_keras as keras
+
+    layers = [keras.layers.LSTM(8, return_sequences=True), keras.layers.GRU(8), keras.layers.Dense(3)]
+    keras.Sequential([keras.layers.Input((6, 4)), *layers]).save(path)
+
+
 def write_lambda(path: Path, left: Path) -> None:
     """A Keras-2 .h5 with a Lambda layer inside another; running it would write the file `left`."""
     import tf_keras

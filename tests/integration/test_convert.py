@@ -242,6 +242,16 @@ def test_integer_ends(network, tmp_path):
     assert (signature.inputs[0].dtype, signature.outputs[0].dtype) == ("int8", "uint8")
 
 
+def test_recurrent_layers_of_keras_become_float_and_int8(tmp_path):
+    Worker(timeout_s=300).run(sources.write_recurrent, tmp_path / "recurrent.h5")
+    rows = np.random.default_rng(0).standard_normal((64, 6, 4)).astype(np.float32)
+    np.savez(tmp_path / "rows.npz", x=rows)
+    config = ConvertConfig(("float32", "int8"), data=DataSpec(str(tmp_path / "rows.npz")), min_db=10.0, search_seconds=0.0)
+    found = convert(str(tmp_path / "recurrent.h5"), tmp_path / "out", config)
+    assert found.refusals == ()
+    assert [Model(published(result)).signature.inputs[0].shape for result in found.results] == [(1, 6, 4)] * 2
+
+
 def test_a_quantized_tflite_is_no_source(network, tmp_path):
     quantized = tmp_path / "dynamic.tflite"
     quantizer.write_dynamic(network, None, quantized)

@@ -19,12 +19,13 @@ def lower(model: Any) -> None:
     from onnx import helper, numpy_helper
 
     shapes = sizes(model)
+    weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer if len(tensor.dims) == 3}
     nodes: list[Any] = []
     constants: dict[str, np.ndarray] = {}
     changed = False
     for node in model.graph.node:
         rewrite = _FORMS.get(node.op_type)
-        made = rewrite(_Node(node, shapes, constants)) if rewrite is not None else None
+        made = rewrite(_Node(node, shapes, weights, constants)) if rewrite is not None else None
         nodes += [node] if made is None else made
         changed |= made is not None
     if not changed:
@@ -39,10 +40,16 @@ def lower(model: Any) -> None:
 class _Node:
     """A node with its attributes, which makes others in its place: names of theirs begin with that of its first output."""
 
-    def __init__(self, node: Any, shapes: Mapping[str, tuple[int, ...]], constants: dict[str, np.ndarray]) -> None:
+    def __init__(
+        self,
+        node: Any,
+        shapes: Mapping[str, tuple[int, ...]],
+        weights: Mapping[str, np.ndarray],
+        constants: dict[str, np.ndarray],
+    ) -> None:
         from onnx import helper
 
-        self.node, self.constants = node, constants
+        self.node, self.weights, self.constants = node, weights, constants
         self.attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
         self.shape = shapes.get(node.input[0], ())
         self.made: list[Any] = []
@@ -130,6 +137,33 @@ def _padding(node: _Node, kernel: list[int], dilations: list[int], strides: list
         before.append(less if how == "SAME_UPPER" else more)
         after.append(more if how == "SAME_UPPER" else less)
     return [*before, *after]
+
+
+def _convolution(node: _Node) -> list[Any] | None:
+    """A convolution of groups over one axis, as one over two: of those there is a form with groups."""
+    weights = node.weights.get(node.node.input[1])
+    group = node.get("group", 1)
+    if weights is None or weights.ndim != 3 or len(node.shape) != 3 or 0 in node.shape or group in (1, node.shape[1]):
+        return None
+    batch, channels, length = node.shape
+    options = {
+        name: value for name, value in node.attributes.items() if name not in ("kernel_shape", "pads", "strides", "dilations")
+    }
+    pads = [*node.get("pads", [0, 0])]
+    wide = node.add("Reshape", node.node.input[0], np.array([batch, channels, 1, length], np.int64))
+    made = node.add(
+        "Conv",
+        wide,
+        weights[:, :, None, :],
+        *node.node.input[2:],
+        kernel_shape=[1, weights.shape[2]],
+        pads=[0, pads[0], 0, pads[1]],
+        strides=[1, *node.get("strides", [1])],
+        dilations=[1, *node.get("dilations", [1])],
+        **options,
+    )
+    node.add("Reshape", made, np.array([batch, weights.shape[0], -1], np.int64), result=node.node.output[0])
+    return node.made
 
 
 # Models of ai.onnx.ml.
@@ -252,6 +286,7 @@ def _scaler(node: _Node) -> list[Any] | None:
 
 _FORMS: Mapping[str, Callable[[_Node], list[Any] | None]] = {
     "AveragePool": _pool,
+    "Conv": _convolution,
     "MaxPool": _pool,
     "LinearClassifier": _linear_classifier,
     "LinearRegressor": _linear_regressor,

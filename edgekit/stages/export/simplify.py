@@ -22,6 +22,12 @@ from edgekit.tflite.tree import add_constant, add_like, constant, drop_unread, l
 _NEVER_CONSTANT = ("", "CUSTOM", "CALL", "CALL_ONCE", "IF", "WHILE", "MULTINOMIAL", "RANDOM_UNIFORM", "RANDOM_STANDARD_NORMAL")
 _HOLDING = ("ASSIGN_VARIABLE", "READ_VARIABLE", "VAR_HANDLE", "HASHTABLE", "HASHTABLE_FIND", "HASHTABLE_IMPORT", "HASHTABLE_SIZE")
 _KEPT = frozenset((*_NEVER_CONSTANT, *_HOLDING))
+# They write their states back to where they read them.
+_RECURRENT = frozenset(f"{way}_SEQUENCE_{kind}" for way in ("BIDIRECTIONAL", "UNIDIRECTIONAL") for kind in ("LSTM", "RNN")) | {
+    "LSTM",
+    "RNN",
+    "SVDF",
+}
 # A result may be twice what it is made of, as float32 is of float16, and this much more.
 _MOST_GROWTH_BYTES = 2**16
 # Ops of whose result each element depends on one element of the input alone, beside constants.
@@ -78,7 +84,7 @@ class _Graph:
 
     def simplify(self) -> bool:
         before = [self._state(operator) for operator in listed(self.graph.operators)]
-        for rewrite in (self._fold, self._peephole, self._peephole, self._gelu):
+        for rewrite in (self._unshare_states, self._fold, self._peephole, self._peephole, self._gelu):
             rewrite()
             self._drop_unread()
         return before != [self._state(operator) for operator in listed(self.graph.operators)]
@@ -87,6 +93,30 @@ class _Graph:
         options = operator.builtinOptions
         fused = getattr(options, "fusedActivationFunction", 0)
         return operator.opcodeIndex, tuple(map(int, listed(operator.inputs))), tuple(map(int, listed(operator.outputs))), fused
+
+    # States.
+
+    def _unshare_states(self) -> None:
+        """Give each recurrent op states of its own, and zeros to what else reads one.
+
+        TFLiteConverter makes one tensor of all states of a shape, since all begin as zeros; whoever comes second reads what the
+        first has left there."""
+        taken: set[int] = set()
+        for operator in listed(self.graph.operators):
+            inputs = self._ends(operator)[0]
+            for place, index in enumerate(inputs):
+                if index < 0 or not (tensor := self.graph.tensors[index]).isVariable:
+                    continue
+                if op_name(self.tree, operator) in ("READ_VARIABLE", "ASSIGN_VARIABLE"):
+                    continue
+                if op_name(self.tree, operator) not in _RECURRENT:
+                    inputs[place] = self._constant(index, b"_zeros", np.zeros(self._shape(index), np.float32))
+                elif index in taken:
+                    inputs[place] = add_like(self.graph, index, self._name(index) + f"_{len(taken)}".encode())
+                    self.graph.tensors[inputs[place]].isVariable = True
+                    self.graph.tensors[inputs[place]].type = tensor.type
+                taken.add(inputs[place])
+            operator.inputs = inputs
 
     # Constants.
 

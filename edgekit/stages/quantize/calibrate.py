@@ -2,6 +2,7 @@
 
 In a worker child; no memory grows with the number of samples."""
 
+import contextlib
 import itertools
 import os
 import pickle
@@ -102,8 +103,10 @@ def _ranges(model: Path, data: bytes, samples_folder: Path, method: str) -> dict
     statistics = _statistics(data, entry.key, samples_folder, CalibrationMode.CALIBRATION_PROFILER_BASED)
     # What the delegate fuses away or a called subgraph computes may be missing; the slow way sees it.
     if names - set(statistics):
-        slow = _statistics(data, entry.key, samples_folder, CalibrationMode.CALIBRATION_PRESERVE_ALL_TENSORS)
-        statistics = {**slow, **statistics}
+        # Nor does it where an op holds its state out of reach; ops of which no range is known stay in float.
+        with contextlib.suppress(ValueError, RuntimeError):
+            slow = _statistics(data, entry.key, samples_folder, CalibrationMode.CALIBRATION_PRESERVE_ALL_TENSORS)
+            statistics = {**slow, **statistics}
     for name in sorted(names & set(statistics)):
         if not all(np.isfinite(statistics[name][end]).all() for end in ("min", "max")):
             raise ConversionError(_NOT_FINITE.format(model.name, f"tensor {name}"))

@@ -248,7 +248,9 @@ class _Integer:
         except ConfigError:
             raise
         except EdgekitError as error:
-            self._keep(form, Candidate("", failure=error.message))
+            # The file is one of many that are tried, and goes.
+            cause = error.message.removeprefix(f"{self.files[form.name]}: ").removesuffix("; convert it again")
+            self._keep(form, Candidate("", failure=cause))
 
     def _keep(self, form: Form, candidate: Candidate) -> None:
         if candidate.failure is None:

@@ -3,7 +3,7 @@
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from edgekit.stages.export.lower import lower
 
@@ -18,20 +18,24 @@ def _run(model: onnx.ModelProto, x: np.ndarray) -> list[np.ndarray]:
     return [np.asarray(value) for value in session.run(None, {"x": x})]
 
 
-def _model(node: onnx.NodeProto, shape: tuple[int, ...], outputs: dict[str, int]) -> onnx.ModelProto:
+Shapes = dict[str, tuple[int, ...]]
+
+
+def _model(node: onnx.NodeProto, shape: tuple[int, ...], outputs: dict[str, int], weights: Shapes) -> onnx.ModelProto:
     graph = helper.make_graph(
         [node],
         "graph",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
         [helper.make_tensor_value_info(name, kind, None) for name, kind in outputs.items()],
+        [numpy_helper.from_array(_RANDOM.standard_normal(size).astype(np.float32), name) for name, size in weights.items()],
     )
     domains = [helper.make_opsetid("", 21), helper.make_opsetid("ai.onnx.ml", 3)]
     return onnx.shape_inference.infer_shapes(helper.make_model(graph, opset_imports=domains, ir_version=9))
 
 
-def _same(node: onnx.NodeProto, shape: tuple[int, ...], outputs: dict[str, int]) -> set[str]:
+def _same(node: onnx.NodeProto, shape: tuple[int, ...], outputs: dict[str, int], weights: Shapes | None = None) -> set[str]:
     """Checks that the lowered model gives the same; the ops it has."""
-    model, x = _model(node, shape, outputs), _RANDOM.standard_normal(shape).astype(np.float32)
+    model, x = _model(node, shape, outputs, weights or {}), _RANDOM.standard_normal(shape).astype(np.float32)
     expected = _run(model, x)
     lower(model)
     for before, after in zip(expected, _run(model, x), strict=True):
@@ -57,6 +61,14 @@ def _same(node: onnx.NodeProto, shape: tuple[int, ...], outputs: dict[str, int])
 def test_pools_of_any_rank_and_with_dilations(op: str, shape: tuple[int, ...], options: dict[str, object]) -> None:
     node = helper.make_node(op, ["x"], ["y"], **options)
     assert op not in _same(node, shape, {"y": TensorProto.FLOAT})
+
+
+@pytest.mark.parametrize("options", [{"pads": [3, 2]}, {"strides": [2], "dilations": [3]}])
+def test_a_convolution_of_groups_over_one_axis_is_one_over_two(options: dict[str, object]) -> None:
+    node = helper.make_node("Conv", ["x", "w"], ["y"], group=2, kernel_shape=[4], **options)
+    assert _same(node, (1, 6, 20), {"y": TensorProto.FLOAT}, {"w": (4, 3, 4)}) == {"Conv", "Reshape"}
+    depthwise = helper.make_node("Conv", ["x", "w"], ["y"], group=6, kernel_shape=[4], **options)
+    assert _same(depthwise, (1, 6, 20), {"y": TensorProto.FLOAT}, {"w": (6, 1, 4)}) == {"Conv"}
 
 
 def test_an_ordinary_pool_stays() -> None:
