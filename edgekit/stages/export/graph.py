@@ -67,11 +67,11 @@ def output_names(model: Any) -> list[str]:
     return [item.name for item in model.graph.output]
 
 
-def fix_shapes(path: Path, model: Any, max_length: int, shapes: Mapping[str, Sequence[int]]) -> None:
+def fix_shapes(path: Path, model: Any, max_length: int, shapes: Mapping[str, Sequence[int]]) -> list[str]:
     """Fix every free axis, in place: the batch to 1, the length of token inputs to `max_length`, others by `shapes`.
 
-    Raises `InputError` naming an input whose shape stays free and `UnsupportedOpError` for inputs or outputs that are no tensors.
-    """
+    Gives the inputs of which a size was taken that nobody named. Raises `InputError` naming an input whose shape stays free and
+    `UnsupportedOpError` for inputs or outputs that are no tensors."""
 
     names = input_names(model)
     if unknown := sorted(set(shapes) - set(names)):
@@ -83,6 +83,7 @@ def fix_shapes(path: Path, model: Any, max_length: int, shapes: Mapping[str, Seq
         if strange := [item.name for item in items if not _is_numeric(item)]:
             cause = f"{what} {strange[0]} is no tensor of numbers, which TFLite needs"
             raise UnsupportedOpError(f"{path}: {cause}; cut the graph {cut} it")
+    free = [item.name for item in inputs if item.name not in shapes and _is_free(item)]
     for item in inputs:
         _fix_shape(path, item, max_length, shapes.get(item.name))
     # Free sizes of the outputs and of what lies between go, which shape inference then fills from the inputs.
@@ -91,6 +92,32 @@ def fix_shapes(path: Path, model: Any, max_length: int, shapes: Mapping[str, Seq
         for dimension in item.type.tensor_type.shape.dim:
             if dimension.dim_value <= 0:
                 dimension.Clear()
+    return free
+
+
+def _is_free(item: Any) -> bool:
+    return any(axis.dim_value <= 0 for axis in item.type.tensor_type.shape.dim)
+
+
+def require_runs(path: Path, fixed: Path, names: Sequence[str]) -> None:
+    """Raise `InputError` if ONNX Runtime cannot run the file `fixed`, in which sizes of the inputs `names` were taken for it."""
+    import onnxruntime
+
+    onnxruntime.set_default_logger_severity(4)
+    try:
+        session = onnxruntime.InferenceSession(fixed, providers=["CPUExecutionProvider"])
+    except Exception:  # told where outputs are compared
+        return
+    kinds = {"float": np.float32, "double": np.float64}
+    named = {item.name: (item.shape, item.type.removeprefix("tensor(").removesuffix(")")) for item in session.get_inputs()}
+    try:
+        session.run(None, {name: np.zeros(shape, kinds.get(kind, kind)) for name, (shape, kind) in named.items()})
+    except Exception as error:  # its exceptions share no public base class
+        shapes = " and ".join(f"{name} {named[name][0]}" for name in names)
+        raise InputError(
+            f"{path}: does not run with {shapes}, where free axes were taken so ({one_line(error)}); "
+            f"give their sizes with --input-shape {names[0]}=..."
+        ) from error
 
 
 def _fix_shape(path: Path, item: Any, max_length: int, sizes: Sequence[int] | None) -> None:

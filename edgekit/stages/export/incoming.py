@@ -17,13 +17,15 @@ class Ends:
     """Inputs and outputs of an ONNX file, in its order.
 
     `channels_last` are those inputs whose channels move from axis 1 to the last, `fixed` the file with its free axes fixed, to
-    compare with; `names` maps a converted model's names to the ONNX file's where they differ."""
+    compare with; `names` maps a converted model's names to the ONNX file's where they differ. Of the inputs in `positive`
+    logarithms or roots are taken, so that they have no negative values."""
 
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     channels_last: tuple[str, ...]
     fixed: Path
     names: Mapping[str, str] = field(default_factory=dict)
+    positive: tuple[str, ...] = ()
 
 
 def prepare(
@@ -40,13 +42,18 @@ def prepare(
     fixed = onnx_file
     if foreign:
         model = graph.read(onnx_file)
-        graph.fix_shapes(onnx_file, model, max_length, shapes)
+        free = graph.fix_shapes(onnx_file, model, max_length, shapes)
         graph.to_float32(model)
         fixed = room / "fixed.onnx"
         onnx.save(model, fixed)
+        if free:
+            graph.require_runs(onnx_file, fixed, free)
         dequantize.to_float(model)
     else:
         model = onnx.load(onnx_file)
+    # Before it is folded: what a logarithm changes nothing of is simplified away.
+    rooted = {node.input[0] for node in model.graph.node if node.op_type in ("Log", "Sqrt")}
+    positive = tuple(name for name in graph.input_names(model) if name in rooted)
     if foreign or (fold and graph.has_constant_branch(model)):
         model = graph.simplified(model)
     graph.add_initial_states(model)
@@ -55,7 +62,8 @@ def prepare(
     graph.refuse_domains(onnx_file, model)
     for number, node in enumerate(model.graph.node):
         node.name = node.name or f"{node.op_type}_{number}"
-    return model, Ends(tuple(graph.input_names(model)), tuple(graph.output_names(model)), _channels_first(model), fixed)
+    names = tuple(graph.input_names(model)), tuple(graph.output_names(model))
+    return model, Ends(*names, _channels_first(model), fixed, positive=positive)
 
 
 def slides(model: Any) -> bool:

@@ -402,7 +402,8 @@ def _float_model(source: Source, config: ConvertConfig, drawn: Drawn, work: Path
             mean, std = metadata.normalization(flatbuffer.read(source.path).model_metadata)
         tokenizer = package.tokenizer_of(source.path, room / "tokenizer") if isinstance(rows, TextRows) else None
         encoding = Encoding(tokenizer, classes_of(signature.outputs), mean=mean, std=std)
-        data = _save(drawn, signature.inputs, encoding, task, settings, config, room)
+        positive = made.onnx.positive if made.onnx is not None else ()
+        data = _save(drawn, signature.inputs, encoding, task, settings, config, room, positive)
         bridge.finish(source, made, data.held_out, room, worker, soften=data.real)
         return made, data
 
@@ -411,8 +412,17 @@ def _float_model(source: Source, config: ConvertConfig, drawn: Drawn, work: Path
 
 
 def _save(
-    drawn: Drawn, specs: Sequence[TensorSpec], encoding: Encoding, task: Task, settings: Settings, config: ConvertConfig, work: Path
+    drawn: Drawn,
+    specs: Sequence[TensorSpec],
+    encoding: Encoding,
+    task: Task,
+    settings: Settings,
+    config: ConvertConfig,
+    work: Path,
+    positive: Sequence[str] = (),
 ) -> Data:
+    """The rows as the model takes them; random ones have no negative values for the inputs `positive`."""
+
     def encode(rows: Rows) -> Samples:
         return task.encode(rows, specs, encoding, settings, work / "images")
 
@@ -423,7 +433,12 @@ def _save(
     if drawn.trial is not None and any(scheme.activations == "int8" for scheme in schemes.select(config.schemes)):
         trial = work / "trial_rows"
         encode(drawn.trial).save(trial)
-    samples = random_samples(specs, _UNTAUGHT_ROWS, config.seed) if drawn.judged is None else encode(drawn.judged)
+    if drawn.judged is None:
+        samples = random_samples(specs, _UNTAUGHT_ROWS, config.seed)
+        inputs = {name: np.abs(values) if name in positive else values for name, values in samples.inputs.items()}
+        samples = replace(samples, inputs=inputs)
+    else:
+        samples = encode(drawn.judged)
     description = described(samples, drawn.judged.origin) if drawn.judged else f"{_UNTAUGHT_ROWS} random rows (no data given)"
     samples.save(held_out)
     return Data(calibration, held_out, description, drawn.judged is not None, trial, task, settings)

@@ -10,7 +10,7 @@ from onnx import TensorProto, helper
 from edgekit.data.samples import Samples, random_samples
 from edgekit.errors import EdgekitError, InputError, ModelFormatError, UnsupportedOpError
 from edgekit.spec import TensorSpec
-from edgekit.stages.export import dequantize, gather, graph
+from edgekit.stages.export import dequantize, gather, graph, incoming
 from edgekit.stages.export.layout import is_turned
 from edgekit.stages.export.onnx import comparable, run_onnx, stacked
 from tests.unit.stages.export import graphs
@@ -44,6 +44,17 @@ def test_weights_that_were_left_behind_are_named(tmp_path: Path) -> None:
     (tmp_path / "weights.bin").unlink()
     with pytest.raises(ModelFormatError, match=r"model\.onnx: its weights lie in weights\.bin, which is not there"):
         graph.read(file)
+
+
+def test_a_size_that_was_taken_and_does_not_fit_is_told(tmp_path: Path) -> None:
+    node = helper.make_node("Gather", ["x", "sixth"], ["y"], axis=0)
+    made = graphs.model([node], {"x": ("time", 3)}, {"y": (3,)}, {"sixth": np.array(5, np.int64)})
+    file = saved(tmp_path, made)
+    with pytest.raises(InputError, match=r"does not run with x \[1, 3\], where free axes .* --input-shape x=\.\.\.$"):
+        incoming.prepare(file, tmp_path, foreign=True, max_length=64, shapes={})
+    model, ends = incoming.prepare(file, tmp_path, foreign=True, max_length=64, shapes={"x": (7, 3)})
+    assert (ends.inputs, ends.outputs) == (("x",), ("y",))
+    assert graph.sizes(model)["x"] == (7, 3)
 
 
 def test_an_op_without_a_form_is_named(tmp_path: Path) -> None:
