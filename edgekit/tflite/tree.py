@@ -149,7 +149,9 @@ def drop_unread(tree: Any) -> None:
     """Leave out the tensors that no op and no end of a graph names, and the constants that no tensor holds."""
     for number, graph in enumerate(tree.subgraphs):
         ends = [graph, *listed(graph.operators)]
+        entries = [end for one in listed(tree.signatureDefs) if one.subgraphIndex == number for end in _ends_of(one)]
         read = {int(index) for one in ends for index in (*listed(one.inputs), *listed(one.outputs), *_inner(one))} - {-1}
+        read |= {end.tensorIndex for end in entries}
         places = {index: place for place, index in enumerate(sorted(read))} | {-1: -1}
         graph.tensors = [graph.tensors[index] for index in sorted(read)]
         for one in ends:
@@ -157,15 +159,17 @@ def drop_unread(tree: Any) -> None:
             one.outputs = [places[int(index)] for index in listed(one.outputs)]
             if _inner(one):
                 one.intermediates = [places[int(index)] for index in _inner(one)]
-        for signature in listed(tree.signatureDefs):
-            if signature.subgraphIndex == number:
-                for end in (*listed(signature.inputs), *listed(signature.outputs)):
-                    end.tensorIndex = places[end.tensorIndex]
+        for end in entries:
+            end.tensorIndex = places[end.tensorIndex]
     held = {0, *(entry.buffer for entry in listed(tree.metadata))}
     held |= {tensor.buffer for graph in tree.subgraphs for tensor in listed(graph.tensors)}
     for place, buffer in enumerate(tree.buffers):
         if place not in held:
             buffer.data = None
+
+
+def _ends_of(signature: Any) -> list[Any]:
+    return [*listed(signature.inputs), *listed(signature.outputs)]
 
 
 def _inner(operator: Any) -> list[Any]:

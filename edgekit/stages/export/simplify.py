@@ -134,7 +134,9 @@ class _Graph:
         wanted = sorted(known & read)
         if not wanted:
             return
-        for index, values in zip(wanted, self._computed(folded, wanted), strict=True):
+        if (computed := _run(self.tree, self.graph, folded, {}, wanted)) is None:
+            return
+        for index, values in zip(wanted, computed, strict=True):
             tensor = self.graph.tensors[index]
             self.tree.buffers.append(schema.BufferT(data=np.ascontiguousarray(values).reshape(-1).view(np.uint8)))
             tensor.buffer, tensor.shapeSignature = len(self.tree.buffers) - 1, None
@@ -154,10 +156,6 @@ class _Graph:
         sizes = [size for index in outputs if (size := self._bytes(index)) is not None]
         most = 2 * sum(self._bytes(index) or 0 for index in inputs) + _MOST_GROWTH_BYTES
         return len(sizes) == len(outputs) and sum(sizes) <= most
-
-    def _computed(self, operators: Sequence[Any], wanted: Sequence[int]) -> list[np.ndarray]:
-        """What the ops give for the tensors `wanted`."""
-        return _run(self.tree, self.graph, operators, {}, wanted)
 
     def _bytes(self, index: int) -> int | None:
         """Of a tensor whose size is fixed."""
@@ -344,7 +342,7 @@ class _Graph:
 
     def _form(self, source: int, region: Sequence[Any], result: int) -> str | None:
         """Which form of GELU the ops compute, if any."""
-        if not any(op_name(self.tree, operator) in _CURVED for operator in region):
+        if not self._is_float([source, result]) or not any(op_name(self.tree, operator) in _CURVED for operator in region):
             return None
         if (values := self._on_grid(source, region, result)) is None:
             return None
@@ -383,8 +381,9 @@ class _Graph:
         if size < _LEAST_VALUES:
             return None
         parts = [np.resize(_GRID[start : start + size], shape) for start in range(0, len(_GRID), size)]
-        computed = [_run(self.tree, self.graph, region, {source: part}, [result])[0].reshape(-1) for part in parts]
-        return np.concatenate(computed)[: len(_GRID)]
+        computed = [_run(self.tree, self.graph, region, {source: part}, [result]) for part in parts]
+        known = [values[0].reshape(-1) for values in computed if values is not None]
+        return np.concatenate(known)[: len(_GRID)] if len(known) == len(parts) else None
 
     # What all of them need.
 
@@ -458,8 +457,12 @@ def _gelus(values: np.ndarray) -> dict[str, np.ndarray]:
     return {"erf": exact, "tanh": wide * (1 + np.tanh(math.sqrt(2 / math.pi) * (wide + 0.044715 * wide**3))) / 2}
 
 
-def _run(tree: Any, graph: Any, operators: Sequence[Any], fed: dict[int, np.ndarray], wanted: Sequence[int]) -> list[np.ndarray]:
-    """The tensors `wanted` after the ops alone have run on the constants of the graph and the tensors that are `fed`."""
+def _run(
+    tree: Any, graph: Any, operators: Sequence[Any], fed: dict[int, np.ndarray], wanted: Sequence[int]
+) -> list[np.ndarray] | None:
+    """The tensors `wanted` after the ops alone have run on the constants of the graph and the tensors that are `fed`.
+
+    None where the runtime cannot run them."""
     from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
     used = sorted(
@@ -477,14 +480,17 @@ def _run(tree: Any, graph: Any, operators: Sequence[Any], fed: dict[int, np.ndar
     alone = schema.SubGraphT(tensors=tensors, operators=[_moved_op(one, places) for one in operators])
     alone.inputs, alone.outputs = [places[index] for index in fed], [places[index] for index in wanted]
     model = schema.ModelT(version=tree.version, operatorCodes=tree.operatorCodes, subgraphs=[alone], buffers=buffers)
-    interpreter = Interpreter(
-        model_content=pack(model), experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
-    )
-    interpreter.allocate_tensors()
-    for index, values in fed.items():
-        interpreter.set_tensor(places[index], values)
-    interpreter.invoke()
-    return [interpreter.get_tensor(places[index]) for index in wanted]
+    try:
+        interpreter = Interpreter(
+            model_content=pack(model), experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+        )
+        interpreter.allocate_tensors()
+        for index, values in fed.items():
+            interpreter.set_tensor(places[index], values)
+        interpreter.invoke()
+        return [interpreter.get_tensor(places[index]) for index in wanted]
+    except (ValueError, RuntimeError):  # what it stops at here it stops at in the whole model, which is run later
+        return None
 
 
 def _moved_op(operator: Any, places: dict[int, int]) -> Any:
