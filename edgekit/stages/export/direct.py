@@ -2,7 +2,6 @@
 
 import os
 import re
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,30 +14,16 @@ from edgekit.tflite import flatbuffer, signatures
 
 VERSION = "2.6.9"
 ENVIRONMENT = Environment("onnx2tf", "edgekit setup onnx", Path(__file__).with_name("onnx2tf.txt"), ((3, 12), (3, 13)))
-_POLL_SECONDS = 0.02
 _IDENTIFIER = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 
 
-def export_direct(
-    onnx_file: Path,
-    target: Path,
-    *,
-    foreign: bool,
-    max_length: int,
-    shapes: Mapping[str, Sequence[int]],
-    ready: Path | None = None,
-) -> Ends:
+def export_direct(onnx_file: Path, target: Path, *, foreign: bool, max_length: int, shapes: Mapping[str, Sequence[int]]) -> Ends:
     """Write the ONNX file as a float32 .tflite of built-in ops with one signature; images become NHWC.
 
-    Imports, which take longer than the rest, come first: with `ready` the ONNX file is not looked at before that file is there.
     For `foreign` and what it raises see `incoming.prepare`; `UnsupportedOpError` names the op. Runs in `ENVIRONMENT`; changes the
     working directory."""
     import onnx
-    import onnx2tf  # noqa: F401
-    import onnxsim  # noqa: F401
 
-    while ready is not None and not ready.exists():
-        time.sleep(_POLL_SECONDS)
     work = target.parent / f"{target.name}.onnx2tf"
     work.mkdir()
     # What is constant is folded in the finished file, too, and quicker.

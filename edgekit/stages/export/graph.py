@@ -16,6 +16,7 @@ _DOMAINS = ("", "ai.onnx")
 _ML = "ai.onnx.ml"
 # ONNX Runtime and onnx2tf both know every op of this opset; below the first, broadcasting had other rules.
 _OLDEST, _MODERN = 7, 13
+_NUMPY = {"float": "float32", "double": "float64"}
 # What protobuf writes in one piece.
 _MOST_BYTES = 2**31 - 1
 
@@ -72,7 +73,6 @@ def fix_shapes(path: Path, model: Any, max_length: int, shapes: Mapping[str, Seq
 
     Gives the inputs of which a size was taken that nobody named. Raises `InputError` naming an input whose shape stays free and
     `UnsupportedOpError` for inputs or outputs that are no tensors."""
-
     names = input_names(model)
     if unknown := sorted(set(shapes) - set(names)):
         raise InputError(f"{path}: there is no input {', '.join(unknown)}; it has {', '.join(names) or 'none'}")
@@ -95,25 +95,38 @@ def fix_shapes(path: Path, model: Any, max_length: int, shapes: Mapping[str, Seq
     return free
 
 
+def open_session(path: Path) -> Any:
+    """The file in ONNX Runtime, on the CPU and without its warnings. Raises what that raises."""
+    import onnxruntime
+
+    onnxruntime.set_default_logger_severity(4)
+    options = onnxruntime.SessionOptions()
+    # Integer products of processors without VNNI saturate, so that quantized graphs are computed in float here.
+    options.add_session_config_entry("session.disable_quant_qdq", "1")
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+def dtype_of(end: Any) -> str:
+    """numpy's name of the dtype of a session's input or output."""
+    kind = end.type.removeprefix("tensor(").removesuffix(")")
+    return _NUMPY.get(kind, kind)
+
+
 def _is_free(item: Any) -> bool:
     return any(axis.dim_value <= 0 for axis in item.type.tensor_type.shape.dim)
 
 
 def require_runs(path: Path, fixed: Path, names: Sequence[str]) -> None:
     """Raise `InputError` if ONNX Runtime cannot run the file `fixed`, in which sizes of the inputs `names` were taken for it."""
-    import onnxruntime
-
-    onnxruntime.set_default_logger_severity(4)
     try:
-        session = onnxruntime.InferenceSession(fixed, providers=["CPUExecutionProvider"])
+        session = open_session(fixed)
     except Exception:  # told where outputs are compared
         return
-    kinds = {"float": np.float32, "double": np.float64}
-    named = {item.name: (item.shape, item.type.removeprefix("tensor(").removesuffix(")")) for item in session.get_inputs()}
+    inputs = {item.name: item for item in session.get_inputs()}
     try:
-        session.run(None, {name: np.zeros(shape, kinds.get(kind, kind)) for name, (shape, kind) in named.items()})
+        session.run(None, {name: np.zeros(item.shape, dtype_of(item)) for name, item in inputs.items()})
     except Exception as error:  # its exceptions share no public base class
-        shapes = " and ".join(f"{name} {named[name][0]}" for name in names)
+        shapes = " and ".join(f"{name} {inputs[name].shape}" for name in names)
         raise InputError(
             f"{path}: does not run with {shapes}, where free axes were taken so ({one_line(error)}); "
             f"give their sizes with --input-shape {names[0]}=..."

@@ -11,12 +11,12 @@ from edgekit.data.samples import Samples, as_fed
 from edgekit.errors import ModelFormatError, UnsupportedOpError, one_line
 from edgekit.models import attention_masks
 from edgekit.models.checkpoint import Checkpoint
+from edgekit.stages.export import graph
 from edgekit.stages.export import module as exported
 from edgekit.tasks.parity import Parity, compare_all, require
 
 # The first opset with a Gelu node: decomposed into Erf it would become a Flex op on the way to TFLite.
 OPSET = 20
-_NUMPY = {"float": "float32", "double": "float64"}
 # A protobuf message ends at 2 GiB; beyond this the weights go to a file beside the graph.
 _EXTERNAL_BYTES = 1_800_000_000
 
@@ -114,29 +114,22 @@ def run_onnx(
     The samples of inputs named in `channels_last` have their channels on the last axis, the graph has them on axis 1;
     `origin` is what errors call the file. Raises `UnsupportedOpError` if ONNX Runtime cannot load the file and
     `ModelFormatError` if it cannot run it."""
-    import onnxruntime
-
-    onnxruntime.set_default_logger_severity(4)
     called = origin or path
-    options = onnxruntime.SessionOptions()
-    # Integer products of processors without VNNI saturate, so that quantized graphs are computed in float here.
-    options.add_session_config_entry("session.disable_quant_qdq", "1")
     try:
-        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        session = graph.open_session(path)
     except Exception as error:  # its exceptions share no public base class
         cause = one_line(error)
         raise UnsupportedOpError(f"{called}: ONNX Runtime cannot load it ({cause}); export it again with standard ops") from error
-    inputs = {item.name: (len(item.shape), item.type) for item in session.get_inputs()}
+    inputs = {item.name: (len(item.shape), graph.dtype_of(item)) for item in session.get_inputs()}
     if missing := sorted(set(inputs) - set(samples.inputs)):
         raise ModelFormatError(f"{called}: input {missing[0]} is not in the data, which has {', '.join(samples.inputs)}")
     rows: list[list[np.ndarray]] = []
     for row in samples:
         feed = {}
-        for name, (rank, kind) in inputs.items():
+        for name, (rank, dtype) in inputs.items():
             value = np.asarray(as_fed(row[name], rank))
             value = np.ascontiguousarray(np.moveaxis(value, -1, 1)) if name in channels_last else value
-            inner = kind.removeprefix("tensor(").removesuffix(")")
-            feed[name] = value.astype(_NUMPY.get(inner, inner), copy=False)
+            feed[name] = value.astype(dtype, copy=False)
         try:
             rows.append([np.asarray(value) for value in session.run(None, feed)])
         except Exception as error:

@@ -23,8 +23,7 @@ from edgekit.stages.export.saved_model import export_saved_model
 from edgekit.stages.export.simplify import simplify
 from edgekit.stages.quantize.converter import convert_float, reference_outputs
 from edgekit.stages.quantize.soften import soften_masks
-from edgekit.system import limits
-from edgekit.system.worker import OnProgress, Progress, Worker, together
+from edgekit.system.worker import OnProgress, Progress, Worker
 from edgekit.tasks.parity import Parity, compare, require
 from edgekit.tflite import flatbuffer, lengths, signatures
 from edgekit.tflite.interpreter import Model
@@ -148,28 +147,14 @@ def from_checkpoint(
         made.made_by = ("litert-torch",)
         made.run("litert-torch", worker, export_litert, checkpoint, held_out, made.path, made.reference)
         return made
-    onnx_file, ready = work / "model.onnx", work / "model.onnx.ready"
-
-    def to_onnx() -> None:
-        options = {"soften": road is not Bridge.DIRECT}
-        try:
-            exported = made.run("PyTorch to ONNX", worker, export_onnx, checkpoint, held_out, onnx_file, made.reference, **options)
-        finally:
-            ready.touch()
-        made.parity["PyTorch to ONNX"], made.mask = exported.parity, exported.mask
-
-    def to_tflite() -> None:
-        _from_onnx(made, onnx_file, checkpoint.path, road, held_out, max_length, {}, work, worker, ready)
-
-    # onnx2tf 2 is imported meanwhile; not where children have so much time and no more, of which waiting would take its share.
-    (together if road is Bridge.DIRECT and limits.given().timeout_s is None else _in_turn)([to_onnx, to_tflite])
+    onnx_file = work / "model.onnx"
+    # By this road masks are softened in the finished file, which takes no copy of the weights.
+    options = {"soften": road is not Bridge.DIRECT}
+    exported = made.run("PyTorch to ONNX", worker, export_onnx, checkpoint, held_out, onnx_file, made.reference, **options)
+    made.parity["PyTorch to ONNX"], made.mask = exported.parity, exported.mask
+    _from_onnx(made, onnx_file, checkpoint.path, road, held_out, max_length, {}, work, worker)
     made.made_by = ("torch", *made.made_by)
     return made
-
-
-def _in_turn(tasks: Sequence[Callable[[], None]]) -> None:
-    for task in tasks:
-        task()
 
 
 def from_file(source: Source, road: Bridge, max_length: int, shapes: Shapes, work: Path, worker: Worker) -> FloatModel:
@@ -238,14 +223,13 @@ def _from_onnx(
     shapes: Shapes,
     work: Path,
     worker: Worker,
-    ready: Path | None = None,
 ) -> Ends:
-    """`onnx`, which may be there only when `ready` is, as the float32 .tflite; it is a foreign one where there are no rows yet."""
+    """`onnx` as the float32 .tflite; it is a foreign one where there are no rows yet."""
     options: dict[str, Any] = {"foreign": held_out is None, "max_length": max_length, "shapes": shapes}
     if road is Bridge.DIRECT:
         made.made_by = (f"onnx2tf=={VERSION}",)
         elsewhere = replace(worker, python=ENVIRONMENT.python)
-        return made.run("ONNX to float32 .tflite", elsewhere, export_direct, onnx, made.path, ready=ready, **options)
+        return made.run("ONNX to float32 .tflite", elsewhere, export_direct, onnx, made.path, **options)
     made.made_by, saved = ("onnx2tf", "tensorflow"), work / "saved_model"
     hop = made.run("ONNX to SavedModel", worker, export_saved_model, onnx, held_out, saved, **options)
     if hop.parity is not None:
@@ -271,7 +255,8 @@ def compare_outputs(source: Source, made: FloatModel, held_out: Path) -> Parity 
         references = dict(Samples.load(made.reference or Path()).inputs)
     pairs = {name: (outputs[name], values[: len(samples)]) for name, values in references.items()}
     if made.onnx is not None:
-        shapes = {spec.name: spec.shape for spec in Model(made.path, mapped=True).signature.outputs}
+        file = flatbuffer.read(made.path)
+        shapes = {spec.name: spec.shape for spec in file.signature(file.entry()).outputs}
         if turned := [name for name, pair in pairs.items() if layout.is_turned(*pair, shapes[name])]:
             layout.turn_back(made.path, turned)
             outputs = _outputs(made.path, samples, source.path)
