@@ -1,6 +1,7 @@
 """A .tflite file as the schema's object tree, to change it and write it again with its constants inside the flatbuffer."""
 
 import hashlib
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -179,7 +180,7 @@ def _inner(operator: Any) -> list[Any]:
 
 def reshape(tree: Any, graph: Any, index: int, result: int) -> Any:
     """A RESHAPE of a graph's tensor to another that is there already, to be put where it belongs."""
-    shape, name = [int(size) for size in listed(graph.tensors[result].shape)], graph.tensors[result].name or b""
+    shape, name = shape_of(graph, result), graph.tensors[result].name or b""
     sizes = add_constant(tree, graph, name + b"_shape", np.array(shape, np.int32))
     return operation(tree, "RESHAPE", [index, sizes], [result], schema.ReshapeOptionsT(newShape=shape))
 
@@ -187,6 +188,37 @@ def reshape(tree: Any, graph: Any, index: int, result: int) -> Any:
 def listed(values: Any) -> list[Any]:
     """A vector of the tree, which is None where the file has none."""
     return [] if values is None else list(values)
+
+
+def ends(operator: Any) -> tuple[list[int], list[int]]:
+    """An op's inputs, -1 where one is left out, and its outputs."""
+    return [*map(int, listed(operator.inputs))], [*map(int, listed(operator.outputs))]
+
+
+def shape_of(graph: Any, index: int) -> list[int]:
+    """Of a tensor of the tree; empty for one that is left out."""
+    return [int(size) for size in listed(graph.tensors[index].shape)] if index >= 0 else []
+
+
+def are_float(graph: Any, indices: Iterable[int]) -> bool:
+    return all(graph.tensors[index].type == schema.TensorType.FLOAT32 for index in indices)
+
+
+def readers(graph: Any) -> Counter[int]:
+    """How many ends of ops, and of the graph itself, read each tensor."""
+    count = Counter(map(int, listed(graph.outputs)))
+    for operator in listed(graph.operators):
+        count.update(ends(operator)[0])
+    return count
+
+
+def places_of_readers(graph: Any) -> dict[int, list[int]]:
+    """The places of the ops that read each tensor."""
+    places: dict[int, list[int]] = defaultdict(list)
+    for place, operator in enumerate(listed(graph.operators)):
+        for index in ends(operator)[0]:
+            places[index].append(place)
+    return places
 
 
 def text(name: bytes | str | None) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from edgekit.tflite import schema
-from edgekit.tflite.tree import add_constant, add_tensor, constant, listed, op_name, operation, reshape
+from edgekit.tflite.tree import add_constant, add_tensor, constant, ends, listed, op_name, operation, reshape, shape_of
 
 # Ops that give each element from the elements at its place, after broadcasting.
 _UNARY = ("ABS", "CAST", "ELU", "EXP", "GELU", "LOGISTIC", "NEG", "RELU", "RELU6", "RSQRT", "SQRT", "SQUARE", "TANH")
@@ -76,11 +76,10 @@ class _Graph:
 
     def _follow(self) -> None:
         """Find what is read of each tensor, from the last op to the first."""
-        ends = *listed(self.graph.outputs), *listed(self.graph.inputs)
         # None where all of it is read.
-        read: dict[int, _Row | None] = dict.fromkeys(map(int, ends))
+        read: dict[int, _Row | None] = dict.fromkeys(map(int, (*listed(self.graph.outputs), *listed(self.graph.inputs))))
         for place, operator in reversed([*enumerate(listed(self.graph.operators))]):
-            inputs, outputs = ([*map(int, listed(ends))] for ends in (operator.inputs, operator.outputs))
+            inputs, outputs = ends(operator)
             row = read.get(outputs[0]) if len(outputs) == 1 else None
             axes = self._axes(operator, row.axis) if row is not None else None
             wanted: list[_Row | None] = [None] * len(inputs)
@@ -182,7 +181,7 @@ class _Graph:
         return [1 if axis == row.axis else size for axis, size in enumerate(self._shape(index))]
 
     def _shape(self, index: int) -> list[int]:
-        return [int(size) for size in listed(self.graph.tensors[index].shape)] if index >= 0 else []
+        return shape_of(self.graph, index)
 
     def _values(self, index: int) -> np.ndarray | None:
         return constant(self.tree, self.graph, index)
