@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from edgekit.errors import ConversionError, UnsupportedOpError, one_line
+from edgekit.errors import UnsupportedOpError
 from edgekit.stages.export import graph, incoming
 from edgekit.stages.export.incoming import Ends
 from edgekit.system.environment import Environment
@@ -32,11 +32,24 @@ def export_direct(onnx_file: Path, target: Path, *, foreign: bool, max_length: i
     renamed = graph.rename_ends(model, _IDENTIFIER)
     # onnx2tf guesses by the sizes which tensors have moved; told to move none itself, it cannot be wrong about inputs.
     graph.move_channels_last(model, [new for new in graph.input_names(model) if renamed.get(new, new) in ends.channels_last])
-    kept = graph.input_names(model)
     onnx.save(model, work / "model.onnx")
-    ops = {node.name: node.op_type for node in model.graph.node}
+    ops, kept = graph.op_types(model), graph.input_names(model)
     del model
-    _convert(onnx_file, work, kept, ops)
+    os.chdir(work)
+    import onnx2tf
+
+    with incoming.converted(onnx_file, ops):
+        onnx2tf.convert(
+            input_onnx_file_path="model.onnx",
+            output_folder_path=".",
+            tflite_backend="flatbuffer_direct",
+            copy_onnx_input_output_names_to_tflite=True,
+            keep_shape_absolutely_input_names=kept,
+            not_use_onnxsim=True,
+            not_use_opname_auto_generate=True,
+            non_verbose=True,
+            verbosity="error",
+        )
     written = (work / "model_float32.tflite").read_bytes()
     file = flatbuffer.parse(written, str(onnx_file))
     if lacking := (*file.custom_ops, *file.flex_ops):
@@ -45,28 +58,3 @@ def export_direct(onnx_file: Path, target: Path, *, foreign: bool, max_length: i
     written = signatures.rename(signatures.add_signature(written), renamed) if renamed else signatures.add_signature(written)
     target.write_bytes(signatures.order(written, ends.inputs, ends.outputs, origin=str(onnx_file)))
     return replace(ends, names=renamed)
-
-
-def _convert(onnx_file: Path, work: Path, kept: Sequence[str], ops: Mapping[str, str]) -> None:
-    os.chdir(work)
-    import onnx2tf
-
-    try:
-        onnx2tf.convert(
-            input_onnx_file_path="model.onnx",
-            output_folder_path=".",
-            tflite_backend="flatbuffer_direct",
-            copy_onnx_input_output_names_to_tflite=True,
-            keep_shape_absolutely_input_names=list(kept),
-            not_use_onnxsim=True,
-            not_use_opname_auto_generate=True,
-            non_verbose=True,
-            verbosity="error",
-        )
-    except SystemExit as error:
-        raise ConversionError(f"{onnx_file}: onnx2tf gave up (exit code {error.code}); run with --debug") from None
-    except Exception as error:  # whatever its op builders raise
-        text = one_line(error)
-        name = next((name for name in ops if re.search(rf"\b(op|node)={re.escape(name)}( |$)", text)), None)
-        where = f"op {ops[name]} ({name})" if name else "the graph"
-        raise UnsupportedOpError(f"{onnx_file}: onnx2tf cannot convert {where}: {text}; export the model in another way") from error

@@ -58,6 +58,11 @@ def read(path: Path) -> Any:
     return _modern(model)
 
 
+def op_types(model: Any) -> dict[str, str]:
+    """The type of each node of the top graph by its name."""
+    return {node.name: node.op_type for node in model.graph.node}
+
+
 def input_names(model: Any) -> list[str]:
     """What the model is fed with, in its order; constants that old files list among the inputs left out."""
     constants = {tensor.name for tensor in model.graph.initializer}

@@ -1,10 +1,13 @@
 """An .onnx file made ready for whatever converts it: each road to TFLite starts from the same graph."""
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from edgekit.errors import ConversionError, UnsupportedOpError, one_line
 from edgekit.stages.export import dequantize, gather, graph
 from edgekit.stages.export.lower import lower
 
@@ -64,6 +67,29 @@ def prepare(
         node.name = node.name or f"{node.op_type}_{number}"
     names = tuple(graph.input_names(model)), tuple(graph.output_names(model))
     return model, Ends(*names, _channels_first(model), fixed, positive=positive)
+
+
+@contextlib.contextmanager
+def converted(path: Path, ops: Mapping[str, str]) -> Iterator[None]:
+    """Raise what onnx2tf throws or exits with inside the block as an error about `path`.
+
+    `ops` has the type of each node by name, so that the one that it stops at is told."""
+    try:
+        yield
+    except SystemExit as error:
+        raise ConversionError(
+            f"{path}: onnx2tf gave up (exit code {error.code}); run with --debug, or export the model in another way"
+        ) from None
+    except Exception as error:  # whatever its ops' builders raise
+        text = one_line(error)
+        # Version 1 has the name in the error, version 2 in its words.
+        found = getattr(error, "onnx_op_name", None) or next((name for name in ops if _is_named(name, text)), "")
+        where = f"op {ops[found]} ({found})" if found in ops else "the graph"
+        raise UnsupportedOpError(f"{path}: onnx2tf cannot convert {where}: {text}; export the model in another way") from error
+
+
+def _is_named(name: str, text: str) -> bool:
+    return re.search(rf"\b(op|node)={re.escape(name)}( |$)", text) is not None
 
 
 def slides(model: Any) -> bool:

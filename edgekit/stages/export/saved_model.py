@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from edgekit.data.samples import Samples
-from edgekit.errors import ConversionError, UnsupportedOpError, one_line
+from edgekit.errors import ConversionError
 from edgekit.stages.export import graph, incoming
 from edgekit.stages.export.incoming import Ends
 from edgekit.stages.export.module import first
@@ -96,8 +96,7 @@ def _to_keras(path: Path, model: Any, work: Path, moved: tuple[str, ...]) -> Any
 
     # onnx2tf sets the recursion limit to the largest int, and a fault in it then overflows the C stack.
     sys.setrecursionlimit(10_000)
-    ops = {node.name: node.op_type for node in model.graph.node}
-    try:
+    with incoming.converted(path, graph.op_types(model)):
         return onnx2tf.convert(
             onnx_graph=model,
             output_folder_path=str(work),
@@ -111,16 +110,6 @@ def _to_keras(path: Path, model: Any, work: Path, moved: tuple[str, ...]) -> Any
             # Approximations by ops that TFLite has; the comparison that follows tells whether they are close enough.
             replace_to_pseudo_operators=["asin", "acos", "atan", "erf"],
         )
-    except SystemExit as error:
-        raise ConversionError(
-            f"{path}: onnx2tf gave up (exit code {error.code}); run with --debug, or export the model in another way"
-        ) from None
-    except Exception as error:  # whatever its op handlers raise
-        name = getattr(error, "onnx_op_name", None)
-        where = f"op {ops[name]} ({name})" if name in ops else "the graph"
-        raise UnsupportedOpError(
-            f"{path}: onnx2tf cannot convert {where}: {one_line(error)}; export the model in another way"
-        ) from error
 
 
 def _write(keras: Any, inputs: list[str], outputs: list[str], target: Path) -> dict[str, str]:
