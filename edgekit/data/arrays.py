@@ -1,6 +1,6 @@
 """Plain arrays, fitted to the inputs of a model."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
@@ -10,10 +10,11 @@ from edgekit.errors import ConfigError, DatasetError
 from edgekit.spec import TensorSpec
 
 
-def fit_arrays(rows: ArrayRows, inputs: Sequence[TensorSpec]) -> Samples:
+def fit_arrays(rows: ArrayRows, inputs: Sequence[TensorSpec], channels_first: Collection[str] = ()) -> Samples:
     """Match arrays to `inputs` by name, or a single array to a single input, and bring them to the inputs' shape and dtype.
 
-    A trailing axis of 1 may be missing. A dtype may change where every value keeps its meaning: floats among themselves, integers
+    A trailing axis of 1 may be missing. Arrays of the inputs in `channels_first`, whose channels the model's source has on axis 1,
+    may have them there, too. A dtype may change where every value keeps its meaning: floats among themselves, integers
     to wider ones or to narrower ones that hold all their values, integers to floats that hold them exactly. For a quantized input
     the result is real float32: an array in the input's own integer dtype holds stored values and becomes (stored - zero_point) *
     scale, floats are taken as real. Raises `DatasetError` naming the input, what it expects and what was found."""
@@ -25,7 +26,8 @@ def fit_arrays(rows: ArrayRows, inputs: Sequence[TensorSpec]) -> Samples:
             f"{rows.origin}: no array for the model's input {missing[0]!r} among {', '.join(rows.arrays)}; "
             f"name one array after each of {', '.join(spec.name for spec in inputs)}"
         )
-    return Samples({spec.name: _fit(arrays[spec.name], spec, rows.origin) for spec in inputs}, rows.labels)
+    fitted = {spec.name: _fit(arrays[spec.name], spec, rows.origin, spec.name in channels_first) for spec in inputs}
+    return Samples(fitted, rows.labels)
 
 
 def normalize(samples: Samples, mean: Sequence[float], std: Sequence[float]) -> Samples:
@@ -45,14 +47,21 @@ def normalize(samples: Samples, mean: Sequence[float], std: Sequence[float]) -> 
     return Samples(inputs, samples.labels)
 
 
-def _fit(array: Array, spec: TensorSpec, origin: str) -> Array:
-    expected = f"{spec.dtype} {shape_text(spec)}"
-    refusal = f"{origin}: input {spec.name!r} expects {expected} per sample but found {array.dtype} {array.shape[1:]}"
-    wanted = row_shape(spec)
-    if array.ndim == len(wanted) and wanted and wanted[-1] in (1, -1) and shape_fits((*array.shape, 1), spec):
+def _fit(array: Array, spec: TensorSpec, origin: str, channels_first: bool) -> Array:
+    shape = row_shape(spec)
+    expected = f"{spec.dtype} {shape_text(shape)} per sample"
+    if channels_first:
+        expected += f", channels last, or {shape_text((*shape[-1:], *shape[:-1]))}, channels first,"
+    refusal = f"{origin}: input {spec.name!r} expects {expected} but found {array.dtype} {array.shape[1:]}"
+    if array.ndim == len(shape) and shape and shape[-1] in (1, -1) and shape_fits((*array.shape, 1), spec):
         array = array[..., np.newaxis]
+    if not shape_fits(array.shape, spec) and channels_first and array.ndim > 1:
+        moved = np.moveaxis(array, 1, -1)
+        array = moved if shape_fits(moved.shape, spec) else array
     if not shape_fits(array.shape, spec):
-        raise DatasetError(f"{refusal}; reshape it")
+        reordered = sorted(array.shape[1:]) == sorted(shape)
+        remedy = "its axes are in another order, transpose it" if reordered else "give rows of that shape"
+        raise DatasetError(f"{refusal}; {remedy}")
     if array.dtype.kind not in "biuf":
         raise DatasetError(f"{refusal}; save numbers")
     target = real_dtype(spec)
@@ -76,7 +85,7 @@ def shape_fits(shape: Sequence[int], spec: TensorSpec) -> bool:
     return len(shape) - 1 == len(wanted) and all(size in (-1, found) for size, found in zip(wanted, shape[1:], strict=True))
 
 
-def shape_text(spec: TensorSpec) -> str:
+def shape_text(shape: Sequence[int]) -> str:
     """The shape of one sample, free axes as `?`."""
-    sizes = ["?" if size < 0 else str(size) for size in row_shape(spec)]
+    sizes = ["?" if size < 0 else str(size) for size in shape]
     return f"({', '.join(sizes)}{',' if len(sizes) == 1 else ''})"

@@ -21,7 +21,8 @@ class Encoding:
 
     `tokenizer` is a folder, `classes` is the size of the first output's last axis where known. `vocabulary` is how many token ids
     the model knows, where it takes any. `pairs` says whether it judges pairs of texts, where that is known. `mean` and `std` are
-    those of real = (stored - mean) / std; None is MobileNet's for images and nothing for arrays."""
+    those of real = (stored - mean) / std; None is MobileNet's for images and nothing for arrays. Arrays for the inputs in
+    `channels_first` may have their channels on axis 1, where the model's source has them."""
 
     tokenizer: Path | None = None
     classes: int | None = None
@@ -29,6 +30,7 @@ class Encoding:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     pairs: bool | None = None
+    channels_first: tuple[str, ...] = ()
 
 
 def feed(rows: Rows, inputs: Sequence[TensorSpec], encoding: Encoding, folder: Path) -> Samples:
@@ -40,7 +42,7 @@ def feed(rows: Rows, inputs: Sequence[TensorSpec], encoding: Encoding, folder: P
         length = token_length(rows, inputs, encoding)
         return encode_text(rows, encoding.tokenizer or Path(), length, [spec.name for spec in inputs])
     if isinstance(rows, ArrayRows):
-        samples = fit_arrays(rows, inputs)
+        samples = fit_arrays(rows, inputs, encoding.channels_first)
         _check_values(rows, samples, encoding.vocabulary)
         scales = encoding.mean is not None or encoding.std is not None
         return normalize(samples, encoding.mean or (0.0,), encoding.std or (1.0,)) if scales else samples

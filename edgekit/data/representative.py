@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from edgekit.data.arrays import shape_fits, shape_text
-from edgekit.data.samples import Array, Samples, chunk_rows, real_dtype
+from edgekit.data.samples import Array, Samples, chunk_rows, real_dtype, row_shape
 from edgekit.errors import CalibrationError
 from edgekit.spec import TensorSpec
 
@@ -54,8 +54,8 @@ def draw(rows: Sized | int, count: int = COUNT, seed: int = 0) -> Array:
 def _checked(array: Array, spec: TensorSpec) -> Array:
     if not shape_fits(array.shape, spec):
         raise CalibrationError(
-            f"representative data: input {spec.name!r} needs the shape {shape_text(spec)} "
-            f"per sample but has {array.shape[1:]}; reshape it"
+            f"representative data: input {spec.name!r} needs the shape {shape_text(row_shape(spec))} "
+            f"per sample but has {array.shape[1:]}; give rows of that shape"
         )
     target = real_dtype(spec)
     same_kind = array.dtype.kind == target.kind or {array.dtype.kind, target.kind} == {"i", "u"}

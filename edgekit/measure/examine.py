@@ -12,7 +12,7 @@ from edgekit.measure.judge import aligned
 from edgekit.measure.layer_errors import Layer, layer_errors, worst_first
 from edgekit.measure.op_times import Outside, outside
 from edgekit.stages.quantize.candidates import time_in_turns
-from edgekit.system.worker import OnProgress, Worker
+from edgekit.system.worker import OnProgress, Worker, stage
 from edgekit.tasks.judgement import MOST_DB, Judgement, OutputError, judge
 from edgekit.tflite import flatbuffer
 from edgekit.tflite.flatbuffer import ModelFile, Subgraph
@@ -123,7 +123,8 @@ def diagnose(
 
 
 def _speed(worker: Worker, file: Path, against: Path, samples_folder: Path, threads: int) -> Speed:
-    medians = worker.run(time_in_turns, [file, against], samples_folder).value
+    with stage(worker.on_progress, "diagnose: times"):
+        medians = worker.run(time_in_turns, [file, against], samples_folder).value
     split = worker.run(outside, file, threads).value
     total = medians[file]
     timed = tuple(dataclasses.replace(one, share=one.total_ms / total if total > 0 else 0.0) for one in split.outside)

@@ -90,6 +90,7 @@ def benchmark(
             for index, file in enumerate(files)
         ]
         if not folders:
+            steps.end()
             return found
         # What the timed runs gave need not be computed again.
         known = {
@@ -111,6 +112,7 @@ def benchmark(
             tasks.append(partial(_predict, file, folders[file], Path(room) / f"outputs_{number}", head, rest, steps))
         # Nothing is timed here, so files run side by side, each with half of the threads.
         answers = together(tasks)
+        steps.end()
         passes = {file.resolve(): answer for file, answer in zip(running, answers, strict=True)}
         origin = reference.resolve() if reference is not None else None
         base = passes.get(origin) if origin is not None else None
@@ -159,6 +161,11 @@ class _Steps:
         if self._tell is not None:
             self._tell(Progress("benchmark", self._done, self._total, note))
         self._done += 1
+
+    def end(self) -> None:
+        """Files that failed had fewer."""
+        self._done = self._total
+        self.next("")
 
 
 def _folders(files: Sequence[Path], samples: Samples | Path | Mapping[Path, Samples] | None, room: Path) -> dict[Path, Path]:

@@ -18,9 +18,9 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Generic, ParamSpec, TypeVar
 
@@ -69,7 +69,7 @@ spec.loader.exec_module(edgekit)
 
 @dataclass(frozen=True)
 class Progress:
-    """`done` of `total` steps of `stage`; `note` is a short remark such as the current loss."""
+    """`done` of `total` steps of `stage`; `note` is a short remark such as the current loss. Without steps it is all there is."""
 
     stage: str
     done: int
@@ -78,6 +78,16 @@ class Progress:
 
 
 OnProgress = Callable[[Progress], None] | None
+
+
+@contextlib.contextmanager
+def stage(on_progress: OnProgress, name: str) -> Iterator[None]:
+    """Tell that the stage `name` begins and, unless it fails, that it is over."""
+    if on_progress is not None:
+        on_progress(Progress(name, 0, 1))
+    yield
+    if on_progress is not None:
+        on_progress(Progress(name, 1, 1))
 
 
 @dataclass(frozen=True)
@@ -138,13 +148,13 @@ class Worker:
             with selectors.DefaultSelector() as selector, os.fdopen(read_fd, "rb", buffering=0) as pipe:
                 os.set_blocking(read_fd, False)
                 selector.register(pipe, selectors.EVENT_READ)
-                pending = b""
+                pending, stages = b"", dict[str, Progress]()
                 while child.poll() is None:
                     if selector.select(_POLL_SECONDS):
                         chunk = pipe.read(65536)
                         if chunk:
                             heard = time.monotonic()
-                            pending = self._progress(pending + chunk)
+                            pending = self._progress(pending + chunk, stages)
                         else:
                             selector.unregister(pipe)
                             # Its end of the pipe closed, so it is leaving: waking at once saves a poll for each child.
@@ -162,18 +172,24 @@ class Worker:
                         )
                     if memory.exceeded():
                         raise WorkerOutOfMemory(f"{name}: stopped above {memory.told}", _log_tail(job))
-                self._progress(pending + (pipe.read(65536) or b""))
+                self._progress(pending + (pipe.read(65536) or b""), stages)
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(child.pid, signal.SIGKILL)
             child.wait()
+        for step in stages.values() if child.returncode == 0 else ():
+            if self.on_progress is not None and step.done < step.total:
+                self.on_progress(replace(step, done=step.total, note=""))
         return child.returncode
 
-    def _progress(self, data: bytes) -> bytes:
+    def _progress(self, data: bytes, stages: dict[str, Progress]) -> bytes:
+        """Tell what whole lines say and keep the last of each stage; the rest is given back."""
         *lines, rest = data.split(b"\n")
         for line in lines:
+            step = Progress(**parse_json(line))
+            stages[step.stage] = step
             if self.on_progress is not None:
-                self.on_progress(Progress(**parse_json(line)))
+                self.on_progress(step)
         return rest
 
     def _read(self, job: Path, name: str, code: int, seconds: float, package: str = "edgekit") -> Outcome[T]:

@@ -27,7 +27,7 @@ from edgekit.stages.export.torchscript import export_torchscript
 from edgekit.system import artifacts, rooms, settings
 from edgekit.system.artifacts import Artifact
 from edgekit.system.settings import at_least, check, setting
-from edgekit.system.worker import OnProgress, Progress, Worker
+from edgekit.system.worker import OnProgress, Worker, stage
 from edgekit.tasks.parity import Parity, require
 
 # int8 is judged by its task, which needs more rows than values do.
@@ -117,10 +117,9 @@ def export(
     with artifacts.claimed(out.parent), rooms.temporary("export") as work, about(checkpoint.path):
         rows = work / "rows"
         _samples(checkpoint, config, work).save(rows)
-        if on_progress is not None:
-            on_progress(Progress("export", 0, 1, str(kind)))
         made = work / f"model{out.suffix if kind not in _FOLDERS else ''}"
-        exported = (_compact if kind in _CHECKPOINTS else _graph)(checkpoint, config, rows, made, worker)
+        with stage(on_progress, f"export: {kind}"):
+            exported = (_compact if kind in _CHECKPOINTS else _graph)(checkpoint, config, rows, made, worker)
         with artifacts.published(
             out,
             "checkpoint" if kind in _CHECKPOINTS else kind,

@@ -30,6 +30,7 @@ _MANIFEST_KINDS = {"mean": _NUMBERS, "std": _NUMBERS}
 _KINDS = {
     **_MANIFEST_KINDS,
     "activation": (str,),
+    "channels_first": (list | tuple, str),
     "edgekit": (str,),
     "labels": (list | tuple, str),
     "max_length": (int,),
@@ -166,7 +167,14 @@ def encoding_of(content: ModelFile, settings: Mapping[str, Any], spec: DataSpec,
     mean, std = spec.mean, spec.std
     if mean is None and std is None:
         mean, std = (tuple(settings[name]) if settings.get(name) else None for name in ("mean", "std"))
-    return Encoding(tokenizer, classes_of(signature.outputs), mean=mean, std=std, pairs=settings.get("pairs"))
+    return Encoding(
+        tokenizer,
+        classes_of(signature.outputs),
+        mean=mean,
+        std=std,
+        pairs=settings.get("pairs"),
+        channels_first=tuple(settings.get("channels_first", ())),
+    )
 
 
 def tokenizer_in(folder: Path) -> Path:

@@ -176,6 +176,25 @@ def test_a_foreign_source_becomes_all_schemes(foreign, tmp_path, name, output):
     assert next(iter(found.float_model.parity.values())).max_rel <= 1e-3
 
 
+def test_rows_may_have_channels_where_the_source_has_them(foreign, tmp_path):
+    with np.load(foreign / "images.npz") as stored:
+        arrays = dict(stored)
+    arrays["image"] = np.moveaxis(arrays["image"], -1, 1)
+    assert arrays["image"].shape[1:] == (3, 8, 8)
+    np.savez(tmp_path / "first.npz", **arrays)
+    rows = {"first": tmp_path / "first.npz", "last": foreign / "images.npz"}
+    files, metrics = [], []
+    for name, data in rows.items():
+        config = ConvertConfig(schemes=("float32", "dynamic"), data=DataSpec(str(data)), representative_samples=32, max_drop=None)
+        conversion = convert(str(foreign / "model.onnx"), tmp_path / name, config)
+        assert any(note.startswith("The files take channels last (image (1, 8, 8, 3))") for note in conversion.notes)
+        files.append([published(result) for result in conversion.results])
+    for file in files[0]:
+        metrics.append([evaluate(file, DataSpec(str(data))).metric for data in rows.values()])
+    assert [file.read_bytes() for file in files[0]] == [file.read_bytes() for file in files[1]]
+    assert all(first == last and first is not None for first, last in metrics)
+
+
 def test_arrays_go_into_the_published_file_as_they_went_into_the_model(foreign, tmp_path):
     """In the shape of images, too: no usual mean and standard deviation come between, which would be measured as something else."""
     data = DataSpec(str(foreign / "images.npz"))
@@ -360,15 +379,16 @@ from edgekit.workflows.convert.conversion import convert
 from edgekit.spec import DataSpec
 from edgekit.workflows.convert.config import ConvertConfig
 def tell(step):
-    print(step.note, flush=True)
-    if step.note == sys.argv[4]:
+    place = step.stage + (" is over" if step.done >= step.total else "")
+    print(place, flush=True)
+    if place == sys.argv[4]:
         time.sleep(30)
 config = ConvertConfig(schemes=("all",), data=DataSpec(sys.argv[2]), max_drop=None)
 convert(sys.argv[1], Path(sys.argv[3]), config, overwrite=True, on_progress=tell)
 """
 
 
-@pytest.mark.parametrize("stage", ["int8", "publish"])
+@pytest.mark.parametrize("stage", ["convert: int8", "benchmark is over"])
 def test_a_killed_run_leaves_the_previous_output_and_the_next_one_works(network, tmp_path, contents, stage):
     data, out = images(tmp_path / "images.npz"), tmp_path / "out"
     quick = ConvertConfig(schemes=("float32",))

@@ -25,6 +25,7 @@ from edgekit.stages.quantize.quantizer import product_weights, recipe_everything
 from edgekit.stages.quantize.rounding import single_threaded
 from edgekit.stages.quantize.schemes import CALIBRATIONS, MINMAX
 from edgekit.stages.quantize.tensors import Tensors
+from edgekit.system.worker import progress
 from edgekit.tflite import flatbuffer
 from edgekit.tflite.lengths import MASK
 
@@ -127,7 +128,9 @@ def _statistics(model: bytes, key: str, samples_folder: Path, mode: Any) -> dict
     manager.load_quantization_recipe(recipe_everything(16))
     # Without an update of its own it takes a moving average, which clips what the last samples did not reach.
     calibrator = Calibrator(model, num_threads=1, mode=mode, qsv_update_func=min_max_update)
-    for start in range(0, len(Samples.load(samples_folder)), _CHUNK):
+    total = len(Samples.load(samples_folder))
+    for start in range(0, total, _CHUNK):
+        progress("calibrate", start, total)
         # Mapped anew for each chunk, so that the pages read so far are let go.
         rows = itertools.islice(Samples.load(samples_folder), start, start + _CHUNK)
         fed = [{name: as_fed(np.array(values), ranks[name]) for name, values in row.items()} for row in rows]

@@ -23,7 +23,7 @@ from edgekit.stages.export.saved_model import export_saved_model
 from edgekit.stages.export.simplify import simplify
 from edgekit.stages.quantize.converter import convert_float, reference_outputs
 from edgekit.stages.quantize.soften import soften_masks
-from edgekit.system.worker import OnProgress, Progress, Worker
+from edgekit.system.worker import OnProgress, Progress, Worker, stage
 from edgekit.tasks.parity import Parity, compare, require
 from edgekit.tflite import flatbuffer, lengths, signatures
 from edgekit.tflite.interpreter import Model
@@ -65,7 +65,8 @@ class FloatModel:
 
     def run(self, name: str, worker: Worker, work: Callable[..., T], *arguments: Any, **options: Any) -> T:
         """What `work` gives in a child, which is noted as the step `name`."""
-        outcome = worker.run(work, *arguments, **options)
+        with stage(worker.on_progress, name):
+            outcome = worker.run(work, *arguments, **options)
         self.steps.append(Step(name, outcome.seconds, outcome.peak_bytes))
         return outcome.value
 
@@ -117,7 +118,7 @@ def by_first(
             if road is roads[-1]:
                 raise type(error)(_no_road(kind, path, bridge, failed), error.detail) from error
             if on_progress is not None:
-                on_progress(Progress("convert", 0, 1, f"--bridge {road} does not lead there ({cause}); going on without it"))
+                on_progress(Progress("convert", 0, 0, f"--bridge {road} does not lead there ({cause}); going on without it"))
             shutil.rmtree(room, ignore_errors=True)
         else:
             made.road, made.failed_roads = road, failed

@@ -163,7 +163,8 @@ def of_source(
             f"{source.name}: is no image classifier; leave --mediapipe, --labels and --score-threshold out, "
             "or give the checkpoint of a text classifier"
         )
-    if not task.metrics(settings) and not (image and (config.mean or config.std)):
+    moved = settings.get("channels_first", ())
+    if not task.metrics(settings) and not (image and (config.mean or config.std)) and not moved:
         return None
     labels = list(settings.get("labels", ()))
     if image and task.name == "image-classification":
@@ -172,6 +173,10 @@ def of_source(
     if "activation" in settings and mediapipe.gives_probabilities(file):
         settings["activation"] = "none"
     notes = []
+    if moved:
+        shapes = {spec.name: spec.shape for spec in signature.inputs}
+        listed = ", ".join(f"{name} {shapes[name]}" for name in moved)
+        notes.append(f"The files take channels last ({listed}); rows with channels first, as the source has them, are transposed.")
     # Arrays went in as they are, whatever they were made of.
     if image and (config.mediapipe or isinstance(rows, ImageRows) or config.mean or config.std or "mean" in settings):
         usual = Preprocessing()

@@ -1,8 +1,7 @@
 """One model to .tflite files in the schemes asked for: made, run, compared, and published with their figures or refused."""
 
 import contextlib
-import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -34,7 +33,7 @@ from edgekit.stages.quantize.plan import EVERY_OP, IntegerSettings, Quantization
 from edgekit.stages.quantize.preflight import preflight
 from edgekit.stages.quantize.schemes import Scheme
 from edgekit.system import artifacts, rooms
-from edgekit.system.worker import OnProgress, Progress, Worker, together
+from edgekit.system.worker import OnProgress, Progress, Worker, stage, together
 from edgekit.tasks.base import Settings, Task
 from edgekit.tasks.generic import GENERIC
 from edgekit.tasks.recognition import named, recognise
@@ -136,17 +135,9 @@ def convert(
     refuse_statistics(drawn.judged or drawn.calibration, config.mean, config.std)
     worker = Worker(on_progress=on_progress)
     slow = [scheme for scheme in chosen if scheme.activations == "int16"]
-    total, numbers = len(chosen) + 4 + bool(slow) + bool(config.sequence_lengths), itertools.count()
-
-    def tell(note: str) -> None:
-        if on_progress is not None:
-            on_progress(Progress("convert", next(numbers), total, note))
-
     with artifacts.claimed(out), rooms.temporary("convert") as work, about(source.path):
-        tell("to float32 .tflite")
         float_model, data = _float_model(source, config, drawn, work, worker)
         carried = contents.of_source(source, float_model.path, drawn.judged or drawn.calibration, data.task, data.settings, config)
-        tell("calibrate")
         # Also dynamic gains by it: its weights are rounded for what they will see.
         gaining = any(scheme.weights == "int8" and scheme.name not in brought for scheme in chosen)
         rows_to_see = data.calibration if gaining else None
@@ -168,7 +159,7 @@ def convert(
             trial=data.trial,
             expected=expected,
         )
-        maker = _Maker(source, float_model, data, config, brought, settings, work, worker, tell, float_model.path)
+        maker = _Maker(source, float_model, data, config, brought, settings, work, worker, float_model.path)
         tasks: list[partial[None]] = []
         if rows_to_see is not None:
             trial = Reference(data.trial or rows_to_see, expected) if expected else None
@@ -187,22 +178,20 @@ def convert(
         bare = {name: file for name, (file, _) in made.items()}
         several = None
         if (lengths := config.sequence_lengths) and source.checkpoint is not None:
-            tell("other lengths")
             several = several_lengths.Several(
                 source, source.checkpoint, lengths, float_model, data.held_out, rows_to_see, work, worker
             )
             try:
-                several.merge(made, failed, maker.calibration, settings)
+                with stage(on_progress, "convert: other lengths"):
+                    several.merge(made, failed, maker.calibration, settings)
             except EdgekitError:
                 # It is for runs that were killed.
                 journal.unlink(missing_ok=True)
                 raise
-        tell("measure")
         packed = {name: _packed(carried, file, name, work) for name, (file, _) in made.items()}
         reference = packed.get("float32") or _packed(carried, float_model.path, "float32", work)
-        measured = _measure(reference, packed, data, config, work)
+        measured = _measure(reference, packed, data, config, work, on_progress)
         by_length = several.measure(packed, failed, reference, config.threads) if several else {}
-        tell("publish")
         notes = carried.notes if carried is not None else ()
         notes += (other,) if other and any(scheme.name == "int8" for scheme in chosen) else ()
         publisher = Publisher(out, source, parents, config, float_model, data, overwrite, notes, by_length)
@@ -266,7 +255,6 @@ class _Maker:
     settings: IntegerSettings
     work: Path
     worker: Worker
-    tell: Callable[[str], None]
     prepared: Path
     calibration: Path | None = None
     failure: str = ""
@@ -290,13 +278,14 @@ class _Maker:
     def warn(self, scheme: Scheme) -> None:
         """Tell what a slow scheme will cost before it is made; it is made all the same."""
         with contextlib.suppress(EdgekitError):
-            if line := self.worker.run(preflight, self.float_model.path, scheme).value:
-                self.tell(line)
+            line = self.worker.run(preflight, self.float_model.path, scheme).value
+            if line and self.worker.on_progress is not None:
+                self.worker.on_progress(Progress("convert", 0, 0, line))
 
     def make(self, scheme: Scheme) -> None:
-        self.tell(scheme.name)
         try:
-            self.made[scheme.name] = self._made(scheme)
+            with stage(self.worker.on_progress, f"convert: {scheme.name}"):
+                self.made[scheme.name] = self._made(scheme)
         except ConfigError:
             raise
         except EdgekitError as error:
@@ -401,7 +390,10 @@ def _float_model(source: Source, config: ConvertConfig, drawn: Drawn, work: Path
         if source.kind is Kind.TFLITE and mean is None and std is None:
             mean, std = metadata.normalization(flatbuffer.read(source.path).model_metadata)
         tokenizer = package.tokenizer_of(source.path, room / "tokenizer") if isinstance(rows, TextRows) else None
-        encoding = Encoding(tokenizer, classes_of(signature.outputs), mean=mean, std=std)
+        listed = inside.get("channels_first")
+        moved = made.onnx.channels_last if made.onnx is not None else tuple(map(str, listed if isinstance(listed, list) else ()))
+        settings = {**settings, "channels_first": moved} if moved else settings
+        encoding = Encoding(tokenizer, classes_of(signature.outputs), mean=mean, std=std, channels_first=moved)
         positive = made.onnx.positive if made.onnx is not None else ()
         data = _save(drawn, signature.inputs, encoding, task, settings, config, room, positive)
         bridge.finish(source, made, data.held_out, room, worker, soften=data.real)
@@ -454,11 +446,14 @@ def _packed(carried: contents.Package | contents.Carried | None, file: Path, sch
     return target
 
 
-def _measure(reference: Path, packed: Mapping[str, Path], data: Data, config: ConvertConfig, work: Path) -> dict[Path, Measurement]:
+def _measure(
+    reference: Path, packed: Mapping[str, Path], data: Data, config: ConvertConfig, work: Path, on_progress: OnProgress
+) -> dict[Path, Measurement]:
     names = {reference: "float32"} | {file: scheme for scheme, file in packed.items()}
     quick = replace(_QUICK, threads=config.threads, seed=config.seed)
     rows = _as_packed(data.held_out, reference, work) if config.mediapipe else data.held_out
-    return dict(zip(names, benchmark(list(names), rows, quick, reference=reference, schemes=names), strict=True))
+    measured = benchmark(list(names), rows, quick, reference=reference, schemes=names, on_progress=on_progress)
+    return dict(zip(names, measured, strict=True))
 
 
 def _as_packed(held_out: Path, reference: Path, work: Path) -> Path:

@@ -22,7 +22,7 @@ from edgekit.measure.machine import machine
 from edgekit.spec import DataSpec
 from edgekit.system import artifacts, serial
 from edgekit.system.serial import read_json
-from edgekit.system.worker import OnProgress, Progress
+from edgekit.system.worker import OnProgress, stage
 from edgekit.tasks.classification import IMAGE_CLASSIFICATION
 from edgekit.workflows.guide.families import family
 from edgekit.workflows.guide.model_files import (
@@ -68,11 +68,10 @@ def run(
         models: list[GuideModel] = []
         first: EdgekitError | None = None
         try:
-            for number, job in enumerate(jobs):
-                if on_progress is not None:
-                    on_progress(Progress("guide", number, len(jobs), job.published.title))
+            for number, job in enumerate(jobs, 1):
                 try:
-                    models.append(_model(job, config, data, out, on_progress))
+                    with stage(on_progress, f"guide: {job.published.title}, {number} of {len(jobs)}"):
+                        models.append(_model(job, config, data, out, on_progress))
                 except EdgekitError as error:
                     # Without a network or a place to write, the others need not be tried.
                     if isinstance(error, OutputError) or (isinstance(error, CheckpointError) and not models):

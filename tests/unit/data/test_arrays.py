@@ -69,6 +69,20 @@ def test_what_does_not_fit(array: Array, spec: TensorSpec, message: str) -> None
     assert str(caught.value).startswith("data.npz: input 'x'")
 
 
+def test_channels_first_are_moved_for_the_inputs_that_the_source_has_them_in() -> None:
+    spec = TensorSpec("x", (1, 4, 5, 3), "float32")
+    values = np.random.default_rng(0).normal(size=(2, 3, 4, 5)).astype(np.float32)
+    last = np.moveaxis(values, 1, -1)
+    for array in (values, last):
+        assert np.array_equal(fit_arrays(array_rows(x=array), [spec], ["x"]).inputs["x"], last)
+    with pytest.raises(DatasetError, match=r"channels last, or \(3, 4, 5\), channels first, .* transpose it"):
+        fit_arrays(array_rows(x=values.swapaxes(2, 3)), [spec], ["x"])
+    with pytest.raises(DatasetError, match=r"expects float32 \(4, 5, 3\) per sample but .* transpose it"):
+        fit_arrays(array_rows(x=values), [spec])
+    with pytest.raises(DatasetError, match="give rows of that shape"):
+        fit_arrays(array_rows(x=values[:, :, :2]), [spec], ["x"])
+
+
 def test_missing_input_lists_the_arrays() -> None:
     with pytest.raises(DatasetError, match=r"input 'b' among a, c; name one array after each of a, b"):
         fit_arrays(
