@@ -1,7 +1,7 @@
 """Causes of a quantized file's error and slowness, most decisive first, each with what mends it."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -90,6 +90,26 @@ def of_speed(graph: Subgraph, speed: Outside, p50_ms: float, reference_ms: float
     if p50_ms < reference_ms / 2:
         return []
     return [*_split(speed), *_on_the_fly(graph)]
+
+
+def of_rewrites(before: Mapping[str, int], after: Mapping[str, int], ratio: float) -> list[Finding]:
+    """What the float file leaves to others to simplify: its ops by count `before` and `after`, times `after` to `before`."""
+    gone, come = Counter(before) - Counter(after), Counter(after) - Counter(before)
+    if not gone:
+        return []
+    instead = f" become {_counted(come)}" if come else " are not needed"
+    return [
+        Finding(
+            "unsimplified graph",
+            f"{_counted(gone)} of the float file{instead}: the same in {sum(after.values())} ops, not {sum(before.values())}, "
+            f"and {ratio:.2f}× its time; those are what quantizers look for",
+            "convert the float file with edgekit convert, which rewrites it, and quantizes what comes of it",
+        )
+    ]
+
+
+def _counted(ops: Counter[str]) -> str:
+    return _listed([f"{count} {name}" for name, count in ops.most_common()])
 
 
 def _on_the_fly(graph: Subgraph) -> list[Finding]:

@@ -1,6 +1,8 @@
 """Why a quantized file is wrong or slow: its layers against the float file's, the causes, and what the delegate leaves out."""
 
 import dataclasses
+import shutil
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,7 +13,9 @@ from edgekit.measure.causes import Finding
 from edgekit.measure.judge import aligned
 from edgekit.measure.layer_errors import Layer, layer_errors, worst_first
 from edgekit.measure.op_times import Outside, outside
+from edgekit.stages.export.simplify import simplify
 from edgekit.stages.quantize.candidates import time_in_turns
+from edgekit.system import rooms
 from edgekit.system.worker import OnProgress, Worker, stage
 from edgekit.tasks.judgement import MOST_DB, Judgement, OutputError, judge
 from edgekit.tflite import flatbuffer
@@ -102,8 +106,14 @@ def diagnose(
     called = {layer.place: layer.name for layer in errors.layers}
     findings = [*causes.of_scales(graph, called), *causes.of_layers(graph, errors.layers, worst)]
     try:
-        speed = _speed(worker, file, against, samples_folder, threads)
+        with rooms.temporary("diagnose") as room:
+            simplified = Path(room) / "simplified.tflite"
+            shutil.copyfile(against, simplified)
+            worker.run(simplify, simplified)
+            speed, simplified_ms = _speed(worker, file, against, simplified, samples_folder, threads)
+            ops, fewer = (Counter(op.name for op in _graph(flatbuffer.read(path)).operators) for path in (against, simplified))
         findings += causes.of_speed(graph, speed.split, speed.p50_ms, speed.reference_p50_ms)
+        findings += causes.of_rewrites(ops, fewer, simplified_ms / speed.reference_p50_ms)
     except EdgekitError as error:
         speed = None
         notes.append(f"times could not be taken ({error.message})")
@@ -122,14 +132,15 @@ def diagnose(
     )
 
 
-def _speed(worker: Worker, file: Path, against: Path, samples_folder: Path, threads: int) -> Speed:
+def _speed(worker: Worker, file: Path, against: Path, simplified: Path, samples_folder: Path, threads: int) -> tuple[Speed, float]:
+    """Of `file` and `against`, and the median of `simplified`."""
     with stage(worker.on_progress, "diagnose: times"):
-        medians = worker.run(time_in_turns, [file, against], samples_folder).value
+        medians = worker.run(time_in_turns, [file, against, simplified], samples_folder).value
     split = worker.run(outside, file, threads).value
     total = medians[file]
     timed = tuple(dataclasses.replace(one, share=one.total_ms / total if total > 0 else 0.0) for one in split.outside)
     delegated = max(0.0, total - sum(one.total_ms for one in timed))
-    return Speed(total, medians[against], delegated, dataclasses.replace(split, outside=timed))
+    return Speed(total, medians[against], delegated, dataclasses.replace(split, outside=timed)), medians[simplified]
 
 
 def _runs(file: Path, samples_folder: Path, threads: int) -> None:

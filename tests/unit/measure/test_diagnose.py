@@ -1,12 +1,14 @@
 """What `diagnose` finds in tiny files whose faults were put there."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from ai_edge_litert import schema_py_generated as schema
 
 from edgekit.data.samples import Samples
 from edgekit.errors import DatasetError, InputError, ModelFormatError
@@ -16,12 +18,14 @@ from edgekit.measure.layer_errors import Layer, _Statistics, representable
 from edgekit.measure.layers import match, names, plain, roles
 from edgekit.measure.op_times import Outside, one_op
 from edgekit.report.diagnosis import heat, markdown, page, terminal
+from edgekit.stages.export.simplify import simplify
 from edgekit.stages.quantize import calibrate, quantizer
 from edgekit.stages.quantize.forms import Form
 from edgekit.system.serial import to_json
 from edgekit.tasks.judgement import MOST_DB, decibels
 from edgekit.tflite import flatbuffer, tree
 from edgekit.tflite.interpreter import Model
+from tests.unit.stages.export.nets import TOKENS, WIDTH, Net
 from tests.unit.stages.quantize.models import conv_net, conv_samples, pointwise_net, save, token_net, token_samples
 from tests.unit.tflite.conftest import Builder
 
@@ -188,6 +192,24 @@ def test_thin_convolutions_that_quantize_on_the_fly_are_named_where_the_file_is_
     (finding,) = of_speed(graph(tmp_path / "theirs.tflite"), whole, 2.0, 1.0)
     assert (finding.kind, finding.layers) == ("thin convolutions", ("thin",))
     assert of_speed(graph(tmp_path / "theirs.tflite"), whole, 0.4, 1.0) == []
+
+
+def test_what_others_leave_to_simplify_is_named_with_what_it_gains(tmp_path):
+    net = Net()
+    weights = net.constant("w", net.draw.standard_normal((WIDTH, 8)).astype(np.float32))
+    product = net.result("BATCH_MATMUL", [net.x, weights], "product", [1, TOKENS, 8], schema.BatchMatMulOptionsT())
+    net.ends({"x": net.x}, {"y": product}, "serving_default")
+    rows = np.random.default_rng(0).standard_normal((16, TOKENS, WIDTH)).astype(np.float32)
+    floating = save(net, tmp_path / "net.tflite")
+    Samples({"x": rows}, task="generic").save(tmp_path / "rows")
+    before = floating.read_bytes()
+    quantizer.write_dynamic(floating, None, tmp_path / "dynamic.tflite")
+    (finding,) = diagnose(tmp_path / "dynamic.tflite", floating, tmp_path / "rows").findings
+    assert finding.kind == "unsimplified graph"
+    assert re.match(r"1 BATCH_MATMUL of the float file become 1 FULLY_CONNECTED: the same in 1 ops, not 1", finding.cause)
+    assert floating.read_bytes() == before
+    simplify(floating)
+    assert diagnose(tmp_path / "dynamic.tflite", floating, tmp_path / "rows").findings == ()
 
 
 def test_what_a_scale_represents(conv):
