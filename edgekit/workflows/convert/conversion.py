@@ -33,7 +33,7 @@ from edgekit.stages.quantize.plan import EVERY_OP, IntegerSettings, Quantization
 from edgekit.stages.quantize.preflight import preflight
 from edgekit.stages.quantize.schemes import Scheme
 from edgekit.system import artifacts, rooms
-from edgekit.system.worker import OnProgress, Progress, Worker, stage, together
+from edgekit.system.worker import OnProgress, Progress, Worker, preload, stage, together
 from edgekit.tasks.base import Settings, Task
 from edgekit.tasks.generic import GENERIC
 from edgekit.tasks.recognition import named, recognise
@@ -135,6 +135,7 @@ def convert(
     refuse_statistics(drawn.judged or drawn.calibration, config.mean, config.std)
     worker = Worker(on_progress=on_progress)
     slow = [scheme for scheme in chosen if scheme.activations == "int16"]
+    preload(["edgekit.measure.execution", *(["edgekit.stages.quantize.calibrate"] if drawn.calibration is not None else [])])
     with artifacts.claimed(out), rooms.temporary("convert") as work, about(source.path):
         float_model, data = _float_model(source, config, drawn, work, worker)
         carried = contents.of_source(source, float_model.path, drawn.judged or drawn.calibration, data.task, data.settings, config)
