@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from edgekit.errors import EdgekitError, InputError, ModelFormatError, UnsupportedOpError, one_line, thrown_as
+from edgekit.models.channels import usual_size
 
 _DOMAINS = ("", "ai.onnx")
 # Of classical models, some of whose ops can be rewritten.
@@ -153,16 +154,14 @@ def _fix_shape(path: Path, item: Any, max_length: int, sizes: Sequence[int] | No
     if sizes is not None and len(sizes) != len(axes):
         raise InputError(f"{path}: input {item.name} has {len(axes)} axes, --input-shape gives {len(sizes)}")
     shape = ",".join(str(axis.dim_value or axis.dim_param or "?") for axis in axes)
-    tokens = len(axes) == 2 and np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)).kind in "iu"
+    integers = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)).kind in "iu"
     for axis, dimension in enumerate(axes):
         if sizes is not None:
             dimension.dim_value = sizes[axis]
         elif dimension.dim_value > 0:
             continue
-        elif axis == 0:
-            dimension.dim_value = 1
-        elif axis == 1 and tokens:
-            dimension.dim_value = max_length
+        elif usual := usual_size(axis, len(axes), max_length, integers=integers):
+            dimension.dim_value = usual
         else:
             raise InputError(f"{path}: axis {axis} of input {item.name} ({shape}) is free; fix it with {advice}")
 

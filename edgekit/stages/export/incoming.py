@@ -8,11 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.errors import ConversionError, UnsupportedOpError, one_line
+from edgekit.models import channels
 from edgekit.stages.export import dequantize, gather, graph
 from edgekit.stages.export.lower import lower
-
-# Ops that slide over space, whose form in TFLite wants channels last.
-_SPATIAL = ("Conv", "Pool", "Resize", "Upsample", "DepthToSpace", "SpaceToDepth", "LRN", "BatchNormalization", "InstanceNorm")
 
 
 @dataclass(frozen=True)
@@ -94,16 +92,9 @@ def _is_named(name: str, text: str) -> bool:
 
 def slides(model: Any) -> bool:
     """Whether some op of the graph slides over space."""
-    return any(part in node.op_type for node in model.graph.node for part in _SPATIAL)
+    return channels.slides(node.op_type for node in model.graph.node)
 
 
 def _channels_first(model: Any) -> tuple[str, ...]:
-    """Inputs whose channels shall move last: those of rank 3 to 5 if the graph slides over space, and images.
-
-    One whose shape would be the same stays as it is, since nobody could tell which layout it has."""
-    spatial = slides(model)
     shapes = graph.sizes(model)
-    inputs = {item.name: shapes[item.name] for item in model.graph.input}
-    images = {name for name, shape in inputs.items() if len(shape) == 4 and shape[1] in (1, 3)}
-    ranked = {name: shape for name, shape in inputs.items() if 3 <= len(shape) <= 5 and len(set(shape[1:])) > 1}
-    return tuple(name for name in ranked if spatial or name in images)
+    return channels.channels_first({item.name: shapes[item.name] for item in model.graph.input}, spatial=slides(model))

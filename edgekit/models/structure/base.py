@@ -1,0 +1,105 @@
+"""What a source is made of, whatever its kind."""
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+# Bits of a value, by dtype; of others nobody knows.
+_BITS = {
+    **dict.fromkeys(("bool", "int8", "uint8", "float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz"), 8),
+    **dict.fromkeys(("float8_e8m0fnu",), 8),
+    **dict.fromkeys(("int4", "uint4", "float4_e2m1fn"), 4),
+    **dict.fromkeys(("int2", "uint2"), 2),
+    **dict.fromkeys(("float16", "bfloat16", "int16", "uint16"), 16),
+    **dict.fromkeys(("float32", "int32", "uint32"), 32),
+    **dict.fromkeys(("float64", "int64", "uint64", "complex64"), 64),
+    "complex128": 128,
+}
+# An axis: its size, or its name where it is free; "?" where it has none.
+Axis = int | str
+FREE = "?"
+
+
+@dataclass(frozen=True)
+class SourceTensor:
+    """An input or output as the source has it; `shape` is None where the source says none, `dtype` is numpy's name, or "?"."""
+
+    name: str
+    dtype: str
+    shape: tuple[Axis, ...] | None
+
+
+@dataclass(frozen=True)
+class OpCount:
+    """`count` ops, layers or nodes of one name; `domain` is whose they are where that is not the format itself."""
+
+    name: str
+    domain: str
+    count: int
+
+    def __str__(self) -> str:
+        return f"{self.domain}.{self.name}: {self.count}" if self.domain else f"{self.name}: {self.count}"
+
+
+@dataclass(frozen=True)
+class Weights:
+    """All constant tensors of one dtype; `data_bytes` are those of their values as they are stored."""
+
+    dtype: str
+    tensors: int
+    values: int
+    data_bytes: int
+
+
+@dataclass(frozen=True)
+class Structure:
+    """What a source is made of.
+
+    `form` is the format with its versions, `producer` what wrote it. `parts` says what `ops` counts. `files` are those that hold it
+    beside the one that was named, with their bytes. `slides` says whether an ONNX graph has ops that slide over space.
+    `obstacles` are causes, each with a remedy, for which `convert` would refuse it; `remarks` what else is worth knowing."""
+
+    form: str
+    producer: str = ""
+    inputs: tuple[SourceTensor, ...] = ()
+    outputs: tuple[SourceTensor, ...] = ()
+    parts: str = "op"
+    ops: tuple[OpCount, ...] = ()
+    weights: tuple[Weights, ...] = ()
+    files: Mapping[str, int] = field(default_factory=dict)
+    slides: bool = False
+    obstacles: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
+
+
+class Tally:
+    """Adds up constant tensors by dtype."""
+
+    def __init__(self) -> None:
+        self._tensors: Counter[str] = Counter()
+        self._values: Counter[str] = Counter()
+        self._bytes: Counter[str] = Counter()
+
+    def add(self, dtype: str, shape: Sequence[int], data_bytes: int | None = None) -> None:
+        """A tensor of `data_bytes`, or of as many as its dtype takes."""
+        self._tensors[dtype] += 1
+        self._values[dtype] += math.prod(shape)
+        self._bytes[dtype] += (bytes_of(dtype, shape) or 0) if data_bytes is None else data_bytes
+
+    @property
+    def weights(self) -> tuple[Weights, ...]:
+        """The dtype with the most bytes first."""
+        order = sorted(self._tensors, key=lambda dtype: (-self._bytes[dtype], dtype))
+        return tuple(Weights(dtype, self._tensors[dtype], self._values[dtype], self._bytes[dtype]) for dtype in order)
+
+
+def bytes_of(dtype: str, shape: Sequence[int]) -> int | None:
+    """How many the values of a tensor take; None for a dtype of no fixed size."""
+    bits = _BITS.get(dtype)
+    return None if bits is None else -(-math.prod(shape) * bits // 8)
+
+
+def counted(counts: Mapping[tuple[str, str], int]) -> tuple[OpCount, ...]:
+    """How often each (name, domain) occurs, the most frequent first."""
+    return tuple(OpCount(*key, count) for key, count in sorted(counts.items(), key=lambda item: (-item[1], item[0])))
