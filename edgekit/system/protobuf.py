@@ -1,14 +1,14 @@
-"""Messages in protobuf's wire format, read field by field from a mapped file: what is not asked for is skipped, not loaded.
+"""Messages in protobuf's wire format, read field by field from a file: what is not asked for is skipped, not loaded.
 
 The format: https://protobuf.dev/programming-guides/encoding/. Every length is checked, and fields are counted, since those of a
 hostile file may be without end."""
 
-import mmap
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from edgekit.errors import ModelFormatError
-from edgekit.system.headers import NO_MODEL
+from edgekit.system.headers import refuse_no_model
 
 # Where the bytes of a field lie: from, to.
 Span = tuple[int, int]
@@ -17,31 +17,31 @@ Span = tuple[int, int]
 _MOST_FIELDS = 3_000_000
 _LONGEST_TEXT = 2**16
 _MOST_AXES = 64
+_BLOCK = 2**16
+_LONGEST_VARINT = 10
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _SIGN, _WRAP = 1 << 63, 1 << 64
 
 
 class Message:
-    """The message that a whole file is. Its methods take the `Span` of a message inside it, and raise `ModelFormatError`.
+    """The message that a file is; it is read until the block ends.
 
-    Errors call the file a `kind`, and say what to do: `remedy`."""
+    Methods take the `Span` of a message inside it, and raise `ModelFormatError`, which calls the file a `kind` and says what to do,
+    its `remedy`."""
 
     def __init__(self, path: Path, kind: str, remedy: str) -> None:
         self.path, self._kind, self._remedy = path, kind, remedy
         self._left = _MOST_FIELDS
-        try:
-            self.size = path.stat().st_size
-            with path.open("rb") as stream:
-                head = stream.read(64)
-                # An empty file cannot be mapped.
-                self._data = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) if head else b""
-        except OSError as error:
-            raise ModelFormatError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
-        for start, remark in NO_MODEL.items():
-            if head.startswith(start):
-                raise ModelFormatError(f"{path}: {remark}")
-        if not head:
-            raise ModelFormatError(f"{path}: is empty; {remedy}")
+        self._block, self._start, self._limit = b"", 0, 0
+        refuse_no_model(path, remedy)
+        self._file = path.open("rb", buffering=0)
+        self.size = os.fstat(self._file.fileno()).st_size
+
+    def __enter__(self) -> "Message":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
 
     @property
     def whole(self) -> Span:
@@ -52,13 +52,12 @@ class Message:
 
     def fields(self, span: Span) -> Iterator[tuple[int, int | Span]]:
         """Number and value of each field: an int, unsigned as it is written, or where its bytes lie."""
-        data, (at, end) = self._data, span
+        at, end = span
         while at < end:
-            self._spend()
-            tag = data[at]
-            at += 1
-            if tag > 127:
-                tag, at = self._varint(at - 1, end)
+            self._left -= 1
+            if self._left < 0:
+                raise self.damaged(f"more than {_MOST_FIELDS:,} fields")
+            tag, at = self._varint(at, end)
             kind = tag & 7
             if kind == _BYTES:
                 length, at = self._varint(at, end)
@@ -73,7 +72,7 @@ class Message:
                 length = 4 if kind == _FIXED32 else 8
                 if length > end - at:
                     raise self.damaged(f"cut off at byte {end}")
-                yield tag >> 3, int.from_bytes(data[at : at + length], "little")
+                yield tag >> 3, int.from_bytes(self._read((at, at + length)), "little")
                 at += length
             else:
                 raise self.damaged(f"no field begins at byte {at - 1}")
@@ -88,7 +87,7 @@ class Message:
             return ""
         if value[1] - value[0] > _LONGEST_TEXT:
             raise self.damaged(f"a name of {value[1] - value[0]:,} bytes at byte {value[0]}")
-        return self._data[value[0] : value[1]].decode(errors="replace")
+        return self._read(value).decode(errors="replace")
 
     def texts(self, span: Span) -> dict[int, str]:
         """The last text of each field of bytes by its number, for messages of nothing but texts."""
@@ -106,21 +105,40 @@ class Message:
                 raise self.damaged(f"more than {_MOST_AXES} axes at byte {value[0]}")
         return numbers
 
-    def _spend(self) -> None:
-        self._left -= 1
-        if self._left < 0:
-            raise self.damaged(f"more than {_MOST_FIELDS:,} fields")
+    def _read(self, span: Span) -> bytes:
+        start, end = span
+        if self._start <= start and end <= self._start + len(self._block):
+            return self._block[start - self._start : end - self._start]
+        content = os.pread(self._file.fileno(), end - start, start)
+        if len(content) < end - start:
+            raise self.damaged("it became shorter while it was read")
+        return content
 
     def _varint(self, at: int, end: int) -> tuple[int, int]:
-        data, value, shift = self._data, 0, 0
-        while at < end and shift < 64:
-            byte = data[at]
-            at += 1
+        """The number at a place, and the place behind it."""
+        if at >= end:
+            raise self.damaged(f"cut off at byte {at}")
+        if not self._start <= at < self._limit:
+            self._load(at)
+        block, place = self._block, at - self._start
+        byte = block[place]
+        if byte < 128:
+            return byte, at + 1
+        value, shift = 0, 0
+        for byte in block[place : place + min(end - at, _LONGEST_VARINT)]:
             value |= (byte & 127) << shift
-            if byte < 128:
-                return value % _WRAP, at
             shift += 7
-        raise self.damaged(f"cut off or damaged at byte {at}")
+            if byte < 128:
+                return value % _WRAP, at + shift // 7
+        raise self.damaged(f"cut off at byte {end}, or damaged at byte {at}")
+
+    def _load(self, at: int) -> None:
+        """Have a block in memory that holds the whole field's head at a place."""
+        self._block, self._start = os.pread(self._file.fileno(), _BLOCK, at), at
+        if not self._block:
+            raise self.damaged("it became shorter while it was read")
+        whole = at + len(self._block)
+        self._limit = whole if whole >= self.size else whole - _LONGEST_VARINT
 
 
 def signed(value: int) -> int:

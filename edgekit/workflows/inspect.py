@@ -134,7 +134,7 @@ def _of_file(reference: str, kind: "Kind", file: Path) -> SourceSummary:
     options = []
     if kind is Kind.ONNX:
         options = [f"--input-shape {shlex.quote(item.name)}={size}" for item in inputs if (size := _open_shape(item))]
-    elif stuck := [item for item in inputs if _open_shape(item)]:
+    elif stuck := [item for item in inputs if item.shape is None or _open_shape(item)]:
         shape = "no shape" if stuck[0].shape is None else f"the free shape {_shape(stuck[0].shape)}"
         obstacle = f"input {stuck[0].name} has {shape}; save the model with a fixed one"
         structure = replace(structure, obstacles=(*structure.obstacles, obstacle))
@@ -192,9 +192,7 @@ def _inputs(structure: "Structure", kind: "Kind") -> tuple[SourceInput, ...]:
 
 def _open_shape(item: SourceInput) -> str:
     """The shape to give an input, in the source's order of axes, "?" where nobody knows a size; nothing where it is known."""
-    if item.converted is None or item.shape is None:
-        return "1,..."
-    if -1 not in item.converted.shape:
+    if item.converted is None or item.shape is None or -1 not in item.converted.shape:
         return ""
     return ",".join(str(size) if isinstance(size, int) else "?" if axis else "1" for axis, size in enumerate(item.shape))
 
@@ -271,9 +269,7 @@ def describe(summary: "Summary | SourceSummary") -> str:
 def _as_converted(item: SourceInput) -> list[str]:
     """What differs in `convert`'s files."""
     spec = item.converted
-    if spec is None:
-        return ["         converted with the shape that --input-shape gives"]
-    if (spec.dtype, spec.shape) == (item.dtype, item.shape) and item.token_axis is None:
+    if spec is None or ((spec.dtype, spec.shape) == (item.dtype, item.shape) and item.token_axis is None):
         return []
     facts = ["channels last"] if item.channels_last else []
     facts += [f"{spec.shape[item.token_axis]} by --max-length"] if item.token_axis is not None else []

@@ -1,9 +1,18 @@
 """What a source is made of, whatever its kind."""
 
+import contextlib
 import math
+import zipfile
+import zlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from edgekit.errors import EdgekitError, ModelFormatError, one_line
+from edgekit.system.headers import refuse_no_model
+from edgekit.system.serial import parse_json
 
 # Bits of a value, by dtype; of others nobody knows.
 _BITS = {
@@ -16,6 +25,8 @@ _BITS = {
     **dict.fromkeys(("float64", "int64", "uint64", "complex64"), 64),
     "complex128": 128,
 }
+# JSON takes some ten times its text in memory. So much is unpacked, or so many times the archive, but never more than the last.
+_JSON_BYTES, _TIMES, _MOST_JSON_BYTES = 2**23, 50, 2**26
 # An axis: its size, or its name where it is free; "?" where it has none.
 Axis = int | str
 FREE = "?"
@@ -92,6 +103,31 @@ class Tally:
         """The dtype with the most bytes first."""
         order = sorted(self._tensors, key=lambda dtype: (-self._bytes[dtype], dtype))
         return tuple(Weights(dtype, self._tensors[dtype], self._values[dtype], self._bytes[dtype]) for dtype in order)
+
+
+@contextlib.contextmanager
+def damaged_unless_read(path: Path, what: str, remedy: str) -> Iterator[None]:
+    """Raise what goes wrong inside the block as a `ModelFormatError` about the file, which should be `what`."""
+    refuse_no_model(path, remedy)
+    try:
+        yield
+    except (EdgekitError, MemoryError):
+        raise
+    except Exception as error:  # libraries and what is described in another way fail in every way
+        says = isinstance(error, OSError | ValueError | zipfile.BadZipFile | zlib.error | NotImplementedError)
+        cause = one_line(error) if says else "it is described in a way that is not known"
+        raise ModelFormatError(f"{path}: not a whole {what} ({cause}); {remedy}") from error
+
+
+def member_json(archive: zipfile.ZipFile, name: str) -> Any:
+    """What a JSON file in an archive holds. Raises `ValueError` where that is no JSON, or more than models have of it."""
+    packed = sum(member.compress_size for member in archive.infolist())
+    most = min(_MOST_JSON_BYTES, max(_JSON_BYTES, _TIMES * packed))
+    with archive.open(name) as stream:
+        content = stream.read(most + 1)
+    if len(content) > most:
+        raise ValueError(f"{name} unpacks to more than {most >> 20} MB")
+    return parse_json(content)
 
 
 def bytes_of(dtype: str, shape: Sequence[int]) -> int | None:

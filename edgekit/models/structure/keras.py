@@ -5,17 +5,15 @@ https://github.com/keras-team/keras, and what its legacy/saving/legacy_h5_format
 
 import io
 import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from edgekit.errors import EdgekitError, ModelFormatError, one_line
-from edgekit.models.structure.base import FREE, Axis, SourceTensor, Structure, Tally, counted
+from edgekit.errors import ModelFormatError
+from edgekit.models.structure.base import FREE, Axis, SourceTensor, Structure, Tally, counted, damaged_unless_read, member_json
 from edgekit.system.serial import parse_json
 
-_MOST_JSON_BYTES = 2**26
 _MOST_UNPACKED_BYTES = 2**28
 _MOST_AXES = 64
 _DEEPEST = 100
@@ -26,38 +24,31 @@ _TRAINING = ("optimizer", "optimizer_weights", "metrics")
 _KEEPING = ("Activation", "Dropout", "ELU", "LeakyReLU", "PReLU", "ReLU", "Softmax", "ThresholdedReLU")
 _FLAT = ("Flatten", "GlobalAveragePooling1D", "GlobalAveragePooling2D", "GlobalMaxPooling1D", "GlobalMaxPooling2D")
 _WRAPPER = "QuantizeWrapper"
-_AGAIN = "save the model again"
 
 
 def read(path: Path) -> Structure:
     """The structure of a Keras model in an .h5 or .keras file. Raises `ModelFormatError`."""
-    try:
-        return _zipped(path) if zipfile.is_zipfile(path) else _hdf5(path)
-    except EdgekitError:
-        raise
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, EOFError, NotImplementedError) as error:
-        raise _refusal(path, one_line(error)) from error
-    except (zipfile.BadZipFile, zlib.error) as error:
-        raise _refusal(path, one_line(error)) from error
-
-
-def _refusal(path: Path, cause: str) -> ModelFormatError:
-    return ModelFormatError(f"{path}: not a whole Keras model ({cause}); {_AGAIN}")
+    with damaged_unless_read(path, "Keras model", "save the model again"):
+        return _zipped(path) if path.suffix.lower() == ".keras" else _hdf5(path)
 
 
 def _hdf5(path: Path) -> Structure:
     import h5py
 
+    if zipfile.is_zipfile(path):
+        raise ModelFormatError(f"{path}: is a .keras archive; give it that name")
     if not h5py.is_hdf5(path):
-        raise _refusal(path, "no HDF5 file")
+        raise ValueError("no HDF5 file")
     with h5py.File(path) as file:
         text = file.attrs.get("model_config")
         if text is None:
             raise ModelFormatError(
                 f"{path}: holds weights alone, or no Keras model; load them into the model and save it whole with model.save()"
             )
+        if not isinstance(file.get("model_weights", getlink=True), h5py.HardLink):
+            raise ValueError("it has no weights of its own")
         version = str(file.attrs.get("keras_version", ""))
-        return _described(path, "HDF5", version, parse_json(text), _weights(file["model_weights"]))
+        return _described("HDF5", version, parse_json(text), _weights(file["model_weights"]))
 
 
 def _zipped(path: Path) -> Structure:
@@ -66,33 +57,25 @@ def _zipped(path: Path) -> Structure:
     with zipfile.ZipFile(path) as archive:
         members = {member.filename: member for member in archive.infolist()}
         if "config.json" not in members:
-            raise _refusal(path, "a zip archive without config.json")
-        config, about = (_json(archive, name) if name in members else {} for name in ("config.json", "metadata.json"))
+            raise ValueError("a zip archive without config.json")
+        config, about = (member_json(archive, name) if name in members else {} for name in ("config.json", "metadata.json"))
         tally = Tally()
         remarks: tuple[str, ...] = ()
         if (member := members.get(_WEIGHTS)) is None:
             remarks = (f"its weights are not in {_WEIGHTS}, and are not counted",)
         else:
-            with archive.open(member) as stream, h5py.File(_seekable(path, stream, member)) as file:
+            with archive.open(member) as stream, h5py.File(_seekable(stream, member)) as file:
                 tally = _weights(file)
-        return _described(path, "Keras 3 archive", str(about.get("keras_version", "")), config, tally, remarks)
+        return _described("Keras 3 archive", str(about.get("keras_version", "")), config, tally, remarks)
 
 
-def _json(archive: zipfile.ZipFile, name: str) -> Any:
-    with archive.open(name) as stream:
-        content = stream.read(_MOST_JSON_BYTES + 1)
-    if len(content) > _MOST_JSON_BYTES:
-        raise ValueError(f"{name} has more than {_MOST_JSON_BYTES >> 20} MB")
-    return parse_json(content)
-
-
-def _seekable(path: Path, stream: IO[bytes], member: zipfile.ZipInfo) -> IO[bytes]:
+def _seekable(stream: IO[bytes], member: zipfile.ZipInfo) -> IO[bytes]:
     """A member as HDF5 wants it: as it lies in the archive, else unpacked."""
     if member.compress_type == zipfile.ZIP_STORED:
         return stream
     content = stream.read(_MOST_UNPACKED_BYTES + 1)
     if len(content) > _MOST_UNPACKED_BYTES:
-        raise _refusal(path, f"{member.filename} unpacks to more than {_MOST_UNPACKED_BYTES >> 20} MB")
+        raise ValueError(f"{member.filename} unpacks to more than {_MOST_UNPACKED_BYTES >> 20} MB")
     return io.BytesIO(content)
 
 
@@ -110,7 +93,7 @@ def _weights(group: Any) -> Tally:
     return tally
 
 
-def _described(path: Path, form: str, version: str, config: Any, tally: Tally, remarks: tuple[str, ...] = ()) -> Structure:
+def _described(form: str, version: str, config: Any, tally: Tally, remarks: tuple[str, ...] = ()) -> Structure:
     model = _Model(config)
     classes = Counter(kind for kind, _ in model.parts() if kind != "InputLayer")
     inputs, outputs = model.inputs(), model.outputs()

@@ -18,6 +18,7 @@ _NAMES = (
     "float8_e5m2fnuz", "uint4", "int4", "float4_e2m1fn", "float8_e8m0fnu", "uint2", "int2",
 )  # fmt: skip
 _DTYPES = dict(enumerate(_NAMES, 1))
+_NUMERIC = {*_NAMES} - {"string"}
 # TypeProto's fields but `tensor_type`.
 _NO_TENSORS = {4: "sequence", 5: "map", 7: "opaque", 8: "sparse tensor", 9: "optional"}
 _OWN = ("", "ai.onnx")
@@ -33,7 +34,8 @@ _NUMBERS = {4: 4, 5: 1, 7: 1, 10: 8, 11: 1}
 
 def read(path: Path) -> Structure:
     """The structure of the model in an .onnx file. Raises `ModelFormatError`."""
-    return _Reader(path).structure()
+    with Message(path, "ONNX model", "export it again") as message:
+        return _Reader(message).structure()
 
 
 @dataclass
@@ -45,9 +47,8 @@ class _Node:
 
 
 class _Reader:
-    def __init__(self, path: Path) -> None:
-        self.message = Message(path, "ONNX model", "export it again")
-        self.folder = path.parent
+    def __init__(self, message: Message) -> None:
+        self.message, self.folder = message, message.path.parent
         self.tally = Tally()
         self.ops: Counter[tuple[str, str]] = Counter()
         # By location: how far the data in it reach.
@@ -84,8 +85,12 @@ class _Reader:
             f"{what} {tensor.name} is no tensor of numbers, which TFLite needs; cut the graph {cut} it"
             for what, cut, tensors in (("input", "after", inputs), ("output", "before", outputs))
             for tensor in tensors
-            if tensor.dtype in (FREE, "string") or tensor.dtype in _NO_TENSORS.values()
+            if tensor.dtype not in _NUMERIC
         ]
+        named = [("input", tensor) for tensor in inputs] + [("output", tensor) for tensor in outputs]
+        if shapeless := [f"{what} {tensor.name}" for what, tensor in named if tensor.shape is None and tensor.dtype in _NUMERIC]:
+            verb = "has" if len(shapeless) == 1 else "have"
+            obstacles.append(f"{' and '.join(shapeless)} {verb} no shape; export it with shapes")
         foreign = sorted({f"{domain}.{op}" for op, domain in self.ops if domain not in _READ and (op, domain) not in own})
         if foreign:
             obstacles.append(f"no TFLite form of op {', '.join(foreign)}; export the model without it")

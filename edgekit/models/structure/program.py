@@ -4,16 +4,12 @@ The format: torch/_export/serde/schema.py and torch/export/pt2_archive/constants
 
 import re
 import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from edgekit.errors import EdgekitError, ModelFormatError, one_line
-from edgekit.models.structure.base import FREE, Axis, SourceTensor, Structure, Tally, counted
-from edgekit.system.headers import NO_MODEL
-from edgekit.system.serial import parse_json
+from edgekit.models.structure.base import FREE, Axis, SourceTensor, Structure, Tally, counted, damaged_unless_read, member_json
 
 # ScalarType, from 1.
 _NAMES = (
@@ -32,49 +28,28 @@ _GRAPH = re.compile(r"(.*/)?models/[^/]+\.json")
 # Before torch 2.8.
 _OLD_GRAPH = "serialized_exported_program.json"
 _SYMBOL = re.compile(r"Symbol\('(\w+)'|^(\w+)$")
-_MOST_JSON_BYTES = 2**27
 _MOST_AXES = 64
+# A size has no end where it is as large as that.
+_ENDLESS = 2**31
 
 
 def read(path: Path) -> Structure:
     """The structure of a torch.export program. Raises `ModelFormatError`; call it in a worker child, for JSON fills memory."""
-    try:
-        return _structure(path, _content(path))
-    except EdgekitError:
-        raise
-    except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, RuntimeError, EOFError) as error:
-        cause = one_line(error) if isinstance(error, OSError | ValueError) else "its graph is described in another way"
-        raise _refusal(path, cause) from error
-    except (zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
-        raise _refusal(path, one_line(error)) from error
-
-
-def _refusal(path: Path, cause: str) -> ModelFormatError:
-    return ModelFormatError(f"{path}: not a whole torch.export program ({cause}); save it again with torch.export.save")
+    with damaged_unless_read(path, "torch.export program", "save it again with torch.export.save"):
+        return _structure(_content(path))
 
 
 def _content(path: Path) -> Any:
-    with path.open("rb") as stream:
-        head = stream.read(64)
-    for start, remark in NO_MODEL.items():
-        if head.startswith(start):
-            raise ModelFormatError(f"{path}: {remark}")
     with zipfile.ZipFile(path) as archive:
         names = archive.namelist()
         graphs = sorted(name for name in names if _GRAPH.fullmatch(name) or name == _OLD_GRAPH)
         if not graphs:
-            what = (
-                "holds a TorchScript module or pickled weights" if any(name.endswith("data.pkl") for name in names) else "no graph"
-            )
-            raise _refusal(path, what)
-        with archive.open(graphs[0]) as stream:
-            content = stream.read(_MOST_JSON_BYTES + 1)
-    if len(content) > _MOST_JSON_BYTES:
-        raise ValueError(f"its graph takes more than {_MOST_JSON_BYTES >> 20} MB")
-    return parse_json(content)
+            pickled = any(name.endswith("data.pkl") for name in names)
+            raise ValueError("it holds a TorchScript module or pickled weights" if pickled else "it holds no graph")
+        return member_json(archive, graphs[0])
 
 
-def _structure(path: Path, program: Any) -> Structure:
+def _structure(program: Any) -> Structure:
     module = program["graph_module"]
     graph, signature = module["graph"], module["signature"]
     tensors = graph["tensor_values"]
@@ -89,10 +64,9 @@ def _structure(path: Path, program: Any) -> Structure:
     outputs, _ = _users(signature["output_specs"], "user_output", tensors)
     version = program.get("torch_version")
     obstacles = [] if inputs else ["the program takes no tensors; export one that computes something from its input"]
-    remarks = tuple(
-        f"{name} is {_bound(bounds.get('min_val'))} to {_bound(bounds.get('max_val'))}"
-        for name, bounds in (program.get("range_constraints") or {}).items()
-    )
+    named = {axis for tensor in inputs for axis in tensor.shape or () if isinstance(axis, str)}
+    ranges = program.get("range_constraints") or {}
+    remarks = tuple(f"{name} is {_range(bounds)}" for name, bounds in ranges.items() if name in named)
     if others:
         remarks += (f"takes {', '.join(others)} besides, which are fixed in it",)
     return Structure(
@@ -140,5 +114,6 @@ def _ops(graph: Any) -> Counter[tuple[str, str]]:
     return counts
 
 
-def _bound(value: Any) -> str:
-    return str(value) if isinstance(value, int) else "any"
+def _range(bounds: Mapping[str, Any]) -> str:
+    least, most = bounds.get("min_val"), bounds.get("max_val")
+    return f"{least} to {most}" if isinstance(most, int) and most < _ENDLESS else f"{least} or more"

@@ -36,13 +36,13 @@ class _Node:
 
 def read(path: Path) -> Structure:
     """The structure of the SavedModel in a folder. Raises `ModelFormatError`."""
-    return _Reader(path).structure()
+    with Message(path / "saved_model.pb", "SavedModel", "save it again") as message:
+        return _Reader(message).structure()
 
 
 class _Reader:
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.message = Message(path / "saved_model.pb", "SavedModel", "save it again")
+    def __init__(self, message: Message) -> None:
+        self.message, self.path = message, message.path.parent
         self.tally = Tally()
         self.ops: Counter[tuple[str, str]] = Counter()
         self.nodes: dict[str, _Node] = {}
