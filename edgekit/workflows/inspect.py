@@ -2,13 +2,13 @@
 
 import shlex
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgekit.errors import ModelFormatError
+from edgekit.errors import ModelFormatError, WorkerCrashed
 from edgekit.spec import TensorSpec, path_of
 from edgekit.system.wording import count, short
 
@@ -132,7 +132,7 @@ def _of_file(reference: str, kind: "Kind", file: Path) -> SourceSummary:
     rows = f".npz with {arrays}" if arrays else ".npz"
     rows += "; or an image folder" * image + "; or texts, with tokenizer.json beside the file" * text
     options = []
-    if kind is Kind.ONNX:
+    if kind in (Kind.ONNX, Kind.PROGRAM):
         options = [f"--input-shape {shlex.quote(item.name)}={size}" for item in inputs if (size := _open_shape(item))]
     elif stuck := [item for item in inputs if item.shape is None or _open_shape(item)]:
         shape = "no shape" if stuck[0].shape is None else f"the free shape {_shape(stuck[0].shape)}"
@@ -155,25 +155,34 @@ def _structure(kind: "Kind", file: Path) -> "Structure":
 
         return saved_model.read(file)
     from edgekit.models.structure import keras, program
+
+    return _in_child(program.read if kind is Kind.PROGRAM else keras.read, file)
+
+
+def _in_child(read: "Callable[[Path], Structure]", file: Path) -> "Structure":
     from edgekit.system.worker import Worker
 
-    worker = Worker(timeout_s=_SECONDS, memory_bytes=_BYTES + 8 * file.stat().st_size)
-    return worker.run(program.read if kind is Kind.PROGRAM else keras.read, file).value
+    try:
+        return Worker(timeout_s=_SECONDS, memory_bytes=_BYTES + 8 * file.stat().st_size).run(read, file).value
+    except WorkerCrashed as error:
+        raise ModelFormatError(f"{file}: damaged: what reads it crashed; save the model again", error.detail) from error
 
 
 def _inputs(structure: "Structure", kind: "Kind") -> tuple[SourceInput, ...]:
     """Inputs as `convert` makes them of the source's."""
     from edgekit.models import channels
     from edgekit.models.source import Kind
+    from edgekit.models.structure.base import FreeSize
     from edgekit.workflows.convert.config import MAX_LENGTH
 
     sizes: dict[str, list[int]] = {}
     tokens: dict[str, int] = {}
     for tensor in structure.inputs:
-        axes = tensor.shape or ()
-        usual = partial(channels.usual_size, rank=len(axes), max_length=MAX_LENGTH, integers="int" in tensor.dtype)
-        sizes[tensor.name] = [size if isinstance(size, int) else usual(axis) or -1 for axis, size in enumerate(axes)]
-        if len(axes) == 2 and isinstance(axes[1], str) and sizes[tensor.name][1] > 0:
+        axes, integers = tensor.shape or (), "int" in tensor.dtype
+        usual = partial(channels.usual_size, rank=len(axes), max_length=MAX_LENGTH, integers=integers)
+        free = {axis: structure.sizes.get(str(size), FreeSize(1, None, None)) for axis, size in enumerate(axes)}
+        sizes[tensor.name] = [size if isinstance(size, int) else free[axis].taken(usual(axis)) for axis, size in enumerate(axes)]
+        if integers and len(axes) == 2 and isinstance(axes[1], str):
             tokens[tensor.name] = 1
     moved: Sequence[str] = ()
     if kind is Kind.ONNX:

@@ -42,6 +42,23 @@ class SourceTensor:
 
 
 @dataclass(frozen=True)
+class FreeSize:
+    """What a free axis may be: from `least` to `most`, None without end; `example` is the size that it was exported with."""
+
+    least: int
+    most: int | None
+    example: int | None
+
+    def __str__(self) -> str:
+        return f"{self.least} or more" if self.most is None else f"{self.least} to {self.most}"
+
+    def taken(self, usual: int | None) -> int:
+        """The size that a conversion takes, where `usual` is the one of such an axis; -1 where it has to be given."""
+        size = self.example if usual is None else max(self.least, usual if self.most is None else min(usual, self.most))
+        return -1 if size is None else size
+
+
+@dataclass(frozen=True)
 class OpCount:
     """`count` ops, layers or nodes of one name; `domain` is whose they are where that is not the format itself."""
 
@@ -68,7 +85,8 @@ class Structure:
     """What a source is made of.
 
     `form` is the format with its versions, `producer` what wrote it. `parts` says what `ops` counts. `files` are those that hold it
-    beside the one that was named, with their bytes. `slides` says whether an ONNX graph has ops that slide over space.
+    beside the one that was named, with their bytes. `slides` says whether an ONNX graph has ops that slide over space, `sizes` what
+    free axes may be, by name, where that is known.
     `obstacles` are causes, each with a remedy, for which `convert` would refuse it; `remarks` what else is worth knowing."""
 
     form: str
@@ -80,6 +98,7 @@ class Structure:
     weights: tuple[Weights, ...] = ()
     files: Mapping[str, int] = field(default_factory=dict)
     slides: bool = False
+    sizes: Mapping[str, FreeSize] = field(default_factory=dict)
     obstacles: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
 

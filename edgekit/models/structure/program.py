@@ -5,11 +5,21 @@ The format: torch/_export/serde/schema.py and torch/export/pt2_archive/constants
 import re
 import zipfile
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from edgekit.models.structure.base import FREE, Axis, SourceTensor, Structure, Tally, counted, damaged_unless_read, member_json
+from edgekit.models.structure.base import (
+    FREE,
+    Axis,
+    FreeSize,
+    SourceTensor,
+    Structure,
+    Tally,
+    counted,
+    damaged_unless_read,
+    member_json,
+)
 
 # ScalarType, from 1.
 _NAMES = (
@@ -27,7 +37,9 @@ _DTYPES = {
 _GRAPH = re.compile(r"(.*/)?models/[^/]+\.json")
 # Before torch 2.8.
 _OLD_GRAPH = "serialized_exported_program.json"
-_SYMBOL = re.compile(r"Symbol\('(\w+)'|^(\w+)$")
+_SYMBOL = re.compile(r"Symbol\('(\w+)'[^()]*\)|Integer\((\d+)\)")
+_LONGEST_EXPRESSION = 200
+_OTHER_FLOATS = {"float16", "float64", "complex32", "complex64", "complex128", "bfloat16"}
 _MOST_AXES = 64
 # A size has no end where it is as large as that.
 _ENDLESS = 2**31
@@ -64,11 +76,13 @@ def _structure(program: Any) -> Structure:
     outputs, _ = _users(signature["output_specs"], "user_output", tensors)
     version = program.get("torch_version")
     obstacles = [] if inputs else ["the program takes no tensors; export one that computes something from its input"]
-    named = {axis for tensor in inputs for axis in tensor.shape or () if isinstance(axis, str)}
-    ranges = program.get("range_constraints") or {}
-    remarks = tuple(f"{name} is {_range(bounds)}" for name, bounds in ranges.items() if name in named)
+    dtypes = {group.dtype for group in tally.weights} | {tensor.dtype for tensor in inputs}
+    if strange := sorted(dtypes & _OTHER_FLOATS):
+        obstacles.append(f"computes in {' and '.join(strange)}; export the module in float32, after .float()")
+    sizes = _sizes([tensor.name for tensor in inputs], tensors, program.get("range_constraints") or {})
+    remarks = [f"{name} is {size}" for name, size in sizes.items() if size.least != size.most]
     if others:
-        remarks += (f"takes {', '.join(others)} besides, which are fixed in it",)
+        remarks.append(f"takes {', '.join(others)} besides, which are fixed in it")
     return Structure(
         form="torch.export program",
         producer=f"torch {version}" if isinstance(version, str) else "",
@@ -76,8 +90,9 @@ def _structure(program: Any) -> Structure:
         outputs=outputs,
         ops=counted(_ops(graph)),
         weights=tally.weights,
+        sizes=sizes,
         obstacles=tuple(obstacles),
-        remarks=remarks,
+        remarks=tuple(remarks),
     )
 
 
@@ -99,10 +114,24 @@ def _tensor(name: Any, tensors: Any) -> SourceTensor:
 
 
 def _axis(size: Mapping[str, Any]) -> Axis:
+    """A size, the symbol of a free one, or how it is computed from others."""
     if isinstance(number := size.get("as_int"), int):
         return number
-    symbol = _SYMBOL.search(str(size["as_expr"]["expr_str"]))
-    return symbol[1] or symbol[2] if symbol else FREE
+    return _SYMBOL.sub(r"\1\2", str(size["as_expr"]["expr_str"])[:_LONGEST_EXPRESSION]) or FREE
+
+
+def _sizes(names: Iterable[str], tensors: Any, ranges: Any) -> dict[str, FreeSize]:
+    """What the free axes of these tensors may be: one that is computed from others has the example's size."""
+    sizes: dict[str, FreeSize] = {}
+    for described in (size for name in names for size in tensors[name]["sizes"] if "as_int" not in size):
+        example = (described["as_expr"].get("hint") or {}).get("as_int")
+        axis, bounds = _axis(described), ranges.get(_axis(described))
+        if bounds is None:
+            sizes[str(axis)] = FreeSize(example or 1, example, example)
+            continue
+        least, most = (bounds.get(key) for key in ("min_val", "max_val"))
+        sizes[str(axis)] = FreeSize(max(int(least or 0), 1), most if isinstance(most, int) and most < _ENDLESS else None, example)
+    return sizes
 
 
 def _ops(graph: Any) -> Counter[tuple[str, str]]:
@@ -112,8 +141,3 @@ def _ops(graph: Any) -> Counter[tuple[str, str]]:
         domain, _, name = target.partition(".")
         counts[(name, "" if domain == "aten" else domain) if name else (target, "")] += 1
     return counts
-
-
-def _range(bounds: Mapping[str, Any]) -> str:
-    least, most = bounds.get("min_val"), bounds.get("max_val")
-    return f"{least} to {most}" if isinstance(most, int) and most < _ENDLESS else f"{least} or more"

@@ -1,6 +1,9 @@
 """Tiny models of each kind that `inspect` reads; each function runs in a worker's child."""
 
+import os
+import signal
 from pathlib import Path
+from typing import Any
 
 from tests.integration.sources import write_keras
 
@@ -33,7 +36,12 @@ def write_program(path: Path) -> None:
         def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             return self.line(self.conv(x).relu().mean((2, 3))), self.steps + 1
 
-    batch = torch.export.Dim("batch", min=1, max=8)
+    batch = torch.export.Dim("batch", min=2, max=8)
     program = torch.export.export(Net().eval(), (torch.zeros(2, 3, 9, 7),), dynamic_shapes={"x": {0: batch}})
     torch.export.save(program, path)
     torch.jit.trace(torch.nn.ReLU(), torch.zeros(1)).save(str(path.with_name("script.pt2")))
+
+
+def crash(path: Path) -> Any:
+    """What HDF5's library does on some damaged files."""
+    os.kill(os.getpid(), signal.SIGSEGV)

@@ -19,7 +19,7 @@ from edgekit.stages.export import graph, incoming
 from edgekit.system.serial import to_json
 from edgekit.system.worker import Worker
 from edgekit.tflite.inspect import Summary
-from edgekit.workflows.inspect import SourceInput, SourceSummary, describe, inspect
+from edgekit.workflows.inspect import SourceInput, SourceSummary, _in_child, describe, inspect
 from tests.commands import environment
 from tests.unit import classifiers
 from tests.unit.stages.export import graphs
@@ -176,7 +176,9 @@ def test_torch_program(kinds: Path) -> None:
     assert [tensor.dtype for tensor in summary.outputs] == ["float32", "int64"]
     assert {op.name: op.count for op in summary.ops}["conv2d.default"] == 1
     assert summary.weights == (Weights("float32", 4, 269, 1076), Weights("int64", 1, 4, 32))
-    assert f"{shape[0]} is 1 to 8" in summary.remarks
+    assert f"{shape[0]} is 2 to 8" in summary.remarks
+    # A batch of 1, which this one does not take.
+    assert summary.inputs[0].converted == TensorSpec("x", (2, 3, 9, 7), "float32")
 
 
 def test_checkpoint(tiny_bert: Path, tmp_path: Path) -> None:
@@ -236,6 +238,12 @@ def test_archives_that_lie_are_refused(kinds: Path, tmp_path: Path) -> None:
                 archive.writestr(member, content)
             with pytest.raises(ModelFormatError, match=says):
                 inspect(tmp_path / name)
+
+
+def test_a_crash_of_what_reads_a_file_is_told_of_the_file(tmp_path: Path) -> None:
+    (tmp_path / "model.h5").write_bytes(b"")
+    with pytest.raises(ModelFormatError, match=r"model\.h5: damaged: what reads it crashed"):
+        _in_child(models.crash, tmp_path / "model.h5")
 
 
 def test_what_was_left_behind_is_told(kinds: Path, tmp_path: Path) -> None:
