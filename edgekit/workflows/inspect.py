@@ -13,6 +13,7 @@ from edgekit.spec import TensorSpec, path_of
 from edgekit.system.wording import count, short
 
 if TYPE_CHECKING:
+    from edgekit.models.checkpoint import Checkpoint
     from edgekit.models.source import Kind
     from edgekit.models.structure.base import OpCount, SourceTensor, Structure, Weights
     from edgekit.tflite.inspect import Summary
@@ -71,9 +72,9 @@ class SourceSummary:
 def inspect(path: str | Path, *, probe: bool = True) -> "Summary | SourceSummary":
     """Say what a model is made of: a .tflite file, or anything that `convert` takes, by the same reference.
 
-    Nothing of it is run, and neither torch nor TensorFlow is needed; what hardly anybody reads but the library of its format is
-    read in a child. `probe` loads a .tflite in a child to count delegate partitions. Raises `ModelFormatError` for a file that is
-    damaged or of another kind, and `CheckpointError`."""
+    Nothing of it is run, and neither torch nor TensorFlow is needed; HDF5 files and archives are read in a child. `probe` loads a
+    .tflite in a child to count delegate partitions. Raises `ModelFormatError` for a file that is damaged or of another kind, and
+    `CheckpointError`."""
     file = path_of(str(path))
     if file.suffix.lower() == _TFLITE and not file.is_dir():
         return _tflite(file, probe=probe)
@@ -88,27 +89,30 @@ def inspect(path: str | Path, *, probe: bool = True) -> "Summary | SourceSummary
     if file.exists() and not file.is_dir():
         return _tflite(file, probe=probe)
     source = classify(str(path))
-    if source.checkpoint is None:
-        return _of_file(str(path), source.kind, source.path)
-    from edgekit.models.structure import checkpoint
-    from edgekit.workflows.convert.config import MAX_LENGTH
-
-    length = min(MAX_LENGTH, source.checkpoint.longest or MAX_LENGTH)
-    specs = source.checkpoint.inputs(length, pairs=False)
-    structure = checkpoint.read(source.checkpoint, specs)
-    options = [f"--max-length {length}"] if length < MAX_LENGTH else []
-    inputs = tuple(
-        SourceInput(tensor.name, tensor.dtype, tensor.shape, spec, token_axis=1)
-        for tensor, spec in zip(structure.inputs, specs, strict=True)
-    )
-    rows = "texts as .tsv .csv .jsonl .parquet or hub:NAME"
-    return _summary(str(path), source.kind, structure, inputs, source.checkpoint.task.name, None, rows, options)
+    if source.checkpoint is not None:
+        return _of_checkpoint(str(path), source.checkpoint)
+    return _of_file(str(path), source.kind, source.path)
 
 
 def _tflite(file: Path, *, probe: bool) -> "Summary":
     from edgekit.tflite.inspect import inspect as inspect_tflite
 
     return inspect_tflite(file, probe=probe)
+
+
+def _of_checkpoint(reference: str, source: "Checkpoint") -> SourceSummary:
+    from edgekit.models.source import Kind
+    from edgekit.models.structure import checkpoint
+    from edgekit.workflows.convert.config import MAX_LENGTH
+
+    length = min(MAX_LENGTH, source.longest or MAX_LENGTH)
+    specs = source.inputs(length, pairs=False)
+    structure = checkpoint.read(source, specs)
+    pairs = zip(structure.inputs, specs, strict=True)
+    inputs = tuple(SourceInput(tensor.name, tensor.dtype, tensor.shape, spec, token_axis=1) for tensor, spec in pairs)
+    rows = "texts as .tsv .csv .jsonl .parquet or hub:NAME"
+    options = [f"--max-length {length}"] if length < MAX_LENGTH else []
+    return _summary(reference, Kind.CHECKPOINT, structure, inputs, source.task.name, None, rows, options)
 
 
 def _of_file(reference: str, kind: "Kind", file: Path) -> SourceSummary:
@@ -127,7 +131,9 @@ def _of_file(reference: str, kind: "Kind", file: Path) -> SourceSummary:
         if tensor.shape is not None
     ]
     text, image = is_text(fed), is_image(fed)
-    likely = by_labels(outputs, TextRows if text else ImageRows if image else ArrayRows, "i") if structure.outputs else GENERIC
+    # Of a first output without shape nothing is known.
+    first = outputs if structure.outputs and structure.outputs[0].shape is not None else []
+    likely = by_labels(first, TextRows if text else ImageRows if image else ArrayRows, "i")
     arrays = ", ".join(f"{spec.name} {spec.dtype} {_rows(spec)}" for spec in fed)
     rows = f".npz with {arrays}" if arrays else ".npz"
     rows += "; or an image folder" * image + "; or texts, with tokenizer.json beside the file" * text
