@@ -121,9 +121,10 @@ def _of_file(reference: str, kind: "Kind", file: Path) -> SourceSummary:
     from edgekit.models.source import Kind
     from edgekit.tasks.generic import GENERIC
     from edgekit.tasks.recognition import by_labels, recognise
+    from edgekit.workflows.convert.config import MAX_LENGTH
 
     structure = _structure(kind, file)
-    inputs = _inputs(structure, kind)
+    inputs = _inputs(structure, kind, MAX_LENGTH, {})
     fed = [item.converted for item in inputs if item.converted is not None]
     outputs = [
         TensorSpec(tensor.name, tuple(size if isinstance(size, int) else -1 for size in tensor.shape), tensor.dtype)
@@ -174,20 +175,27 @@ def _in_child(read: "Callable[[Path], Structure]", file: Path) -> "Structure":
         raise ModelFormatError(f"{file}: damaged: what reads it crashed; save the model again", error.detail) from error
 
 
-def _inputs(structure: "Structure", kind: "Kind") -> tuple[SourceInput, ...]:
+def inputs_of(kind: "Kind", file: Path, max_length: int, shapes: Mapping[str, Sequence[int]]) -> tuple[SourceInput, ...]:
+    """Inputs of a source that is a file or a SavedModel, whose free axes are as long as `max_length` and `shapes` say.
+
+    Raises `ModelFormatError`."""
+    return _inputs(_structure(kind, file), kind, max_length, shapes)
+
+
+def _inputs(structure: "Structure", kind: "Kind", max_length: int, shapes: Mapping[str, Sequence[int]]) -> tuple[SourceInput, ...]:
     """Inputs as `convert` makes them of the source's."""
     from edgekit.models import channels
     from edgekit.models.source import Kind
     from edgekit.models.structure.base import FreeSize
-    from edgekit.workflows.convert.config import MAX_LENGTH
 
     sizes: dict[str, list[int]] = {}
     tokens: dict[str, int] = {}
     for tensor in structure.inputs:
         axes, integers = tensor.shape or (), "int" in tensor.dtype
-        usual = partial(channels.usual_size, rank=len(axes), max_length=MAX_LENGTH, integers=integers)
+        usual = partial(channels.usual_size, rank=len(axes), max_length=max_length, integers=integers)
         free = {axis: structure.sizes.get(str(size), FreeSize(1, None, None)) for axis, size in enumerate(axes)}
-        sizes[tensor.name] = [size if isinstance(size, int) else free[axis].taken(usual(axis)) for axis, size in enumerate(axes)]
+        known = [size if isinstance(size, int) else free[axis].taken(usual(axis)) for axis, size in enumerate(axes)]
+        sizes[tensor.name] = [*shapes.get(tensor.name, known)]
         if integers and len(axes) == 2 and isinstance(axes[1], str):
             tokens[tensor.name] = 1
     moved: Sequence[str] = ()
