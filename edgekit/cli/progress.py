@@ -82,11 +82,12 @@ class Stage:
 
     def far(self) -> str:
         """How far it is, and how long it will still take where that can be told."""
-        done, total = self.last.done, self.last.total
+        done, total, now = self.last.done, self.last.total, time.monotonic()
+        so_far = f"{duration(now - self.began)} so far"
         if total == 1:
-            return f"{duration(time.monotonic() - self.began)} so far"
-        left = f", about {duration(self.spent * (total - done) / done)} left" if done else ""
-        return f"{done} of {total}{left}"
+            return so_far
+        left = self.spent * (total - done) / done - (now - self.heard) if done else 0
+        return f"{done} of {total}, {f'about {duration(left)} left' if left > 0 else so_far}"
 
 
 class Stages:

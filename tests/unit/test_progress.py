@@ -45,7 +45,7 @@ def test_a_count_says_how_long_it_will_still_take(clock: list[float]) -> None:
         lines(Progress("train", done, 10, f"loss {done}"))
         clock[0] += 5
         lines.beat()
-    assert said == ["train", "train: 1 of 10, about 45 s left", "train: 3 of 10, about 35 s left"]
+    assert said == ["train", "train: 1 of 10, about 40 s left", "train: 3 of 10, about 30 s left"]
 
 
 def test_remarks_are_all_said_and_no_stage(clock: list[float]) -> None:
