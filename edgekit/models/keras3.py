@@ -3,6 +3,7 @@
 All but `is_keras_3` need TensorFlow with Keras 3, so they belong in a worker child, which has its temporary folder to itself."""
 
 import shutil
+import struct
 import sys
 import tempfile
 import zipfile
@@ -11,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from edgekit.errors import ModelFormatError, one_line
+from edgekit.errors import DISK_FULL, ModelFormatError, one_line
 from edgekit.models import keras_config
 from edgekit.system.serial import parse_json
 
@@ -93,8 +94,10 @@ def _unpack(source: Path, folder: Path) -> None:
             for member in members:
                 with archive.open(member) as stream, (folder / member.filename).open("wb") as target:
                     shutil.copyfileobj(stream, target, 2**20)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
+    except ModelFormatError:
+        raise
+    except (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, RuntimeError, ValueError, OverflowError) as error:
+        if getattr(error, "errno", None) in DISK_FULL:
             raise
         cause = "is empty" if source.stat().st_size == 0 else f"not a whole .keras file ({one_line(error)})"
         raise ModelFormatError(f"{source}: {cause}; save it again with Keras 3's model.save()") from None

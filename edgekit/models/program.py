@@ -7,13 +7,16 @@ Needs torch; call it in a worker child, which has its temporary folder to itself
 import json
 import math
 import re
+import struct
 import tempfile
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgekit.errors import InputError, ModelFormatError, one_line
+from edgekit.errors import DISK_FULL, InputError, ModelFormatError, one_line
 from edgekit.system.serial import parse_json
 
 _ZIP = b"PK\x03\x04"
@@ -95,6 +98,7 @@ def load(source: Path, max_length: int, shapes: Mapping[str, Sequence[int]]) -> 
     except (RuntimeError, AssertionError, UnicodeDecodeError) as error:
         raise ModelFormatError(f"{source}: is no program that torch.export.save of PyTorch 2.9 or later wrote; {_AGAIN}") from error
     _check_records(source, sizes)
+    _check_sums(source)
     try:
         program = _Described(source, parse_json(reader.read_bytes(_MODEL)))
         inputs = program.inputs(max_length, shapes)
@@ -109,11 +113,13 @@ def load(source: Path, max_length: int, shapes: Mapping[str, Sequence[int]]) -> 
                     for name in sorted({entry["path_name"] for entry in config["config"].values()}):
                         writer.write_bytes(place + name, reader.read_bytes(place + name))
             module = torch.export.load(clean).module(check_guards=False)
-    except (ModelFormatError, InputError, MemoryError, OSError):
+    except (ModelFormatError, InputError, MemoryError):
         raise
     except (KeyError, TypeError, AttributeError, IndexError, ValueError, RecursionError) as error:
         raise ModelFormatError(f"{source}: is damaged ({one_line(error)}); {_AGAIN}") from error
     except Exception as error:  # what torch raises on graphs that do not fit together shares no base class
+        if getattr(error, "errno", None) in DISK_FULL:
+            raise
         raise ModelFormatError(f"{source}: torch cannot load it ({one_line(error)}); {_AGAIN}") from error
     return Program(_flat(module, program.constants, program.kept), inputs, program.outputs)
 
@@ -129,6 +135,19 @@ def _check_records(source: Path, sizes: Mapping[str, int]) -> None:
     # torch compresses nothing.
     if sum(sizes.values()) > source.stat().st_size:
         raise ModelFormatError(f"{source}: unpacks to more than it holds; {_AGAIN}")
+
+
+def _check_sums(source: Path) -> None:
+    """Raise `ModelFormatError` where a record is not what was written, which torch reads all the same."""
+    try:
+        with zipfile.ZipFile(source) as archive:
+            if sum(member.file_size for member in archive.infolist()) > source.stat().st_size:
+                raise ModelFormatError(f"{source}: unpacks to more than it holds; {_AGAIN}")
+            damaged = archive.testzip()
+    except (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, RuntimeError, ValueError, OverflowError) as error:
+        raise ModelFormatError(f"{source}: is damaged ({one_line(error)}); {_AGAIN}") from error
+    if damaged is not None:
+        raise ModelFormatError(f"{source}: is damaged ({damaged}); {_AGAIN}")
 
 
 def _payload(source: Path, listed: Any, start: str, sizes: Mapping[str, int], place: str) -> dict[str, Any]:

@@ -154,6 +154,7 @@ def write_strange(folder: Path, secret: Path) -> dict[str, Path]:
                 stream.write(bytes(2**24))
     content = sound.read_bytes()
     file("truncated").write_bytes(content[: len(content) // 2])
+    file("cut").write_bytes(content[:40] + content[200:])
     file("empty").write_bytes(b"")
     file("text").write_text("no archive")
     zipfile.ZipFile(file("hollow"), "w").close()

@@ -178,6 +178,7 @@ def strange(folder: Path, left: Path) -> dict[str, Path]:
         zipped.writestr("a/b", b"c")
     for name, bytes_ in {
         "truncated": content[: len(content) // 2],
+        "flipped": content[: (at := content.index(b"data/weights/weight_0") + 200)] + bytes([content[at] ^ 1]) + content[at + 1 :],
         "empty": b"",
         "text": b"no archive",
         "hollow": archive.getvalue(),

@@ -54,6 +54,7 @@ def test_inputs_and_outputs_have_the_model_s_names(answers: dict[str, str], name
         ("twice", "holds a part twice"),
         ("bomb", "model.weights.h5 unpacks to 0.3 GB"),
         ("truncated", "not a whole .keras file"),
+        ("cut", "not a whole .keras file"),
         ("empty", "is empty"),
         ("text", "not a whole .keras file"),
         ("hollow", "holds no config.json"),

@@ -58,6 +58,7 @@ def test_ends_have_the_program_s_names_and_no_size_is_free(answers: dict[str, st
         ("version", "is of version 7 of the format"),
         ("no json", "is damaged"),
         ("no graph", "is damaged"),
+        ("flipped", "is damaged (net/data/weights/weight_0)"),
         ("truncated", "is no program that torch.export.save"),
         ("empty", "is empty"),
         ("text", "is no .pt2 file"),
