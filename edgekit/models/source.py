@@ -49,10 +49,6 @@ def classify(reference: str, task: str | None = None) -> Source:
     if suffix in SUFFIXES:
         if not path.is_file():
             raise ModelFormatError(f"{reference}: no such file; check the path")
-        if SUFFIXES[suffix] is Kind.KERAS_3:
-            raise keras2.keras_3(reference)
-        if SUFFIXES[suffix] is Kind.PROGRAM:
-            raise ModelFormatError(f"{reference}: is a torch.export program; export the model with torch.onnx.export instead")
         return Source(SUFFIXES[suffix], path.resolve(), path.stem)
     if path.is_file():
         raise ModelFormatError(
