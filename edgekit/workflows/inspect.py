@@ -199,10 +199,10 @@ def _inputs(structure: "Structure", kind: "Kind", max_length: int, shapes: Mappi
         if integers and len(axes) == 2 and isinstance(axes[1], str):
             tokens[tensor.name] = 1
     moved: Sequence[str] = ()
-    if kind is Kind.ONNX:
+    if kind in (Kind.ONNX, Kind.PROGRAM):
         # Free sizes are told apart: what is not known to be equal is taken for different.
         distinct = {name: [size if size > 0 else -axis for axis, size in enumerate(shape)] for name, shape in sizes.items()}
-        moved = channels.channels_first(distinct, spatial=structure.slides)
+        moved = channels.channels_first(distinct, spatial=structure.slides and kind is Kind.ONNX)
     inputs = []
     for tensor in structure.inputs:
         shape = channels.channels_last(sizes[tensor.name]) if tensor.name in moved else tuple(sizes[tensor.name])

@@ -36,14 +36,19 @@ def program_to_onnx(source: Path, target: Path, max_length: int, shapes: Shapes)
     write_onnx(loaded.module, loaded.example(), *names, target, source)
 
 
-def program_outputs(source: Path, samples_folder: Path, target: Path, limit: int, shapes: Shapes) -> None:
-    """Outputs of a .pt2 file with inputs of `shapes` for the first `limit` saved rows, by torch: a folder of (N, ...) by name."""
+def program_outputs(source: Path, samples_folder: Path, target: Path, limit: int, shapes: Shapes, moved: Sequence[str]) -> None:
+    """Outputs of a .pt2 file with inputs of `shapes` for the first `limit` saved rows, by torch: a folder of (N, ...) by name.
+
+    Of the inputs in `moved` the rows and `shapes` have on the last axis what the program has on axis 1."""
     import torch
 
-    loaded = program.load(source, 1, shapes)
+    own = {name: (shape[0], shape[-1], *shape[1:-1]) if name in moved else shape for name, shape in shapes.items()}
+    loaded = program.load(source, 1, own)
     rows = []
     for row in itertools.islice(Samples.load(samples_folder), limit):
-        fed = [torch.from_numpy(np.array(as_fed(row[item.name], len(item.shape)), item.dtype)) for item in loaded.inputs]
+        arrays = {item.name: as_fed(row[item.name], len(item.shape)) for item in loaded.inputs}
+        arrays |= {name: np.moveaxis(arrays[name], -1, 1) for name in moved}
+        fed = [torch.from_numpy(np.array(arrays[item.name], item.dtype)) for item in loaded.inputs]
         try:
             with torch.inference_mode():
                 rows.append([result.numpy() for result in loaded.module(*fed)])

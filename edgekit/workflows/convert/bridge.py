@@ -57,7 +57,8 @@ class FloatModel:
 
     `parity` holds each hop's comparison, `mask` the value that stands for minus infinity where one was replaced, `made_by` the
     packages on the way, `reference` the source's own outputs on the held-out rows: a folder of all by name, or a .tflite to run.
-    `onnx` has the ends of an ONNX source. `road` was taken, and `failed_roads` say why others before it did not lead there."""
+    `onnx` has the ends of an ONNX source. The inputs `channels_first` have their channels on axis 1 in the source, and last in the
+    file. `road` was taken, and `failed_roads` say why others before it did not lead there."""
 
     path: Path
     made_by: tuple[str, ...] = ()
@@ -66,6 +67,7 @@ class FloatModel:
     steps: list[Step] = field(default_factory=list)
     reference: Path | None = None
     onnx: Ends | None = None
+    channels_first: tuple[str, ...] = ()
     road: Bridge = Bridge.AUTO
     failed_roads: Mapping[str, str] = field(default_factory=dict)
 
@@ -184,6 +186,7 @@ def from_file(source: Source, road: Bridge, max_length: int, shapes: Shapes, wor
         return made
     if source.kind is Kind.ONNX:
         made.onnx = _from_onnx(made, source.path, source.path, road, None, max_length, shapes, work, worker)
+        made.channels_first = made.onnx.channels_last
     elif source.kind is Kind.PROGRAM and road is Bridge.LITERT:
         made.made_by = ("litert-torch",)
         made.run("litert-torch", worker, program_to_litert, source.path, made.path, max_length, shapes)
@@ -195,6 +198,8 @@ def from_file(source: Source, road: Bridge, max_length: int, shapes: Shapes, wor
     else:
         made.made_by = ("tensorflow",)
         made.run(_LAST_HOP, worker, convert_float, source.path, made.path, max_length)
+    if source.kind is Kind.PROGRAM:
+        made.channels_first = worker.run(layout.take_images_channels_last, made.path).value
     return made
 
 
@@ -210,7 +215,7 @@ def finish(source: Source, made: FloatModel, held_out: Path, work: Path, worker:
         made.reference = work / "reference"
         file = flatbuffer.read(made.path)
         shapes = {spec.name: spec.shape for spec in file.signature(file.entry()).inputs}
-        worker.run(program_outputs, source.path, held_out, made.reference, PARITY_ROWS, shapes)
+        worker.run(program_outputs, source.path, held_out, made.reference, PARITY_ROWS, shapes, made.channels_first)
     hop = f"{source.kind} to float32 .tflite"
     soften = soften and made.mask is None
     mask, parity = made.run("rewrite, compare with the source", worker, _finished, source, made, held_out, soften)

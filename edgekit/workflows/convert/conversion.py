@@ -417,7 +417,7 @@ def _float_model(source: Source, config: ConvertConfig, drawn: Drawn, work: Path
             mean, std = metadata.normalization(flatbuffer.read(source.path).model_metadata)
         tokenizer = package.tokenizer_of(source.path, room / "tokenizer") if isinstance(rows, TextRows) else None
         listed = inside.get("channels_first")
-        moved = made.onnx.channels_last if made.onnx is not None else tuple(map(str, listed if isinstance(listed, list) else ()))
+        moved = made.channels_first or tuple(map(str, listed if isinstance(listed, list) else ()))
         settings = {**settings, "channels_first": moved} if moved else settings
         encoding = Encoding(tokenizer, classes_of(signature.outputs), mean=mean, std=std, channels_first=moved)
         positive = made.onnx.positive if made.onnx is not None else ()
