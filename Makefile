@@ -2,11 +2,20 @@
 .DELETE_ON_ERROR:
 .PHONY: help install quickstart test lint wheel clean
 
-IS_311 := import sys; sys.exit(sys.version_info[:2] != (3, 11))
-PYTHON ?= $(shell for name in python3.11 python3; do if "$$name" -c '$(IS_311)' 2>/dev/null; then echo "$$name"; break; fi; done)
+SUPPORTED := 3.13 3.12 3.11
+IS_SUPPORTED := import ensurepip, sys, venv; sys.exit("%d.%d" % sys.version_info[:2] not in "$(SUPPORTED)".split())
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
+# The environment's own where there is one, else the newest that runs; a name on the PATH may be a shim of nothing.
+PYTHON ?= $(shell for name in $(BIN)/python $(SUPPORTED:%=python%) python3; do \
+	if "$$name" -c '$(IS_SUPPORTED)' 2>/dev/null; then echo "$$name"; break; fi; done)
+# Another Python that is named makes the environment anew.
+ifneq ($(origin PYTHON),file)
+ifneq ($(shell "$(PYTHON)" -V 2>&1),$(shell $(BIN)/python -V 2>&1))
+.PHONY: $(STAMP)
+endif
+endif
 
 help:
 	@echo "make quickstart   fine-tune, convert, measure and report on the bundled data"
@@ -18,12 +27,13 @@ help:
 install: $(STAMP)
 
 $(STAMP): requirements.txt pyproject.toml
-	@if ! "$(PYTHON)" -c '$(IS_311)' 2>/dev/null; then \
-		echo "edgekit needs Python 3.11, and '$(PYTHON)' is not that; install it or run: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)" >&2; \
+	@if ! "$(PYTHON)" -c '$(IS_SUPPORTED)' 2>/dev/null; then \
+		echo "edgekit runs on Python 3.11, 3.12 and 3.13 with venv, and $(if $(PYTHON),'$(PYTHON)' is none of them,there is none here);" \
+			"install one or run: make PYTHON=/path/to/python3.13 $(MAKECMDGOALS)" >&2; \
 		exit 1; \
 	fi
 	@echo "installing into $(VENV); this takes some minutes the first time"
-	"$(PYTHON)" -m venv $(VENV)
+	test "$$($(BIN)/python -V 2>&1)" = "$$("$(PYTHON)" -V)" || "$(PYTHON)" -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	$(BIN)/python -m pip check
