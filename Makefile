@@ -10,9 +10,10 @@ STAMP := $(VENV)/installed
 # The environment's own where there is one, else the newest that runs; a name on the PATH may be a shim of nothing.
 PYTHON ?= $(shell for name in $(BIN)/python $(SUPPORTED:%=python%) python3; do \
 	if "$$name" -c '$(IS_SUPPORTED)' 2>/dev/null; then echo "$$name"; break; fi; done)
+SAME_PYTHON = test "$$($(BIN)/python -V 2>&1)" = "$$("$(PYTHON)" -V 2>&1)"
 # Another Python that is named makes the environment anew.
 ifneq ($(origin PYTHON),file)
-ifneq ($(shell "$(PYTHON)" -V 2>&1),$(shell $(BIN)/python -V 2>&1))
+ifneq ($(shell $(SAME_PYTHON) || echo another),)
 .PHONY: $(STAMP)
 endif
 endif
@@ -33,7 +34,7 @@ $(STAMP): requirements.txt pyproject.toml
 		exit 1; \
 	fi
 	@echo "installing into $(VENV); this takes some minutes the first time"
-	test "$$($(BIN)/python -V 2>&1)" = "$$("$(PYTHON)" -V)" || "$(PYTHON)" -m venv --clear $(VENV)
+	$(SAME_PYTHON) || "$(PYTHON)" -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	$(BIN)/python -m pip check
