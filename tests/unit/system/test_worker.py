@@ -92,8 +92,9 @@ def _out_of_memory() -> None:
 def _disk_full(path: Path) -> None:
     import resource
 
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
-    path.write_bytes(bytes(5000))
+    # There is room for the answer, with its traceback.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+    path.write_bytes(bytes(50_000))
 
 
 def _origins() -> tuple[str | None, str | None]:
