@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.metadata
+import os
 import subprocess
 import sys
 import zipfile
@@ -55,6 +56,18 @@ def test_it_is_made_once_and_runs_functions_of_ours(wheels: Path) -> None:
     assert environment.make(tell=notes.append) == python
     assert len(notes) == 2
     assert sorted(path.name for path in environment.folder.parent.iterdir()) == [environment.folder.name, "tinypackage.lock"]
+
+
+def test_the_python_that_runs_is_the_first_choice(wheels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = tmp_path / "names" / "python{}.{}".format(*VERSION)
+    other.parent.mkdir()
+    other.write_text(f'#!/bin/sh\ntouch "{tmp_path}/asked"\nexec "{sys.executable}" "$@"\n')
+    other.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{other.parent}{os.pathsep}{os.environ['PATH']}")
+    python = pinned(wheels, digest_of(wheels), ((3, 99), VERSION)).make()
+    assert not (tmp_path / "asked").exists()
+    base = "import sys; print(sys.base_prefix, *sys.version_info[:3])"
+    assert subprocess.check_output([python, "-c", base]) == subprocess.check_output([sys.executable, "-c", base])
 
 
 def test_a_file_of_another_hash_is_not_installed_and_the_next_run_goes_on(wheels: Path) -> None:
