@@ -29,6 +29,7 @@ def export_direct(onnx_file: Path, target: Path, *, foreign: bool, max_length: i
     # What is constant is folded in the finished file, too, and quicker.
     room = target.parent
     model, ends = incoming.prepare(onnx_file, room, foreign=foreign, max_length=max_length, shapes=shapes, fold=False)
+    copies = graph.drop_copies(model)
     renamed = graph.rename_ends(model, _IDENTIFIER)
     # onnx2tf guesses by the sizes which tensors have moved; told to move none itself, it cannot be wrong about inputs.
     graph.move_channels_last(model, [new for new in graph.input_names(model) if renamed.get(new, new) in ends.channels_last])
@@ -56,5 +57,6 @@ def export_direct(onnx_file: Path, target: Path, *, foreign: bool, max_length: i
         names = ", ".join(name.removeprefix("ONNX_") for name in lacking)
         raise UnsupportedOpError(f"{onnx_file}: no TFLite form of op {names}; export the model without it")
     written = signatures.rename(signatures.add_signature(written), renamed) if renamed else signatures.add_signature(written)
+    written = signatures.repeat(written, copies) if copies else written
     target.write_bytes(signatures.order(written, ends.inputs, ends.outputs, origin=str(onnx_file)))
     return replace(ends, names=renamed)

@@ -260,6 +260,41 @@ def rename_ends(model: Any, safe: re.Pattern[str]) -> dict[str, str]:
     return {new: old for old, new in renamed.items()}
 
 
+def drop_copies(model: Any) -> dict[str, str]:
+    """Leave out, in place, the outputs that are another output once more; the name of each with that of the other.
+
+    They are what ops that change nothing make of it, which converters leave out with all their names."""
+    shapes, outputs = sizes(model), output_names(model)
+    fed = set(input_names(model)) | {tensor.name for tensor in model.graph.initializer}
+    origins: dict[str, str] = {}
+    for node in model.graph.node:
+        if node.input and _changes_nothing(node, shapes):
+            origins[node.output[0]] = origins.get(node.input[0], node.input[0])
+    kept: dict[str, str] = {}
+    # The value itself before what is made of it.
+    for name in sorted(outputs, key=lambda name: name in origins):
+        if (origin := origins.get(name, name)) not in fed:
+            kept.setdefault(origin, name)
+    copies = {name: kept[origin] for name in outputs if kept.get(origin := origins.get(name, name), name) != name}
+    left = [item for item in model.graph.output if item.name not in copies]
+    del model.graph.output[:]
+    model.graph.output.extend(left)
+    return copies
+
+
+def _changes_nothing(node: Any, shapes: Mapping[str, Sequence[int]]) -> bool:
+    same = shapes.get(node.output[0], ()) == shapes.get(node.input[0])
+    match node.op_type:
+        case "Identity" | "Dropout":
+            return True
+        case "Flatten" | "Reshape" | "Squeeze" | "Unsqueeze":
+            return same
+        case "Transpose":
+            order = next((list(attribute.ints) for attribute in node.attribute if attribute.name == "perm"), [0, -1])
+            return order == sorted(order)
+    return False
+
+
 def move_channels_last(model: Any, names: Sequence[str]) -> None:
     """Have the inputs `names` take their channels on the last axis instead of axis 1, in place."""
     from onnx import helper
