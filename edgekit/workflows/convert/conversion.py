@@ -385,7 +385,8 @@ def _float_model(source: Source, config: ConvertConfig, drawn: Drawn, work: Path
         made = bridge.from_file(source, road, config.max_length, config.input_shapes, room, worker)
         signature = (file := flatbuffer.read(made.path)).signature(file.entry())
         inside = package.settings(source.path) if source.kind is Kind.TFLITE else {}
-        task, settings = recognise(inside, signature.outputs, rows, config.task)
+        judged = sources.feeding(rows, signature.inputs) if rows is not None else None
+        task, settings = recognise(inside, signature.outputs, judged, config.task)
         mean, std = config.mean, config.std
         if source.kind is Kind.TFLITE and mean is None and std is None:
             mean, std = metadata.normalization(flatbuffer.read(source.path).model_metadata)
