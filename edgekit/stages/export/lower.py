@@ -18,7 +18,7 @@ def lower(model: Any) -> None:
     """Rewrite such nodes of the top graph, in place; what cannot be rewritten stays. Needs inferred shapes."""
     from onnx import helper, numpy_helper
 
-    shapes = sizes(model)
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer} | sizes(model)
     weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer if len(tensor.dims) == 3}
     nodes: list[Any] = []
     constants: dict[str, np.ndarray] = {}
@@ -51,7 +51,7 @@ class _Node:
 
         self.node, self.weights, self.constants = node, weights, constants
         self.attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
-        self.shape = shapes.get(node.input[0], ())
+        self.shapes, self.shape = shapes, shapes.get(node.input[0], ())
         self.made: list[Any] = []
         self._numbers: Iterator[int] = itertools.count()
 
@@ -163,6 +163,23 @@ def _convolution(node: _Node) -> list[Any] | None:
         **options,
     )
     node.add("Reshape", made, np.array([batch, weights.shape[0], -1], np.int64), result=node.node.output[0])
+    return node.made
+
+
+# Activations.
+
+
+def _prelu(node: _Node) -> list[Any] | None:
+    """A PReLU whose slopes are other than one value or one for each channel of an image or a vector, in ops that integers have."""
+    x, slope = node.node.input
+    slopes, rank = node.shapes.get(slope), len(node.shape)
+    by_channel = {2: node.shape[1:], 4: (*node.shape[1:2], 1, 1)}.get(rank)
+    if rank < 2 or slopes is None or math.prod(slopes) == 1 or slopes[-3:] == by_channel:
+        return None
+    positive = node.add("Relu", x)
+    # How far below 0 it is; onnx2tf 2 drops a Relu between two products by constants.
+    below = node.add("Sub", positive, x)
+    node.add("Sub", positive, node.add("Mul", below, slope), result=node.node.output[0])
     return node.made
 
 
@@ -291,6 +308,7 @@ _FORMS: Mapping[str, Callable[[_Node], list[Any] | None]] = {
     "LinearClassifier": _linear_classifier,
     "LinearRegressor": _linear_regressor,
     "Normalizer": _normalizer,
+    "PRelu": _prelu,
     "Scaler": _scaler,
     "TreeEnsembleClassifier": _tree_classifier,
     "TreeEnsembleRegressor": _tree_regressor,

@@ -56,7 +56,8 @@ def write_dynamic(model: Path, calibration: Path | None, target: Path) -> None:
     """int8 weights, float32 activations, for matrix products and look-up tables.
 
     `calibration` is not needed; where there is one, weights are rounded together and biases corrected. Raises `ConversionError`."""
-    data = prepare(model.read_bytes())
+    refuse_constant(content := model.read_bytes(), model.name)
+    data = prepare(content)
     products = pickle.loads(calibration.read_bytes())[1] if calibration is not None else {}
     recipe = _Recipe()
     recipe.dynamic_products(".*", _thin(data))
@@ -215,6 +216,12 @@ def _thin(data: bytes) -> frozenset[str]:
 
 def _any_of(outputs: Iterable[str]) -> str:
     return f"^(?:{'|'.join(re.escape(name) for name in sorted(outputs))});?$"
+
+
+def refuse_constant(model: bytes, name: str) -> None:
+    """Raise `ConversionError` for a file that computes nothing, such as one of an initializer alone."""
+    if not any(graph.operators for graph in flatbuffer.parse(model, name).subgraphs):
+        raise ConversionError(f"{name}: has no op, its outputs are constants; choose float32, there is nothing to quantize")
 
 
 def _quantized(name: str, data: bytes, recipe: Any, statistics: Any, products: Mapping[str, Product] | None, what: str) -> bytes:
