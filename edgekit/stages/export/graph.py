@@ -16,6 +16,10 @@ _DOMAINS = ("", "ai.onnx")
 _ML = "ai.onnx.ml"
 # ONNX Runtime and onnx2tf both know every op of this opset; below the first, broadcasting had other rules.
 _OLDEST, _MODERN = 7, 13
+_FUNCTIONS = {
+    *("AffineGrid", "Attention", "CastLike", "CenterCropPad", "NegativeLogLikelihoodLoss", "RMSNormalization"),
+    *("RotaryEmbedding", "SoftmaxCrossEntropyLoss"),
+}
 _NUMPY = {"float": "float32", "double": "float64"}
 # What protobuf writes in one piece.
 _MOST_BYTES = 2**31 - 1
@@ -56,6 +60,31 @@ def read(path: Path) -> Any:
     except Exception as error:
         raise ModelFormatError(f"{path}: not a sound ONNX model ({one_line(error)}); export it again") from error
     return _modern(model)
+
+
+def count_from_front(model: Any) -> None:
+    """Write axes of a Transpose that are counted from behind, as torch may, as ONNX wants them, in place."""
+    for node in _nodes(model.graph):
+        for order in (attribute.ints for attribute in node.attribute if node.op_type == "Transpose" and attribute.name == "perm"):
+            order[:] = [axis % len(order) for axis in order]
+
+
+def without_functions(model: Any) -> Any:
+    """The model with ops that converters do not have in the ops that ONNX's specification makes them of."""
+    import onnx.inliner
+    from onnx import helper
+
+    names = [("", name) for name in sorted({node.op_type for node in _nodes(model.graph)} & _FUNCTIONS)]
+    if not names:
+        return model
+    try:
+        typed = onnx.shape_inference.infer_shapes(model)
+        # What the inliner does not know the type of it does not take.
+        constants = (helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims) for tensor in typed.graph.initializer)
+        typed.graph.value_info.extend(constants)
+        return onnx.inliner.inline_selected_functions(typed, names, inline_schema_functions=True)
+    except Exception:  # a form that the specification does not make of others may still convert as it is
+        return model
 
 
 def op_types(model: Any) -> dict[str, str]:

@@ -166,7 +166,33 @@ def _convolution(node: _Node) -> list[Any] | None:
     return node.made
 
 
-# Activations.
+# Normalizations and activations.
+
+
+def _group_normalization(node: _Node) -> list[Any] | None:
+    """As PyTorch writes it: the groups are the channels of an instance normalization."""
+    x, scale, bias = node.node.input
+    groups, sizes = node.get("num_groups", 0), node.shapes.get(scale, ())
+    if len(node.shape) < 3 or 0 in node.shape or groups < 1 or sizes not in ((groups,), (node.shape[1],)):
+        return None
+    by_group = sizes == (groups,) and groups != node.shape[1]
+    ends = (scale, bias) if by_group else (np.ones(groups, np.float32), np.zeros(groups, np.float32))
+    value = node.add("Reshape", x, np.array([node.shape[0], groups, -1], np.int64))
+    value = node.add("InstanceNormalization", value, *ends, epsilon=node.get("epsilon", 1e-5))
+    whole = {} if not by_group else {"result": node.node.output[0]}
+    value = node.add("Reshape", value, np.array(node.shape, np.int64), **whole)
+    if not by_group:
+        by_channel = np.array([-1, *[1] * (len(node.shape) - 2)], np.int64)
+        scales, biases = (node.add("Reshape", one, by_channel) for one in (scale, bias))
+        node.add("Add", node.add("Mul", value, scales), biases, result=node.node.output[0])
+    return node.made
+
+
+def _swish(node: _Node) -> list[Any]:
+    x, alpha = node.node.input[0], node.get("alpha", 1.0)
+    inner = node.add("Mul", x, np.array(alpha, np.float32)) if alpha != 1 else x
+    node.add("Mul", x, node.add("Sigmoid", inner), result=node.node.output[0])
+    return node.made
 
 
 def _prelu(node: _Node) -> list[Any] | None:
@@ -304,12 +330,14 @@ def _scaler(node: _Node) -> list[Any] | None:
 _FORMS: Mapping[str, Callable[[_Node], list[Any] | None]] = {
     "AveragePool": _pool,
     "Conv": _convolution,
+    "GroupNormalization": _group_normalization,
     "MaxPool": _pool,
     "LinearClassifier": _linear_classifier,
     "LinearRegressor": _linear_regressor,
     "Normalizer": _normalizer,
     "PRelu": _prelu,
     "Scaler": _scaler,
+    "Swish": _swish,
     "TreeEnsembleClassifier": _tree_classifier,
     "TreeEnsembleRegressor": _tree_regressor,
 }

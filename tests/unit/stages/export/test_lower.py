@@ -161,3 +161,10 @@ def test_what_has_rules_of_its_own_stays() -> None:
 def test_prelu_of_any_slopes(shape: tuple[int, ...], slope: tuple[int, ...], kept: bool) -> None:
     node = helper.make_node("PRelu", ["x", "s"], ["y"])
     assert ("PRelu" in _same(node, shape, {"y": TensorProto.FLOAT}, {"s": slope})) == kept
+
+
+@pytest.mark.parametrize("shape", [(2, 6, 5, 4), (1, 6, 7), (1, 6, 2, 3, 2)])
+@pytest.mark.parametrize("groups", [1, 3, 6])
+def test_group_normalization_as_pytorch_writes_it(shape: tuple[int, ...], groups: int) -> None:
+    node = helper.make_node("GroupNormalization", ["x", "s", "b"], ["y"], num_groups=groups, epsilon=1e-3)
+    assert "InstanceNormalization" in _same(node, shape, {"y": TensorProto.FLOAT}, {"s": (6,), "b": (6,)})
