@@ -45,13 +45,16 @@ _ACTIVATIONS = ("RELU", "RELU6", "RELU_N1_TO_1")
 _FUSING = ("ADD", "CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "MUL", "SUB")
 
 
-def simplify(path: Path) -> None:
-    """Rewrite the float model in `path`, in place; above 2 GB it stays as it is. In a worker child."""
+def simplify(path: Path, *, reset: bool = False) -> None:
+    """Rewrite the float model in `path`, in place; above 2 GB it stays as it is. In a worker child.
+
+    With `reset` each run of the model begins with states of zeros, as in its source, and not with those that the last one left."""
     tree = load(path.read_bytes())
     if tree is None:
         return
     # Lists, so that none is left out once one has changed.
     changed = [_Graph(tree, graph).simplify() for graph in tree.subgraphs]
+    changed += [_reset_states(tree, graph) for graph in tree.subgraphs if reset]
     changed += [_separate_outputs(tree, number) for number in range(len(tree.subgraphs))]
     if any([*changed, narrow(tree)]):
         drop_unread(tree)
@@ -82,6 +85,26 @@ def _separate_outputs(tree: Any, number: int) -> bool:
             copies = later.get(int(end.tensorIndex), [])
             end.tensorIndex = copies.pop(0) if copies else end.tensorIndex
     return True
+
+
+def _reset_states(tree: Any, graph: Any) -> bool:
+    """Write zeros to the states of recurrent ops before they are read.
+
+    By ZEROS_LIKE: what other kernels give from constants is a constant to the runtime, and no variable any more."""
+    operators: list[Any] = []
+    written: set[int] = set()
+    for operator in listed(graph.operators):
+        states = [index for index in ends(operator)[0] if index >= 0 and graph.tensors[index].isVariable]
+        for index in states if op_name(tree, operator) in _RECURRENT else ():
+            if index not in written:
+                zeros = np.zeros(shape_of(graph, index), np.float32)
+                like = add_constant(tree, graph, (graph.tensors[index].name or b"state") + b"_zeros", zeros)
+                operators.append(operation(tree, "ZEROS_LIKE", [like], [index], schema.ZerosLikeOptionsT()))
+        operators.append(operator)
+        written.update(ends(operator)[1])
+    changed = len(operators) > len(listed(graph.operators))
+    graph.operators = operators
+    return changed
 
 
 @dataclass

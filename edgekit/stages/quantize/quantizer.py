@@ -77,6 +77,8 @@ class FloatFile:
         self._tables = _table_statistics(self.data)
         self._looked_up = _looked_up(self.data)
         self._thin = _thin(self.data)
+        # What goes round in a loop has the dtype that the loop was called with, and no WHILE takes integers with a scale.
+        self._called = _called(self.name, self.data)
         # No kernel multiplies an int8 constant by int16 activations, only those by it.
         self._constant_first = frozenset(
             graph.tensors[operator.outputs[0]].name
@@ -89,6 +91,8 @@ class FloatFile:
         wide = {name: self._ranges[16][name] for name in form.wide if name in self._ranges[16]}
         statistics = {**self._ranges[form.bits], **wide, **self._tables, **self._weights[form.bits]}
         products = self.products if corrected else None
+        if form.ops is None:
+            form = replace(form, floating=form.floating | self._called)
         if form.bits == 16:
             form = replace(form, floating=form.floating | self._constant_first)
         return _quantized(self.name, self.data, _recipe(form, self._looked_up, self._thin), statistics, products, f"int{form.bits}")
@@ -208,6 +212,14 @@ class _Recipe:
         """GATHER from an int8 table: a quarter of the bytes, and only the rows looked up are made float again."""
         for output in looked_up:
             self.static(f"^{re.escape(output)}", 8, "GATHER")
+
+
+def _called(name: str, data: bytes) -> frozenset[str]:
+    """The ops of the graphs that others call."""
+    file = flatbuffer.parse(data, name)
+    entries = {entry.subgraph for entry in file.entries} or {0}
+    graphs = [graph for index, graph in enumerate(file.subgraphs) if index not in entries]
+    return frozenset(forms.output(graph, operator) for graph in graphs for operator in graph.operators if operator.outputs)
 
 
 def _thin(data: bytes) -> frozenset[str]:
