@@ -21,7 +21,7 @@ class Ends:
 
     `channels_last` are those inputs whose channels move from axis 1 to the last, `fixed` the file with its free axes fixed, to
     compare with; `names` maps a converted model's names to the ONNX file's where they differ. Of the inputs in `positive`
-    logarithms or roots are taken, so that they have no negative values."""
+    logarithms or roots are taken, so that they have no negative values; the length of those in `by_length` was free."""
 
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
@@ -29,6 +29,7 @@ class Ends:
     fixed: Path
     names: Mapping[str, str] = field(default_factory=dict)
     positive: tuple[str, ...] = ()
+    by_length: tuple[str, ...] = ()
 
 
 def prepare(
@@ -42,9 +43,10 @@ def prepare(
     Raises `ModelFormatError`, `UnsupportedOpError` and `InputError`."""
     import onnx
 
-    fixed = onnx_file
+    fixed, by_length = onnx_file, ()
     if foreign:
         model = graph.read(onnx_file)
+        by_length = tuple(name for name in graph.free_lengths(model) if name not in shapes)
         free = graph.fix_shapes(onnx_file, model, max_length, shapes)
         graph.to_float32(model)
         graph.count_from_front(model)
@@ -68,7 +70,7 @@ def prepare(
     for number, node in enumerate(model.graph.node):
         node.name = node.name or f"{node.op_type}_{number}"
     names = tuple(graph.input_names(model)), tuple(graph.output_names(model))
-    return model, Ends(*names, _channels_first(model), fixed, positive=positive)
+    return model, Ends(*names, _channels_first(model), fixed, positive=positive, by_length=by_length)
 
 
 @contextlib.contextmanager

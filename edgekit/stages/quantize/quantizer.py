@@ -21,6 +21,7 @@ from edgekit.stages.quantize.forms import Form
 from edgekit.stages.quantize.interface import change_interface, keep_outputs, read_outputs
 from edgekit.stages.quantize.large import large_weights
 from edgekit.stages.quantize.moments import PRODUCTS
+from edgekit.stages.quantize.moves import has_moves, move
 from edgekit.stages.quantize.prepare import prepare
 from edgekit.tflite import flatbuffer, schema
 from edgekit.tflite.tree import load, pack
@@ -249,11 +250,14 @@ def _quantized(name: str, data: bytes, recipe: Any, statistics: Any, products: M
     quantized = bytes(result.quantized_model)
     file = flatbuffer.parse(data, name)
     both = read_outputs(file.subgraphs[file.entry().subgraph])
-    root = load(quantized) if products is not None or both else None
+    movable = what != "dynamic" and any(map(has_moves, file.subgraphs))
+    root = load(quantized) if products is not None or both or movable else None
     if root is None:
         return quantized
     if both:
         keep_outputs(root, data, both)
+    if movable:
+        move(root)
     if products is not None:
         correct(root, product_weights(data), products)
     return pack(root)

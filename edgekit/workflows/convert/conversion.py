@@ -13,9 +13,9 @@ from edgekit.data import sources
 from edgekit.data.encode import Encoding, refuse_statistics
 from edgekit.data.representative import MINIMUM, draw, representative
 from edgekit.data.samples import Samples, described, random_samples
-from edgekit.data.sources import ColumnNames, Rows, TextRows
+from edgekit.data.sources import ArrayRows, ColumnNames, Rows, TextRows
 from edgekit.data.text import check_room
-from edgekit.errors import CalibrationError, ConfigError, EdgekitError, about
+from edgekit.errors import CalibrationError, ConfigError, DatasetError, EdgekitError, about
 from edgekit.measure.judge import BenchmarkConfig, benchmark
 from edgekit.measure.machine import machine
 from edgekit.measure.measurement import Measurement, refusal
@@ -396,12 +396,25 @@ def _float_model(source: Source, config: ConvertConfig, drawn: Drawn, work: Path
         settings = {**settings, "channels_first": moved} if moved else settings
         encoding = Encoding(tokenizer, classes_of(signature.outputs), mean=mean, std=std, channels_first=moved)
         positive = made.onnx.positive if made.onnx is not None else ()
+        if made.onnx is not None and isinstance(rows, ArrayRows):
+            _check_length(rows, made.onnx.by_length, config.max_length)
         data = _save(drawn, signature.inputs, encoding, task, settings, config, room, positive)
         bridge.finish(source, made, data.held_out, room, worker, soften=data.real)
         return made, data
 
     make = of_file if source.checkpoint is None else partial(of_checkpoint, source.checkpoint)
     return bridge.by_first(source.kind, source.path, config.bridge, make, work, worker.on_progress)
+
+
+def _check_length(rows: ArrayRows, names: Sequence[str], length: int) -> None:
+    """Raise `DatasetError` if arrays of the inputs `names`, whose length was free, have rows of another one."""
+    for name in names:
+        if (array := rows.arrays.get(name)) is not None and array.ndim == 2 and array.shape[1] != length:
+            found = array.shape[1]
+            raise DatasetError(
+                f"{rows.origin}: input {name!r} has {found} tokens a row, and the model's free length was fixed to {length}; "
+                f"give --max-length {found}"
+            )
 
 
 def _save(
