@@ -210,7 +210,9 @@ def _as_numbers(values: Any) -> Array | None:
 
 
 def feeding(rows: R, inputs: Sequence[TensorSpec]) -> R:
-    """The rows for a model with these inputs: an array of such a name is none of labels. Raises `DatasetError` for others' faults."""
+    """The rows for a model with these inputs: an array of such a name is none of labels.
+
+    Raises `DatasetError` for labels that are none."""
     if not isinstance(rows, ArrayRows):
         return rows
     if rows.doubtful.keys() & {spec.name for spec in inputs}:

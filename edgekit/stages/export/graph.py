@@ -80,7 +80,9 @@ def without_functions(model: Any) -> Any:
     try:
         typed = onnx.shape_inference.infer_shapes(model)
         # What the inliner does not know the type of it does not take.
-        constants = (helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims) for tensor in typed.graph.initializer)
+        constants = (
+            helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims) for tensor in typed.graph.initializer
+        )
         typed.graph.value_info.extend(constants)
         return onnx.inliner.inline_selected_functions(typed, names, inline_schema_functions=True)
     except Exception:  # a form that the specification does not make of others may still convert as it is
@@ -290,6 +292,21 @@ def add_initial_states(model: Any) -> None:
             if not node.input[place]:
                 node.input[place] = f"initial_state_{number}_{place}"
                 model.graph.initializer.append(numpy_helper.from_array(zeros, node.input[place]))
+
+
+def store_constants(model: Any) -> None:
+    """Make initializers of the Constant nodes of the top graph, in place: some of onnx2tf 1's ops take no others."""
+    from onnx import numpy_helper
+
+    kept = []
+    for node in model.graph.node:
+        values = {attribute.name: attribute.t for attribute in node.attribute} if node.op_type == "Constant" else {}
+        if "value" in values:
+            model.graph.initializer.append(numpy_helper.from_array(numpy_helper.to_array(values["value"]), node.output[0]))
+        else:
+            kept.append(node)
+    del model.graph.node[:]
+    model.graph.node.extend(kept)
 
 
 def rename_ends(model: Any, safe: re.Pattern[str]) -> dict[str, str]:

@@ -43,7 +43,7 @@ def prepare(
     Raises `ModelFormatError`, `UnsupportedOpError` and `InputError`."""
     import onnx
 
-    fixed, by_length = onnx_file, ()
+    fixed, by_length = onnx_file, tuple[str, ...]()
     if foreign:
         model = graph.read(onnx_file)
         by_length = tuple(name for name in graph.free_lengths(model) if name not in shapes)

@@ -19,7 +19,7 @@ def lower(model: Any) -> None:
     from onnx import helper, numpy_helper
 
     shapes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer} | sizes(model)
-    weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer if len(tensor.dims) == 3}
+    weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer if len(tensor.dims) in (1, 3)}
     nodes: list[Any] = []
     constants: dict[str, np.ndarray] = {}
     changed = False
@@ -182,8 +182,11 @@ def _group_normalization(node: _Node) -> list[Any] | None:
     whole = {} if not by_group else {"result": node.node.output[0]}
     value = node.add("Reshape", value, np.array(node.shape, np.int64), **whole)
     if not by_group:
-        by_channel = np.array([-1, *[1] * (len(node.shape) - 2)], np.int64)
-        scales, biases = (node.add("Reshape", one, by_channel) for one in (scale, bias))
+        by_channel = [-1, *[1] * (len(node.shape) - 2)]
+        scales, biases = (
+            node.weights[one].reshape(by_channel) if one in node.weights else node.add("Reshape", one, np.array(by_channel))
+            for one in (scale, bias)
+        )
         node.add("Add", node.add("Mul", value, scales), biases, result=node.node.output[0])
     return node.made
 

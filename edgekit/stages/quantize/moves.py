@@ -17,6 +17,8 @@ _KINDS = {
     "TILE": _BOTH,
     "TOPK_V2": _BOTH,
 }
+# Those that compute on int16 values for all that.
+WIDE = frozenset(name for name, kinds in _KINDS.items() if schema.TensorType.INT16 in kinds)
 
 
 def has_moves(graph: flatbuffer.Subgraph) -> bool:

@@ -397,7 +397,7 @@ def _float_model(source: Source, config: ConvertConfig, drawn: Drawn, work: Path
         encoding = Encoding(tokenizer, classes_of(signature.outputs), mean=mean, std=std, channels_first=moved)
         positive = made.onnx.positive if made.onnx is not None else ()
         if made.onnx is not None and isinstance(rows, ArrayRows):
-            _check_length(rows, made.onnx.by_length, config.max_length)
+            check_length(rows, made.onnx.by_length, config.max_length)
         data = _save(drawn, signature.inputs, encoding, task, settings, config, room, positive)
         bridge.finish(source, made, data.held_out, room, worker, soften=data.real)
         return made, data
@@ -406,7 +406,7 @@ def _float_model(source: Source, config: ConvertConfig, drawn: Drawn, work: Path
     return bridge.by_first(source.kind, source.path, config.bridge, make, work, worker.on_progress)
 
 
-def _check_length(rows: ArrayRows, names: Sequence[str], length: int) -> None:
+def check_length(rows: ArrayRows, names: Sequence[str], length: int) -> None:
     """Raise `DatasetError` if arrays of the inputs `names`, whose length was free, have rows of another one."""
     for name in names:
         if (array := rows.arrays.get(name)) is not None and array.ndim == 2 and array.shape[1] != length:
