@@ -20,7 +20,7 @@ _PLACES = {
     "evaluate": "workflows.evaluate",
     "export": "workflows.export",
     "finetune": "workflows.finetune",
-    "inspect": "tflite.inspect",
+    "inspect": "workflows.inspect",
     "limited": "system.limits",
     "load": "workflows.predict",
     "prune": "workflows.prune",

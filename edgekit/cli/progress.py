@@ -62,12 +62,15 @@ def progress(quiet: bool) -> Iterator[OnProgress]:
 
 @dataclass
 class Stage:
-    """A stage as it was last heard of, at `heard` on the monotonic clock; it `began` at that time where it `is_new`."""
+    """A stage as it was last heard of, at `heard` on the monotonic clock.
+
+    It `began` at that time where it `is_new`, and `has_ended` where that was told before."""
 
     began: float
     heard: float
     last: Progress
     is_new: bool = True
+    has_ended: bool = False
 
     @property
     def is_over(self) -> bool:
@@ -79,11 +82,12 @@ class Stage:
 
     def far(self) -> str:
         """How far it is, and how long it will still take where that can be told."""
-        done, total = self.last.done, self.last.total
+        done, total, now = self.last.done, self.last.total, time.monotonic()
+        so_far = f"{duration(now - self.began)} so far"
         if total == 1:
-            return f"{duration(time.monotonic() - self.began)} so far"
-        left = f", about {duration(self.spent * (total - done) / done)} left" if done else ""
-        return f"{done} of {total}{left}"
+            return so_far
+        left = self.spent * (total - done) / done - (now - self.heard) if done else 0
+        return f"{done} of {total}, {f'about {duration(left)} left' if left > 0 else so_far}"
 
 
 class Stages:
@@ -100,6 +104,7 @@ class Stages:
         if stage is None or (stage.is_over and step.done < step.total):
             stage = self._stages[step.stage] = Stage(now, now, step)
         else:
+            stage.has_ended = stage.is_over
             stage.heard, stage.last, stage.is_new = now, step, False
         return stage
 
@@ -120,7 +125,7 @@ class Lines:
             stage = self._stages.hear(step)
             if stage is None:
                 self._line(f"{step.stage}: {step.note}")
-            elif stage.is_over and stage.spent >= _WORTH_SECONDS:
+            elif stage.is_over and not stage.has_ended and stage.spent >= _WORTH_SECONDS:
                 self._line(f"{step.stage}: took {duration(stage.spent)}")
             elif stage.is_new:
                 self._line(step.stage)

@@ -18,6 +18,8 @@ class Kind(enum.StrEnum):
     ONNX = "onnx"
     SAVED_MODEL = "saved-model"
     KERAS = "keras"
+    KERAS_3 = "keras-3"
+    PROGRAM = "torch-program"
     TFLITE = "tflite"
 
 
@@ -31,8 +33,7 @@ class Source:
     checkpoint: Checkpoint | None = None
 
 
-_KERAS_3 = ".keras"
-SUFFIXES = {".onnx": Kind.ONNX, ".h5": Kind.KERAS, ".tflite": Kind.TFLITE}
+SUFFIXES = {".onnx": Kind.ONNX, ".h5": Kind.KERAS, ".keras": Kind.KERAS_3, ".pt2": Kind.PROGRAM, ".tflite": Kind.TFLITE}
 
 
 def classify(reference: str, task: str | None = None) -> Source:
@@ -48,9 +49,11 @@ def classify(reference: str, task: str | None = None) -> Source:
     if suffix in SUFFIXES:
         if not path.is_file():
             raise ModelFormatError(f"{reference}: no such file; check the path")
+        if SUFFIXES[suffix] is Kind.KERAS_3:
+            raise keras2.keras_3(reference)
+        if SUFFIXES[suffix] is Kind.PROGRAM:
+            raise ModelFormatError(f"{reference}: is a torch.export program; export the model with torch.onnx.export instead")
         return Source(SUFFIXES[suffix], path.resolve(), path.stem)
-    if suffix == _KERAS_3 and path.is_file():
-        raise keras2.keras_3(reference)
     if path.is_file():
         raise ModelFormatError(
             f"{reference}: not a model that edgekit reads; give a checkpoint folder, a hub id, .onnx, SavedModel, .h5 or .tflite"

@@ -3,6 +3,7 @@
 The parent believes a child only if it exited with 0 *and* left a result file: libraries here call `sys.exit(0)`
 on failure, and the kernel kills without a word."""
 
+import atexit
 import contextlib
 import errno
 import gc
@@ -18,7 +19,7 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -26,18 +27,33 @@ from typing import IO, Generic, ParamSpec, TypeVar
 
 import edgekit
 from edgekit.errors import DISK_FULL, EdgekitError, OutputError, WorkerCrashed, WorkerOutOfMemory, WorkerTimeout, one_line
-from edgekit.system import limits, pickles, rooms
+from edgekit.system import forkserver, limits, pickles, rooms
 from edgekit.system.cage import confine
 from edgekit.system.child import die_with_parent, signal_name
+from edgekit.system.forkserver import Forked, ForkServer
 from edgekit.system.serial import parse_json
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_PROGRESS_FD = "EDGEKIT_PROGRESS_FD"
+PROGRESS_FD = "EDGEKIT_PROGRESS_FD"
 _TEMPORARY = "temporary"
 _POLL_SECONDS = 0.1
 _SIDE_BY_SIDE = 2
+# What runs .tflite files, and what that needs loaded. A conversion has dozens of such children.
+_INTERPRETER = ("ai_edge_litert.interpreter",)
+_QUANTIZER = (*_INTERPRETER, "ai_edge_quantizer.quantizer")
+_FORKED = {
+    **dict.fromkeys(("edgekit.measure.execution", "edgekit.measure.layer_errors", "edgekit.measure.op_times"), _INTERPRETER),
+    "edgekit.workflows.convert.bridge": _INTERPRETER,
+    **{
+        f"edgekit.stages.quantize.{module}": _QUANTIZER
+        for module in ("calibrate", "candidates", "merge", "preflight", "quantizer", "search")
+    },
+}
+# Of the process that it was started by, with the environment that it has.
+_servers: tuple[int, Mapping[str, str], ForkServer] | None = None
+_starting = threading.Lock()
 # Set while the children of `together` are to be killed.
 _cancelled = threading.Event()
 # Frameworks make millions of objects that live as long as the child does; looking through them again and again took a tenth
@@ -55,7 +71,7 @@ _QUIET = {
     "PYTHONUNBUFFERED": "1",
     "PYTHONFAULTHANDLER": "1",
 }
-_RUN = "from edgekit.system.worker import _main; _main(*sys.argv[2:])"
+_RUN = "from edgekit.system.worker import main; main(*sys.argv[2:])"
 # The parent's sys.path first, and no current folder (-P): a user's own `json.py` or `edgekit/` there must not be imported.
 _CHILD = f"import json, sys; sys.path[:] = json.loads(sys.argv[1]); {_RUN}"
 # Another interpreter has packages of its own (-I), to which edgekit is added alone.
@@ -127,20 +143,20 @@ class Worker:
             subject = next((given for given in args if isinstance(given, Path) and not rooms.holds(given)), None)
             name = name if subject is None else f"{subject}: {name}"
             started = time.perf_counter()
-            code = self._wait(job, name, limits.silence([*args, *kwargs.values()]))
+            code = self._wait(job, name, function.__module__, limits.silence([*args, *kwargs.values()]))
             seconds = time.perf_counter() - started
             return self._read(job, name, code, seconds, function.__module__.split(".")[0])
 
-    def _wait(self, job: Path, name: str, silence: float) -> int:
+    def _wait(self, job: Path, name: str, module: str, silence: float) -> int:
         read_fd, write_fd = os.pipe()
         # Libraries leave temporary files behind (TensorFlow's autograph one for each function), more so when they are killed.
-        private = {"TMPDIR": str(job / _TEMPORARY), _PROGRESS_FD: str(write_fd)}
+        private = {"TMPDIR": str(job / _TEMPORARY), PROGRESS_FD: str(write_fd)}
         environment = {**os.environ, **_QUIET, **self.env, **private}
         started = heard = time.monotonic()
         most = min((bound for bound in (self.timeout_s, limits.given().timeout_s) if bound is not None), default=None)
         try:
             with (job / "log").open("wb") as log:
-                child = _start(name, job, environment, log, write_fd, self.python)
+                child = start(name, module, job, environment, log, write_fd, self.python)
         finally:
             os.close(write_fd)
         try:
@@ -176,11 +192,11 @@ class Worker:
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(child.pid, signal.SIGKILL)
-            child.wait()
-        for step in stages.values() if child.returncode == 0 else ():
+            code = child.wait()
+        for step in stages.values() if code == 0 else ():
             if self.on_progress is not None and step.done < step.total:
                 self.on_progress(replace(step, done=step.total, note=""))
-        return child.returncode
+        return code
 
     def _progress(self, data: bytes, stages: dict[str, Progress]) -> bytes:
         """Tell what whole lines say and keep the last of each stage; the rest is given back."""
@@ -215,9 +231,13 @@ class Worker:
         raise WorkerCrashed(f"{name}: a library left the process (exit code {code}): {last}", log)
 
 
-def _start(
-    name: str, job: Path, env: Mapping[str, str], log: IO[bytes], progress: int, python: Path | None
-) -> subprocess.Popen[bytes]:
+def start(
+    name: str, module: str, job: Path, env: Mapping[str, str], log: IO[bytes], progress: int, python: Path | None
+) -> subprocess.Popen[bytes] | Forked:
+    """A child that runs a function of `module`."""
+    if python is None and (server := _server(module, env)) is not None:
+        with contextlib.suppress(OSError, ValueError):
+            return server.start(job, [name, places(job)], env, log.fileno(), progress, [*_FORKED[module], module])
     if python is None:
         command = [sys.executable, "-P", "-c", _CHILD, json.dumps([str(entry) for entry in sys.path])]
     else:
@@ -231,6 +251,30 @@ def _start(
         pass_fds=(progress,),
         start_new_session=True,
     )
+
+
+def preload(modules: Iterable[str]) -> None:
+    """Have what children of `modules` need loaded while this process does something else."""
+    environment = {**os.environ, **_QUIET}
+    for module in modules:
+        if (server := _server(module, environment)) is not None:
+            with contextlib.suppress(OSError):
+                server.load([*_FORKED[module], module])
+
+
+def _server(module: str, env: Mapping[str, str]) -> ForkServer | None:
+    """What forks the children of this process that run `module`; none where they would read another environment."""
+    global _servers
+    if module not in _FORKED or not forkserver.AVAILABLE:
+        return None
+    shared = {name: value for name, value in env.items() if name not in ("TMPDIR", PROGRESS_FD)}
+    with _starting:
+        # A fork of this process has none.
+        if _servers is None or _servers[0] != os.getpid():
+            with contextlib.suppress(OSError):
+                _servers = os.getpid(), shared, ForkServer(env)
+                atexit.register(_servers[2].close)
+    return _servers[2] if _servers is not None and _servers[:2] == (os.getpid(), shared) else None
 
 
 def places(job: Path) -> str:
@@ -263,7 +307,7 @@ def together(tasks: Sequence[Callable[[], T]]) -> list[T]:
 
 def progress(stage: str, done: int, total: int, note: str = "") -> None:
     """Tell the parent how far this child is; does nothing outside a worker."""
-    if fd := os.environ.get(_PROGRESS_FD):
+    if fd := os.environ.get(PROGRESS_FD):
         line = json.dumps({"stage": stage, "done": done, "total": total, "note": note}) + "\n"
         with contextlib.suppress(OSError):
             os.write(int(fd), line.encode())
@@ -299,7 +343,8 @@ def _typed(raised: BaseException, name: str) -> EdgekitError:
     return WorkerCrashed(f"{name}: {type(raised).__name__}: {text}; run with --debug for more", trace)
 
 
-def _main(job: str, parent: str, name: str, writable: str) -> None:
+def main(job: str, parent: str, name: str, writable: str) -> None:
+    """Do the `job` of the process `parent`; a child's whole life."""
     die_with_parent(int(parent))
     confine(map(Path, json.loads(writable)), limits.most_memory())
     gc.set_threshold(_GC_THRESHOLD)

@@ -1,7 +1,7 @@
 """The task of a file that is no checkpoint: what it says itself, what a user says, or what its outputs and data look like."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,21 +31,27 @@ def recognise(
     `asked` for. Raises `ConfigError` for one that is not known."""
     if (task := named(told, asked)) is not None:
         return task, {**_usual(task, outputs), **told}
-    if not outputs or rows is None or rows.labels is None:
+    kinds = _label_kinds(rows) if rows is not None and rows.labels is not None else set()
+    task = by_labels(outputs, type(rows), kinds)
+    if task is GENERIC:
         return GENERIC, dict(told)
-    shape = outputs[0].shape
-    size, flat = shape[-1] if shape else 0, math.prod(shape[1:-1]) == 1 and shape[:1] in ((1,), (-1,))
-    kinds = _label_kinds(rows)
-    if not flat or not kinds:
-        return GENERIC, dict(told)
-    if len(shape) > 1 and size > 1 and kinds <= {*"iuU"}:
-        names = {TextRows: "text-classification", ImageRows: "image-classification", ArrayRows: "tabular-classification"}
-        task = table.TASKS[names[type(rows)]]
-        return task, {**_usual(task, outputs), **told}
-    if size == 1 and kinds <= {*"iuf"} and not isinstance(rows, ImageRows):
-        task = table.TASKS["text-classification" if isinstance(rows, TextRows) else "tabular-regression"]
+    if outputs[0].shape[-1] == 1:
         return task, {"problem": REGRESSION, "activation": "none", "labels": ["value"], **told}
-    return GENERIC, dict(told)
+    return task, {**_usual(task, outputs), **told}
+
+
+def by_labels(outputs: Sequence[TensorSpec], rows: type, kinds: Collection[str]) -> Task:
+    """The task of a file that says nothing of it, where its rows are of the class `rows` and their labels of numpy's `kinds`."""
+    shape = outputs[0].shape if outputs else ()
+    size, flat = shape[-1] if shape else 0, math.prod(shape[1:-1]) == 1 and shape[:1] in ((1,), (-1,))
+    if not flat or not kinds:
+        return GENERIC
+    if len(shape) > 1 and size > 1 and {*kinds} <= {*"iuU"}:
+        names = {TextRows: "text-classification", ImageRows: "image-classification", ArrayRows: "tabular-classification"}
+        return table.TASKS[names[rows]]
+    if size == 1 and {*kinds} <= {*"iuf"} and rows is not ImageRows:
+        return table.TASKS["text-classification" if rows is TextRows else "tabular-regression"]
+    return GENERIC
 
 
 def _label_kinds(rows: Rows) -> set[str]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from edgekit.errors import ModelFormatError
 from edgekit.spec import Signature, TensorSpec
+from edgekit.system.headers import NO_MODEL
 from edgekit.tflite import schema
 
 IDENTIFIER = b"TFL3"
@@ -30,13 +31,10 @@ _MAX_METADATA_BYTES = 16 * 2**20
 # A buffer with an offset above 1 lies outside the flatbuffer, counted from the start of the file (files above 2 GB).
 FIRST_EXTERNAL_OFFSET = 2
 _OTHER_FORMATS = {
-    b"version https://git-lfs": "is a Git LFS pointer, not the model; fetch it with `git lfs pull`",
+    **NO_MODEL,
     b"PK\x03\x04": "is a zip archive (a MediaPipe .task bundle, a .keras file?); give the .tflite file inside it",
     b"\x89HDF": "is an HDF5 file (Keras?); make a .tflite of it with `edgekit convert`",
-    b"<!DOCTYPE": "is a web page, not a model; download the file itself",
-    b"<html": "is a web page, not a model; download the file itself",
     b"LITERTLM": "is a .litertlm bundle; give a .tflite file",
-    b"\x1f\x8b": "is a gzip archive; unpack it first",
 }
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from edgekit.errors import EdgekitError, ModelFormatError, WorkerCrashed
 from edgekit.spec import Signature, TensorSpec
 from edgekit.system.artifacts import sha256
+from edgekit.system.wording import count, short
 from edgekit.system.worker import Worker
 from edgekit.tflite import flatbuffer, metadata
 from edgekit.tflite.flatbuffer import ModelFile, Operator, Subgraph
@@ -19,7 +20,6 @@ _PROBE_SECONDS = 60.0
 _PROBE_BYTES = 2 * 2**30
 # What an integer accelerator can hold; a resource is a variable's handle.
 _INTEGERS = ("int", "uint", "bool", "resource")
-_LONGEST_NAME = 100
 # Ops whose input at this place is a bias: its dtype follows from the others and would hide them.
 _BIAS = {"FULLY_CONNECTED": 2, "CONV_2D": 2, "DEPTHWISE_CONV_2D": 2, "CONV_3D": 2, "TRANSPOSE_CONV": 3, "CONV_3D_TRANSPOSE": 3}
 
@@ -164,17 +164,17 @@ def describe(summary: Summary) -> str:
         lines.append(f"signature {key}" if key else nameless)
         lines += [f"  input  {_line(spec)}" for spec in signature.inputs]
         lines += [f"  output {_line(spec)}" for spec in signature.outputs]
-    lines.append(f"{_count(summary.ops, 'op')} in {_count(summary.subgraphs, 'subgraph')}")
+    lines.append(f"{count(summary.ops, 'op')} in {count(summary.subgraphs, 'subgraph')}")
     lines += [f"  {group}{' (custom)' if group.custom else ''}" for group in summary.op_groups]
     if (split := summary.delegation) is not None:
         where = " of the first subgraph" if summary.subgraphs > 1 else ""
-        pieces = _count(split.partitions, "partition")
-        lines.append(f"XNNPACK: {split.delegated_ops} of {_count(split.ops, 'op')}{where} in {pieces}")
+        pieces = count(split.partitions, "partition")
+        lines.append(f"XNNPACK: {split.delegated_ops} of {count(split.ops, 'op')}{where} in {pieces}")
     if summary.probe_failure is not None:
         lines.append(f"XNNPACK: not known, {summary.probe_failure}")
     lines.append(f"{summary.data_bytes:,} bytes of constant data" + ("; largest tensors:" if summary.largest_tensors else ""))
     largest = summary.largest_tensors
-    lines += [f"  {item.data_bytes:>12,}  {item.dtype} {_shape(item.shape)}  {_short(item.name)}" for item in largest]
+    lines += [f"  {item.data_bytes:>12,}  {item.dtype} {_shape(item.shape)}  {short(item.name)}" for item in largest]
     counts = summary.quantization
     lines.append(
         f"quantized tensors: {counts.per_tensor} per-tensor, {counts.per_channel} per-channel, {counts.blockwise} blockwise; "
@@ -207,16 +207,7 @@ def _metadata_lines(model: ModelMetadata) -> list[str]:
 
 def _line(spec: TensorSpec) -> str:
     scale = f", scale {spec.scale:.6g}, zero point {spec.zero_point}" if spec.scale is not None else ""
-    return f"{_short(spec.name)}: {spec.dtype} {_shape(spec.shape)}{scale}"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
-def _short(name: str) -> str:
-    """The converter joins the names of all ops it fused, which can fill a page."""
-    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME // 2]}…{name[1 - _LONGEST_NAME // 2 :]}"
+    return f"{short(spec.name)}: {spec.dtype} {_shape(spec.shape)}{scale}"
 
 
 def _shape(shape: tuple[int, ...]) -> str:

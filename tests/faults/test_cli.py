@@ -77,7 +77,10 @@ WRONG: list[tuple[int, str, tuple[str, ...]]] = [
     (3, "is a file, not a checkpoint", ("export", "text.onnx", "--format", "onnx", "--out", "new/out.onnx")),
     (3, "empty.tflite: empty", ("inspect", "empty.tflite")),
     (3, "no TFL3 at byte 4", ("inspect", "text.tflite")),
-    (3, "not a regular file", ("inspect", "empty")),
+    (3, "holds no config.json", ("inspect", "empty")),
+    (3, "not a whole ONNX model", ("inspect", "text.onnx")),
+    (3, "nowhere.pt2: no such file", ("inspect", "nowhere.pt2")),
+    (3, "truncated/model.safetensors: not a readable safetensors file", ("inspect", "truncated")),
     (3, "nowhere.tflite: no such file", ("benchmark", "nowhere.tflite")),
     (3, "neither report.json nor .tflite files", ("report", "empty", "--out", "new/report.html")),
     # 3: data

@@ -291,6 +291,8 @@ def test_an_odd_header_in_an_archive(room: Path, header: bytes) -> None:
     "command",
     [
         ("inspect", "pipe.tflite"),
+        ("inspect", "pipe.onnx"),
+        ("inspect", "pipe.h5"),
         ("predict", "pipe.tflite", "text"),
         (*CONVERT, "pipe.onnx"),
         ("run", "pipe.toml"),

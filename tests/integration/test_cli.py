@@ -8,7 +8,9 @@ import time
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from edgekit.cli import main
 from edgekit.tflite import package
@@ -258,6 +260,18 @@ def test_help_takes_a_fifth_of_a_second() -> None:
 def test_inspect_of_a_megabyte_takes_a_second(tmp_path: Path) -> None:
     (file := tmp_path / "large.tflite").write_bytes(text_classifier(1024, 256))
     assert file.stat().st_size > 2**20
+    assert _best("inspect", file) <= 1.0
+
+
+@pytest.mark.timing
+def test_inspect_of_ten_megabytes_of_onnx_takes_a_second(tmp_path: Path) -> None:
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["a0"])]
+    nodes += [helper.make_node("Add", [f"a{number}", "b"], [f"a{number + 1}"]) for number in range(1000)]
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 1600]) for name in ("x", "a1000")]
+    weights = {"w": np.ones((1600, 1600), np.float32), "b": np.ones(1600, np.float32)}
+    tensors = [numpy_helper.from_array(array, name) for name, array in weights.items()]
+    onnx.save(helper.make_model(helper.make_graph(nodes, "g", ends[:1], ends[1:], tensors)), file := tmp_path / "large.onnx")
+    assert file.stat().st_size > 10**7
     assert _best("inspect", file) <= 1.0
 
 

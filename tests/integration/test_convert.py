@@ -20,7 +20,7 @@ from edgekit.spec import DataSpec
 from edgekit.stages.export.direct import VERSION
 from edgekit.stages.quantize import quantizer
 from edgekit.stages.quantize.schemes import SCHEMES
-from edgekit.system.worker import Worker
+from edgekit.system.worker import Progress, Worker
 from edgekit.tflite.inspect import inspect
 from edgekit.tflite.interpreter import Model
 from edgekit.workflows.convert.config import Bridge, ConvertConfig
@@ -194,6 +194,16 @@ def test_rows_may_have_channels_where_the_source_has_them(foreign, tmp_path):
         metrics.append([evaluate(file, DataSpec(str(data))).metric for data in rows.values()])
     assert [file.read_bytes() for file in files[0]] == [file.read_bytes() for file in files[1]]
     assert all(first == last and first is not None for first, last in metrics)
+
+
+@pytest.mark.parametrize("name", ["model.h5", "saved", "model.onnx"])
+def test_rows_of_another_shape_are_refused_before_anything_is_converted(foreign, tmp_path, name):
+    np.savez(tmp_path / "rows.npz", image=np.zeros((32, 8, 3, 8), np.float32))
+    steps: list[Progress] = []
+    config = ConvertConfig(schemes=("float32",), data=DataSpec(str(tmp_path / "rows.npz")))
+    with pytest.raises(DatasetError, match=r"expects float32 \(8, 8, 3\) per sample.* its axes are in another order, transpose it"):
+        convert(str(foreign / name), tmp_path / "out", config, on_progress=steps.append)
+    assert steps == []
 
 
 def test_arrays_go_into_the_published_file_as_they_went_into_the_model(foreign, tmp_path):

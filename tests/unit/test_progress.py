@@ -28,6 +28,16 @@ def test_a_stage_says_that_it_begins_and_what_it_took(clock: list[float]) -> Non
     assert said == ["calibrate", "calibrate: took 8.4 s", "quick", "calibrate", "calibrate: took 1 min 30 s"]
 
 
+def test_a_stage_whose_child_ends_with_it_ends_once(clock: list[float]) -> None:
+    said: list[str] = []
+    lines = Lines(said.append)
+    with stage(lines, "calibrate"):
+        for done in (0, 100, 200):
+            lines(Progress("calibrate", done, 200))
+            clock[0] += 4
+    assert said == ["calibrate", "calibrate: took 8.0 s"]
+
+
 def test_a_count_says_how_long_it_will_still_take(clock: list[float]) -> None:
     said: list[str] = []
     lines = Lines(said.append)
@@ -35,7 +45,7 @@ def test_a_count_says_how_long_it_will_still_take(clock: list[float]) -> None:
         lines(Progress("train", done, 10, f"loss {done}"))
         clock[0] += 5
         lines.beat()
-    assert said == ["train", "train: 1 of 10, about 45 s left", "train: 3 of 10, about 35 s left"]
+    assert said == ["train", "train: 1 of 10, about 40 s left", "train: 3 of 10, about 30 s left"]
 
 
 def test_remarks_are_all_said_and_no_stage(clock: list[float]) -> None:

@@ -1,22 +1,22 @@
 """`edgekit inspect`."""
 
-from pathlib import Path
-
 import click
 
 from edgekit.cli import options
 from edgekit.cli.console import print_json
 
+_MODEL = "a .tflite, .onnx, .keras, .h5 or .pt2 file, a SavedModel or checkpoint folder, package:NAME or hub id"
+
 
 @options.command()
-@click.argument("file", metavar="FILE.tflite", type=click.Path(path_type=Path))
+@click.argument("model", metavar="MODEL", help=f"{_MODEL}.")
 @options.common
-def inspect(file: Path, as_json: bool, quiet: bool, seed: int) -> None:
-    """List a file's signature, ops, delegate partitions, tensors, quantization and metadata."""
-    from edgekit.tflite.inspect import describe
-    from edgekit.tflite.inspect import inspect as inspect_file
+def inspect(model: str, as_json: bool, quiet: bool, seed: int) -> None:
+    """Say what MODEL is made of, and how it is converted."""
+    from edgekit.workflows.inspect import describe
+    from edgekit.workflows.inspect import inspect as inspect_model
 
-    summary = inspect_file(file)
+    summary = inspect_model(model)
     if as_json:
         print_json(summary)
     else:

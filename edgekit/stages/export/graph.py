@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from edgekit.errors import EdgekitError, InputError, ModelFormatError, UnsupportedOpError, one_line, thrown_as
+from edgekit.models.channels import usual_size
 
 _DOMAINS = ("", "ai.onnx")
 # Of classical models, some of whose ops can be rewritten.
@@ -131,23 +132,6 @@ def fix_shapes(path: Path, model: Any, max_length: int, shapes: Mapping[str, Seq
     return free
 
 
-def free_lengths(model: Any) -> tuple[str, ...]:
-    """The inputs of token ids whose length is free."""
-    return tuple(
-        item.name
-        for item in model.graph.input
-        if _are_tokens(item) and item.type.tensor_type.shape.dim[1].dim_value <= 0 and item.name in input_names(model)
-    )
-
-
-def _are_tokens(item: Any) -> bool:
-    import onnx
-
-    kind = item.type.tensor_type
-    axes = len(kind.shape.dim) if kind.HasField("shape") else 0
-    return axes == 2 and np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)).kind in "iu"
-
-
 def open_session(path: Path) -> Any:
     """The file in ONNX Runtime, on the CPU and without its warnings. Raises what that raises."""
     import onnxruntime
@@ -187,6 +171,8 @@ def require_runs(path: Path, fixed: Path, names: Sequence[str]) -> None:
 
 
 def _fix_shape(path: Path, item: Any, max_length: int, sizes: Sequence[int] | None) -> None:
+    import onnx
+
     kind = item.type.tensor_type
     advice = f"--input-shape {item.name}=1,..."
     if not kind.HasField("shape"):
@@ -199,16 +185,14 @@ def _fix_shape(path: Path, item: Any, max_length: int, sizes: Sequence[int] | No
     if sizes is not None and len(sizes) != len(axes):
         raise InputError(f"{path}: input {item.name} has {len(axes)} axes, --input-shape gives {len(sizes)}")
     shape = ",".join(str(axis.dim_value or axis.dim_param or "?") for axis in axes)
-    tokens = _are_tokens(item)
+    integers = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)).kind in "iu"
     for axis, dimension in enumerate(axes):
         if sizes is not None:
             dimension.dim_value = sizes[axis]
         elif dimension.dim_value > 0:
             continue
-        elif axis == 0:
-            dimension.dim_value = 1
-        elif axis == 1 and tokens:
-            dimension.dim_value = max_length
+        elif usual := usual_size(axis, len(axes), max_length, integers=integers):
+            dimension.dim_value = usual
         else:
             raise InputError(f"{path}: axis {axis} of input {item.name} ({shape}) is free; fix it with {advice}")
 

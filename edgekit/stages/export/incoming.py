@@ -8,11 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.errors import ConversionError, UnsupportedOpError, one_line
+from edgekit.models import channels
 from edgekit.stages.export import dequantize, gather, graph
 from edgekit.stages.export.lower import lower
-
-# Ops that slide over space, whose form in TFLite wants channels last.
-_SPATIAL = ("Conv", "Pool", "Resize", "Upsample", "DepthToSpace", "SpaceToDepth", "LRN", "BatchNormalization", "InstanceNorm")
 
 
 @dataclass(frozen=True)
@@ -21,7 +19,7 @@ class Ends:
 
     `channels_last` are those inputs whose channels move from axis 1 to the last, `fixed` the file with its free axes fixed, to
     compare with; `names` maps a converted model's names to the ONNX file's where they differ. Of the inputs in `positive`
-    logarithms or roots are taken, so that they have no negative values; the length of those in `by_length` was free."""
+    logarithms or roots are taken, so that they have no negative values."""
 
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
@@ -29,7 +27,6 @@ class Ends:
     fixed: Path
     names: Mapping[str, str] = field(default_factory=dict)
     positive: tuple[str, ...] = ()
-    by_length: tuple[str, ...] = ()
 
 
 def prepare(
@@ -43,10 +40,9 @@ def prepare(
     Raises `ModelFormatError`, `UnsupportedOpError` and `InputError`."""
     import onnx
 
-    fixed, by_length = onnx_file, tuple[str, ...]()
+    fixed = onnx_file
     if foreign:
         model = graph.read(onnx_file)
-        by_length = tuple(name for name in graph.free_lengths(model) if name not in shapes)
         free = graph.fix_shapes(onnx_file, model, max_length, shapes)
         graph.to_float32(model)
         graph.count_from_front(model)
@@ -70,7 +66,7 @@ def prepare(
     for number, node in enumerate(model.graph.node):
         node.name = node.name or f"{node.op_type}_{number}"
     names = tuple(graph.input_names(model)), tuple(graph.output_names(model))
-    return model, Ends(*names, _channels_first(model), fixed, positive=positive, by_length=by_length)
+    return model, Ends(*names, _channels_first(model), fixed, positive=positive)
 
 
 @contextlib.contextmanager
@@ -98,16 +94,9 @@ def _is_named(name: str, text: str) -> bool:
 
 def slides(model: Any) -> bool:
     """Whether some op of the graph slides over space."""
-    return any(part in node.op_type for node in model.graph.node for part in _SPATIAL)
+    return channels.slides(node.op_type for node in model.graph.node)
 
 
 def _channels_first(model: Any) -> tuple[str, ...]:
-    """Inputs whose channels shall move last: those of rank 3 to 5 if the graph slides over space, and images.
-
-    One whose shape would be the same stays as it is, since nobody could tell which layout it has."""
-    spatial = slides(model)
     shapes = graph.sizes(model)
-    inputs = {item.name: shapes[item.name] for item in model.graph.input}
-    images = {name for name, shape in inputs.items() if len(shape) == 4 and shape[1] in (1, 3)}
-    ranked = {name: shape for name, shape in inputs.items() if 3 <= len(shape) <= 5 and len(set(shape[1:])) > 1}
-    return tuple(name for name in ranked if spatial or name in images)
+    return channels.channels_first({item.name: shapes[item.name] for item in model.graph.input}, spatial=slides(model))

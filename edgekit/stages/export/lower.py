@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from edgekit.models.channels import is_gathered
 from edgekit.stages.export.graph import sizes
 
 _MODERN = 13
@@ -85,7 +86,7 @@ def _pool(node: _Node) -> list[Any] | None:
     mean, axes = node.node.op_type == "AveragePool", len(node.shape) - 2
     kernel = [*node.get("kernel_shape", [])]
     dilations, strides = ([*node.get(name, [1] * axes)] for name in ("dilations", "strides"))
-    if axes < 1 or 0 in node.shape or len(kernel) != axes or len(node.node.output) > 1 or (axes < 3 and set(dilations) == {1}):
+    if 0 in node.shape or len(kernel) != axes or not is_gathered(kernel, dilations, len(node.node.output)):
         return None
     pads = _padding(node, kernel, dilations, strides)
     value = node.node.input[0]

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 from edgekit.data.samples import Samples, as_fed
 from edgekit.errors import ModelFormatError
 from edgekit.models import keras2, saved_models
+from edgekit.models.channels import usual_size
 from edgekit.models.effects import refuse_effects
 from edgekit.tflite import flatbuffer, signatures
 
@@ -116,10 +118,8 @@ def _fixed(source: Path, name: str, spec: Any, max_length: int) -> Any:
     if spec.shape.rank is None:
         raise ModelFormatError(f"{source}: input {name} has no shape; save the model with a fixed one")
     sizes = spec.shape.as_list()
-    if sizes and sizes[0] is None:
-        sizes[0] = 1
-    if len(sizes) == 2 and sizes[1] is None and spec.dtype.is_integer:
-        sizes[1] = max_length
+    usual = partial(usual_size, rank=len(sizes), max_length=max_length, integers=spec.dtype.is_integer)
+    sizes = [usual(axis) if size is None else size for axis, size in enumerate(sizes)]
     if None in sizes:
         raise ModelFormatError(f"{source}: input {name} has the free shape {sizes}; save the model with a fixed one")
     return tf.TensorSpec(sizes, spec.dtype, name=name)

@@ -14,7 +14,7 @@ from edgekit.errors import ConfigError, ConversionError, ModelFormatError, Unsup
 from edgekit.models.checkpoint import Checkpoint
 from edgekit.models.source import Kind, Source
 from edgekit.stages.export import layout
-from edgekit.stages.export.direct import ENVIRONMENT, VERSION, export_direct
+from edgekit.stages.export.direct import ENVIRONMENT, KEEPING_MEMORY, VERSION, export_direct
 from edgekit.stages.export.incoming import Ends
 from edgekit.stages.export.litert import export_litert
 from edgekit.stages.export.module import PARITY_ROWS, first
@@ -230,7 +230,7 @@ def _from_onnx(
     options: dict[str, Any] = {"foreign": held_out is None, "max_length": max_length, "shapes": shapes}
     if road is Bridge.DIRECT:
         made.made_by = (f"onnx2tf=={VERSION}",)
-        elsewhere = replace(worker, python=ENVIRONMENT.python)
+        elsewhere = replace(worker, python=ENVIRONMENT.python, env=KEEPING_MEMORY)
         return made.run("ONNX to float32 .tflite", elsewhere, export_direct, onnx, made.path, **options)
     made.made_by, saved = ("onnx2tf", "tensorflow"), work / "saved_model"
     hop = made.run("ONNX to SavedModel", worker, export_saved_model, onnx, held_out, saved, **options)

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 
 from edgekit.data import sources
+from edgekit.data.arrays import fit_arrays
 from edgekit.data.encode import Encoding, refuse_statistics
 from edgekit.data.representative import MINIMUM, draw, representative
 from edgekit.data.samples import Samples, described, random_samples
 from edgekit.data.sources import ArrayRows, ColumnNames, Rows, TextRows
 from edgekit.data.text import check_room
-from edgekit.errors import CalibrationError, ConfigError, DatasetError, EdgekitError, about
+from edgekit.errors import CalibrationError, ConfigError, DatasetError, EdgekitError, ModelFormatError, about
 from edgekit.measure.judge import BenchmarkConfig, benchmark
 from edgekit.measure.machine import machine
 from edgekit.measure.measurement import Measurement, refusal
@@ -33,7 +34,7 @@ from edgekit.stages.quantize.plan import EVERY_OP, IntegerSettings, Quantization
 from edgekit.stages.quantize.preflight import preflight
 from edgekit.stages.quantize.schemes import Scheme
 from edgekit.system import artifacts, rooms
-from edgekit.system.worker import OnProgress, Progress, Worker, stage, together
+from edgekit.system.worker import OnProgress, Progress, Worker, preload, stage, together
 from edgekit.tasks.base import Settings, Task
 from edgekit.tasks.generic import GENERIC
 from edgekit.tasks.recognition import named, recognise
@@ -44,6 +45,7 @@ from edgekit.workflows.convert.config import Bridge, ConvertConfig
 from edgekit.workflows.convert.publish import Data, Publisher, final_path, read_plan, rejected_path
 from edgekit.workflows.convert.several_lengths import Lengths
 from edgekit.workflows.inputs import classes_of
+from edgekit.workflows.inspect import inputs_of
 
 _UNTAUGHT_ROWS = 16
 _REMEDY = "choose another scheme or better representative data"
@@ -133,8 +135,10 @@ def convert(
     trained, other = ranges.read(source.path) if source.kind is Kind.CHECKPOINT else (None, "")
     drawn = draw_rows(config, columns_of(source, config))
     refuse_statistics(drawn.judged or drawn.calibration, config.mean, config.std)
+    _check_rows(source, config, drawn.calibration or drawn.judged)
     worker = Worker(on_progress=on_progress)
     slow = [scheme for scheme in chosen if scheme.activations == "int16"]
+    preload(["edgekit.measure.execution", *(["edgekit.stages.quantize.calibrate"] if drawn.calibration is not None else [])])
     with artifacts.claimed(out), rooms.temporary("convert") as work, about(source.path):
         float_model, data = _float_model(source, config, drawn, work, worker)
         carried = contents.of_source(source, float_model.path, drawn.judged or drawn.calibration, data.task, data.settings, config)
@@ -331,6 +335,19 @@ def _check(source: Source, config: ConvertConfig) -> None:
         raise ConfigError(f"{source.path}: --sequence-lengths is for checkpoints, which are exported at each; leave it out")
 
 
+def _check_rows(source: Source, config: ConvertConfig, rows: Rows | None) -> None:
+    """Raise what encoding arrays for the source's inputs would, before anything is converted."""
+    if not isinstance(rows, ArrayRows) or source.kind in (Kind.CHECKPOINT, Kind.TFLITE):
+        return
+    # What is wrong with the model itself the conversion tells.
+    with contextlib.suppress(ModelFormatError):
+        inputs = inputs_of(source.kind, source.path, config.max_length, config.input_shapes)
+        if specs := [item.converted for item in inputs if item.converted is not None]:
+            one = sources.take(rows, np.arange(min(1, len(rows))))
+            check_length(one, [item.name for item in inputs if item.token_axis == 1], config.max_length)
+            fit_arrays(one, specs, [item.name for item in inputs if item.channels_last])
+
+
 @dataclass(frozen=True)
 class Drawn:
     """Rows of the user's data: to calibrate on, to find an int8 file's plan on, and to judge on. None is in two of them."""
@@ -396,8 +413,6 @@ def _float_model(source: Source, config: ConvertConfig, drawn: Drawn, work: Path
         settings = {**settings, "channels_first": moved} if moved else settings
         encoding = Encoding(tokenizer, classes_of(signature.outputs), mean=mean, std=std, channels_first=moved)
         positive = made.onnx.positive if made.onnx is not None else ()
-        if made.onnx is not None and isinstance(rows, ArrayRows):
-            check_length(rows, made.onnx.by_length, config.max_length)
         data = _save(drawn, signature.inputs, encoding, task, settings, config, room, positive)
         bridge.finish(source, made, data.held_out, room, worker, soften=data.real)
         return made, data

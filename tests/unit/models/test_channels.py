@@ -1,0 +1,47 @@
+import pytest
+
+from edgekit.models import channels
+
+
+@pytest.mark.parametrize(
+    ("shape", "spatial", "moves"),
+    [
+        ((1, 3, 8, 6), True, True),
+        ((1, 3, 8, 6), False, True),  # an image
+        ((1, 5, 8, 6), False, False),
+        ((1, 4, 9), True, True),
+        ((1, 4, 9), False, False),
+        ((1, 2, 3, 4, 5), True, True),
+        ((1, 4, 4, 4), True, False),  # nobody could tell
+        ((1, 4), True, False),
+        ((1, 2, 3, 4, 5, 6), True, False),
+    ],
+)
+def test_which_inputs_take_their_channels_last(shape: tuple[int, ...], spatial: bool, moves: bool) -> None:
+    assert channels.channels_first({"x": shape}, spatial=spatial) == (("x",) if moves else ())
+
+
+def test_where_the_channels_go() -> None:
+    assert channels.channels_last((1, 3, 8, 6)) == (1, 8, 6, 3)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "dilations", "outputs", "gathered"),
+    [
+        ((2, 2), (), 1, False),
+        ((2, 2), (2, 1), 1, True),
+        ((2, 2, 2), (1, 1, 1), 1, True),
+        ((2, 2, 2), (), 2, False),
+        ((), (), 1, False),
+    ],
+)
+def test_which_pools_are_made_of_gathers(kernel: tuple[int, ...], dilations: tuple[int, ...], outputs: int, gathered: bool) -> None:
+    assert channels.is_gathered(kernel, dilations, outputs) == gathered
+
+
+@pytest.mark.parametrize(
+    ("axis", "rank", "integers", "size"),
+    [(0, 4, False, 1), (1, 2, True, 64), (1, 2, False, None), (1, 3, True, None), (2, 4, False, None)],
+)
+def test_what_fills_a_free_axis(axis: int, rank: int, integers: bool, size: int | None) -> None:
+    assert channels.usual_size(axis, rank, 64, integers=integers) == size
