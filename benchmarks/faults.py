@@ -4,9 +4,9 @@ python benchmarks/faults.py [--shared ../shared] [--part inspect …] [--scale 0
 python benchmarks/faults.py --only PART:NUMBER --work FOLDER
 
 Parts: inspect (.tflite files, as a command itself reads them), interpreter (the same, run in confined children), commands (the
-same and .onnx through the command line), onnx (.onnx through `convert`), files (data, checkpoints, recipes, manifests, plans, and
-what travels inside a .tflite), kills (kill -9 of five commands over earlier outputs), full (outputs and temporary files on a disk
-that grows until there is room).
+same and .onnx through the command line), onnx (.onnx through `convert`), frameworks (.h5, .keras and .pt2 likewise), files (data,
+checkpoints, recipes, manifests, plans, and what travels inside a .tflite), kills (kill -9 of five commands over earlier outputs),
+full (outputs and temporary files on a disk that grows until there is room).
 
 Nothing may run what a file says, nothing may be lost, nothing may hang: a file is answered or refused with one line. What breaks
 a rule is kept in WORK/failed, and `--only` makes it again, with the same --seed and --scale and the sound files of the same WORK.
@@ -726,6 +726,16 @@ class Onnx(Commands):
         return CONVERT, onnxes(self.place)
 
 
+class Frameworks(Commands):
+    name = "frameworks"
+    words = "damaged .h5, .keras and .pt2 through `edgekit convert --scheme float32`; the first ones are sound"
+    count = 60
+    sound = tuple((CONVERT, f"frameworks/conv.{suffix}") for suffix in ("h5", "keras", "pt2"))
+
+    def turn(self, number: int) -> tuple[str, list[Path]]:
+        return CONVERT, sorted((self.place.seeds / "frameworks").iterdir())
+
+
 # Data, checkpoints, recipes, manifests and plans.
 
 
@@ -1318,11 +1328,14 @@ def make_seeds(place: Place, shared: Path | None) -> None:
     if made.is_file():
         return
     shutil.rmtree(seeds, ignore_errors=True)
-    for name in ("tflite", "onnx", "others", "files", "again"):
+    for name in ("tflite", "onnx", "frameworks", "others", "files", "again"):
         (seeds / name).mkdir(parents=True)
     in_fork(tiny.model, seeds / "bert")
     in_fork(write_keras, seeds / "keras.h5")
     in_fork(write_onnx, seeds / "onnx" / "conv.onnx")
+    shutil.copyfile(seeds / "keras.h5", seeds / "frameworks" / "conv.h5")
+    in_fork(write_keras_3, seeds / "frameworks" / "conv.keras")
+    in_fork(write_program, seeds / "frameworks" / "conv.pt2")
     write_rows(seeds)
     rows, converted, convolution = seeds / "rows.tsv", seeds / "converted", seeds / "convolution"
     bert, short = seeds / "bert", ("--max-length", "16")
@@ -1379,6 +1392,24 @@ def write_keras(path: Path) -> None:
     tensor = layers.ReLU()(layers.BatchNormalization()(layers.Conv2D(8, 3)(image)))
     scores = layers.Dense(2, activation="softmax", name="scores")(layers.GlobalAveragePooling2D()(tensor))
     tf_keras.Model(image, scores).save(str(path))
+
+
+def write_keras_3(path: Path) -> None:
+    os.environ |= {"KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    import keras
+
+    layers = keras.layers
+    image = keras.Input((8, 8, 3), name="image")
+    tensor = layers.ReLU()(layers.BatchNormalization()(layers.Conv2D(8, 3)(image)))
+    keras.Model(image, layers.Dense(2, name="scores")(layers.GlobalAveragePooling2D()(tensor))).save(path)
+
+
+def write_program(path: Path) -> None:
+    import torch
+    from torch import nn
+
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2))
+    torch.export.save(torch.export.export(net.eval(), (torch.zeros(1, 3, 8, 8),)), path)
 
 
 def write_onnx(path: Path) -> None:
@@ -1543,7 +1574,7 @@ def table(cases: Sequence[Case]) -> Iterator[str]:
         yield f"| {kind} | {len(group)} | {answered} | {refused} | {crashed} | {stopped} | {figures} |"
 
 
-ATTACKS: dict[str, type[Attack]] = {one.name: one for one in (Inspect, Interpreter, Commands, Onnx, Files, Kills, Full)}
+ATTACKS: dict[str, type[Attack]] = {one.name: one for one in (Inspect, Interpreter, Commands, Onnx, Frameworks, Files, Kills, Full)}
 
 
 def cage() -> str:

@@ -6,7 +6,7 @@ EdgekitError
 │   ├── CheckpointError       a checkpoint folder or hub id
 │   ├── DatasetError          rows, columns, labels
 │   ├── CalibrationError      a representative data set
-│   └── ModelFormatError      an .onnx, SavedModel, .h5 or .tflite file
+│   └── ModelFormatError      an .onnx, SavedModel, Keras, .pt2 or .tflite file
 ├── ConversionError      4  no file can be made from a sound input
 │   ├── UnsupportedOpError    an op without a TFLite built-in
 │   ├── ParityError           a hop changed the model's results

@@ -4,12 +4,13 @@ All but `is_quantization_aware`, `check_format` and `keras_3` need TensorFlow wi
 
 import mmap
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from edgekit.errors import ConversionError, ModelFormatError, UnsupportedOpError
+from edgekit.models import keras_config
 from edgekit.system.serial import parse_json
 from edgekit.tflite import signatures, tree
 
@@ -18,8 +19,6 @@ _ZIP = b"PK\x03\x04"
 _WRAPPER = b'"QuantizeWrapper'
 # Of layers that were wrapped for quantization-aware training.
 _PREFIX = "quant_"
-# Classes of layers that are a Python function, stored as bytecode, or call a method of what they are given by its name.
-_CODE = {"Lambda", "ClassMethod", "InstanceMethod", "TensorFlowOpLayer"}
 # How Keras writes what JSON has no form for.
 _NOTATION = ("TensorShape", "TypeSpec", "__bytes__", "__ellipsis__", "__tuple__", "function")
 _MODULES = ("builtins", "keras", "tf_keras", "tensorflow_model_optimization")
@@ -61,8 +60,8 @@ def check_format(source: Path) -> None:
 def keras_3(source: Path | str) -> ModelFormatError:
     """The refusal of what Keras 3 saved, with the ways to a file that can be read."""
     return ModelFormatError(
-        f"{source}: is a Keras 3 file; in Keras 3 save it with model.export('FOLDER') and convert that SavedModel folder, "
-        "or build it with tf_keras (Keras 2), set its weights and save it as .h5"
+        f"{source}: is a Keras 3 file, which edgekit convert takes as .keras, or .h5; for what needs Keras 2 build the model with "
+        "tf_keras, set its weights and save it as .h5"
     )
 
 
@@ -80,13 +79,14 @@ def load(source: Path) -> Any:
 
             scope = tfmot.quantization.keras.quantize_scope()
         with scope:
-            _refuse_code(source, _classes() | {name for part in getattr(scope, "custom_objects", ()) for name in part})
+            refuse_code(source, {name for part in getattr(scope, "custom_objects", ()) for name in part})
+            keras_config.refuse_outside(source, source)
             model = tf_keras.models.load_model(str(source), compile=False)
     except ModelFormatError:
         raise
     except Exception as error:  # what the loaders raise on damaged files and foreign classes shares no base class
         text = " ".join(str(error).split())[:200]
-        if str(_attribute(source, "keras_version")).startswith("3"):
+        if str(keras_config.attribute(source, "keras_version")).startswith("3"):
             raise keras_3(source) from error
         cause = f"TensorFlow cannot load it ({text}); save it again as Keras 2 .h5 or as a SavedModel"
         if "No model config found" in text:
@@ -97,50 +97,28 @@ def load(source: Path) -> Any:
     return model
 
 
-def _refuse_code(source: Path, known: Collection[str]) -> None:
-    """Raise `ModelFormatError` for a file with more than classes that are `known` and functions that compute."""
-    try:
-        parts = [*_objects(parse_json(_attribute(source, "model_config") or "null"))]
-    except ValueError:
-        return  # the loader tells what is wrong with it
-    allowed = {*known, *_NOTATION} - _CODE
-    for part in parts:
+def refuse_code(source: Path, known: Collection[str] = ()) -> None:
+    """Raise `ModelFormatError` for a file with more than classes of Keras or `known`, and functions that compute."""
+    allowed = {*_classes(), *known, *_NOTATION}
+
+    def fault(part: Mapping[str, Any]) -> str | None:
         kind, config, module = str(part["class_name"]), part.get("config"), str(part.get("module") or "keras")
-        name, symbol = kind, None
-        if isinstance(config, Mapping):
-            name, symbol = config.get("name", kind), config.get("function") if kind in _SYMBOLS else None
+        symbol = config.get("function") if kind in _SYMBOLS and isinstance(config, Mapping) else None
         if symbol is not None and not _SAFE_SYMBOL.fullmatch(str(symbol)):
-            what = f"calls tf.{symbol}, which is not known to compute and do nothing else"
-        elif kind not in allowed and kind not in _SYMBOLS:
-            what = "holds Python code" if kind == "Lambda" else "is of a class that Keras does not have"
-        elif module.split(".")[0] not in _MODULES or (kind == "function" and module != "builtins"):
-            what = f"asks for the module {module}"
-        else:
-            continue
-        raise ModelFormatError(
-            f"{source}: {kind} layer {name} {what}, so edgekit does not load it; use a Keras layer or a tf op "
-            "in its place, or save the model as a SavedModel"
-        )
-
-
-def _attribute(source: Path, name: str) -> Any:
-    """What an .h5 file says of itself; None where it is damaged."""
-    import h5py
-
-    try:
-        with h5py.File(source) as file:
-            return file.attrs.get(name)
-    except OSError:
+            return f"calls tf.{symbol}, which is not known to compute and do nothing else"
+        if what := keras_config.forbidden(kind):
+            return what
+        if kind not in allowed and kind not in _SYMBOLS:
+            return "is of a class that Keras does not have"
+        if module.split(".")[0] not in _MODULES or (kind == "function" and module != "builtins"):
+            return f"asks for the module {module}"
         return None
 
-
-def _objects(config: Any) -> Iterator[dict[str, Any]]:
-    """Each object that a model's configuration describes, those inside others too."""
-    parts = config if isinstance(config, list) else config.values() if isinstance(config, dict) else ()
-    if isinstance(config, dict) and "class_name" in config:
-        yield config
-    for part in parts:
-        yield from _objects(part)
+    try:
+        config = parse_json(keras_config.attribute(source, "model_config") or "null")
+    except ValueError:
+        return  # the loader tells what is wrong with it
+    keras_config.refuse_code(source, config, fault)
 
 
 def _classes() -> set[str]:

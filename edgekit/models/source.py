@@ -37,7 +37,7 @@ SUFFIXES = {".onnx": Kind.ONNX, ".h5": Kind.KERAS, ".keras": Kind.KERAS_3, ".pt2
 
 
 def classify(reference: str, task: str | None = None) -> Source:
-    """What `reference` is: a checkpoint folder, package:NAME, hub id, .onnx, SavedModel folder, Keras-2 .h5 or float .tflite.
+    """What `reference` is: a checkpoint folder, package:NAME, hub id, or an .onnx, SavedModel, .keras, .h5, .pt2 or float .tflite.
 
     `task` is what a checkpoint is for, where its head is not to tell. Raises `CheckpointError` if nothing is found,
     `ModelFormatError` if a file is of another kind, and `ConfigError` for a task that is not known."""
@@ -49,14 +49,11 @@ def classify(reference: str, task: str | None = None) -> Source:
     if suffix in SUFFIXES:
         if not path.is_file():
             raise ModelFormatError(f"{reference}: no such file; check the path")
-        if SUFFIXES[suffix] is Kind.KERAS_3:
-            raise keras2.keras_3(reference)
-        if SUFFIXES[suffix] is Kind.PROGRAM:
-            raise ModelFormatError(f"{reference}: is a torch.export program; export the model with torch.onnx.export instead")
         return Source(SUFFIXES[suffix], path.resolve(), path.stem)
     if path.is_file():
         raise ModelFormatError(
-            f"{reference}: not a model that edgekit reads; give a checkpoint folder, a hub id, .onnx, SavedModel, .h5 or .tflite"
+            f"{reference}: not a model that edgekit reads; give a checkpoint folder, a hub id, .onnx, SavedModel, .keras, .h5, "
+            ".pt2 or .tflite"
         )
     checkpoint = Checkpoint.read(resolve(reference).resolve(), task)
     refuse_quantized(checkpoint.path, checkpoint.config, "converted")

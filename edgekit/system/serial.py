@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 # A tokenizer of 250,000 words takes 20 MB. Python takes ten times what it reads.
 _MOST_JSON_BYTES = 2**28
-_MODEL_SUFFIXES = {".h5", ".onnx", ".tflite"}
+_MODEL_SUFFIXES = {".h5", ".keras", ".onnx", ".pt2", ".tflite"}
 _WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a string", Path: "a path"}
 
 

@@ -82,7 +82,7 @@ min_db = partial(setting, 20.0, "Worst output's error in dB that is allowed wher
 task = partial(setting, None, "What the model is for, where it does not say; generic compares the values of its outputs.")
 mean = partial(setting, None, "Mean of each channel, comma-separated; images: 127.5.", metavar="123.7,116.3,103.5")
 std = partial(setting, None, "Divisor of each channel after --mean is taken off; images: 127.5.", metavar="58.4,57.1,57.4")
-_SHAPES = "Fixes a free shape of an .onnx."
+_SHAPES = "Fixes a free shape of an .onnx or .pt2."
 input_shapes = partial(setting, words=_SHAPES, default_factory=dict, option="--input-shape", metavar="NAME=1,…")
 
 

@@ -61,9 +61,10 @@ _cancelled = threading.Event()
 _GC_THRESHOLD = 200_000
 _LOG_TAIL = 4000
 _NO_ROOM = "free some space, set TMPDIR or choose another --out"
-# What every framework is told: tfmot and onnx2tf need Keras 2, and none of them should talk unasked.
+# What every framework is told: tfmot and onnx2tf need Keras 2, which Keras 3 does not mind, and none should talk unasked.
 _QUIET = {
     "TF_USE_LEGACY_KERAS": "1",
+    "KERAS_BACKEND": "tensorflow",
     "TF_CPP_MIN_LOG_LEVEL": "3",
     "TOKENIZERS_PARALLELISM": "false",
     "HF_HUB_DISABLE_TELEMETRY": "1",

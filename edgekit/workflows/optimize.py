@@ -17,6 +17,7 @@ from edgekit.errors import ConversionError, DatasetError, ModelFormatError, Refu
 from edgekit.measure.judge import BenchmarkConfig, benchmark
 from edgekit.measure.machine import machine
 from edgekit.measure.measurement import Measurement, refusal
+from edgekit.models import keras2
 from edgekit.models.source import Kind, Source, classify
 from edgekit.report.content import FILE_NAME, LearningCurve, Report
 from edgekit.spec import DataSpec, TensorSpec, shown
@@ -98,6 +99,8 @@ def optimize(
     is refused, does not keep the others from being published, and is in the result with the reason."""
     techniques = select(config.techniques)
     source = classify(model)
+    if source.kind is Kind.KERAS_3:
+        raise keras2.keras_3(model)
     if source.kind is not Kind.KERAS:
         raise ModelFormatError(f"{model}: is no Keras model; give a Keras 2 .h5, or for a checkpoint use edgekit prune")
     finals = [_final(out, source, technique, scheme) for technique in techniques for scheme in ("", *SCHEMES)]

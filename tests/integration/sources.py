@@ -34,6 +34,41 @@ def write_recurrent(path: Path) -> None:
     model.save(path) if path.suffix else model.export(path)
 
 
+def write_keras_3(folder: Path) -> None:
+    """`image.keras`, a small convolutional network with input `image` (8, 8, 3), and `steps.keras`, an LSTM and a GRU."""
+    import keras
+
+    keras.utils.set_random_seed(1)
+    layers = keras.layers
+    convolutions = [layers.Conv2D(16, 3, padding="same", activation="relu"), layers.DepthwiseConv2D(3, padding="same")]
+    head = [layers.BatchNormalization(), layers.GlobalAveragePooling2D(), layers.Dense(10, name="scores")]
+    keras.Sequential([keras.Input((8, 8, 3), name="image"), *convolutions, *head]).save(folder / "image.keras")
+    recurrent = [layers.LSTM(8, return_sequences=True), layers.GRU(8), layers.Dense(3, name="last")]
+    keras.Sequential([keras.Input((6, 4), name="steps"), *recurrent]).save(folder / "steps.keras")
+
+
+def write_programs(folder: Path) -> None:
+    """`image.pt2`, a convolutional network with input `image` (free, 3, 8, 8) and output `scores`, and `steps.pt2`, an LSTM."""
+    import torch
+    from torch import nn
+
+    torch.manual_seed(1)
+
+    class Image(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            first = nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1, groups=16)
+            self.layers = nn.Sequential(*first, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10))
+
+        def forward(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
+            return {"scores": self.layers(image)}
+
+    free = {"image": {0: torch.export.Dim("batch")}}
+    image = torch.export.export(Image().eval(), (torch.randn(2, 3, 8, 8),), dynamic_shapes=free)
+    torch.export.save(image, folder / "image.pt2")
+    torch.export.save(torch.export.export(nn.LSTM(4, 8, batch_first=True), (torch.randn(1, 6, 4),)), folder / "steps.pt2")
+
+
 def write_lambda(path: Path, left: Path) -> None:
     """A Keras-2 .h5 with a Lambda layer inside another; running it would write the file `left`."""
     import tf_keras

@@ -8,7 +8,7 @@ from edgekit.cli import options
 from edgekit.cli.console import print_json, show_report
 from edgekit.workflows.convert.config import ConvertConfig
 
-_MODEL = "a checkpoint folder, hub id, package:NAME, .onnx, SavedModel folder, Keras-2 .h5 or float .tflite"
+_MODEL = "a checkpoint folder, hub id, package:NAME, .onnx, SavedModel folder, .keras, .h5, torch.export .pt2 or float .tflite"
 
 
 @options.command()

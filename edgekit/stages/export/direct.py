@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from edgekit.errors import UnsupportedOpError
 from edgekit.stages.export import graph, incoming
@@ -29,8 +29,16 @@ def _stop(*_: object) -> NoReturn:
     raise _Written
 
 
-def export_direct(onnx_file: Path, target: Path, *, foreign: bool, max_length: int, shapes: Mapping[str, Sequence[int]]) -> Ends:
-    """Write the ONNX file as a float32 .tflite of built-in ops with one signature; images become NHWC.
+def export_direct(
+    onnx_file: Path,
+    target: Path,
+    *,
+    foreign: bool,
+    max_length: int,
+    shapes: Mapping[str, Sequence[int]],
+    keep_layout: bool = False,
+) -> Ends:
+    """Write the ONNX file as a float32 .tflite of built-in ops with one signature; images become NHWC, but with `keep_layout`.
 
     For `foreign` and what it raises see `incoming.prepare`; `UnsupportedOpError` names the op. Runs in `ENVIRONMENT`; changes the
     working directory."""
@@ -40,7 +48,8 @@ def export_direct(onnx_file: Path, target: Path, *, foreign: bool, max_length: i
     work.mkdir()
     # What is constant is folded in the finished file, too, and quicker.
     room = target.parent
-    model, ends = incoming.prepare(onnx_file, room, foreign=foreign, max_length=max_length, shapes=shapes, fold=False)
+    options: Any = {"foreign": foreign, "max_length": max_length, "shapes": shapes, "keep_layout": keep_layout}
+    model, ends = incoming.prepare(onnx_file, room, fold=False, **options)
     copies = graph.drop_copies(model)
     renamed = graph.rename_ends(model, _IDENTIFIER)
     # onnx2tf guesses by the sizes which tensors have moved; told to move none itself, it cannot be wrong about inputs.

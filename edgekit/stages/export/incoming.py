@@ -30,12 +30,19 @@ class Ends:
 
 
 def prepare(
-    onnx_file: Path, room: Path, *, foreign: bool, max_length: int, shapes: Mapping[str, Sequence[int]], fold: bool = True
+    onnx_file: Path,
+    room: Path,
+    *,
+    foreign: bool,
+    max_length: int,
+    shapes: Mapping[str, Sequence[int]],
+    fold: bool = True,
+    keep_layout: bool = False,
 ) -> tuple[Any, Ends]:
     """The graph for a converter, which may write in `room`.
 
     A `foreign` file is checked, its constants folded and its quantized ops rewritten first; of our own exports constants are folded
-    with `fold`. See `fix_shapes` for `max_length` and `shapes`.
+    with `fold`. With `keep_layout` no input's channels move. See `fix_shapes` for `max_length` and `shapes`.
 
     Raises `ModelFormatError`, `UnsupportedOpError` and `InputError`."""
     import onnx
@@ -66,7 +73,7 @@ def prepare(
     for number, node in enumerate(model.graph.node):
         node.name = node.name or f"{node.op_type}_{number}"
     names = tuple(graph.input_names(model)), tuple(graph.output_names(model))
-    return model, Ends(*names, _channels_first(model), fixed, positive=positive)
+    return model, Ends(*names, () if keep_layout else _channels_first(model), fixed, positive=positive)
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Checkpoint to a float .tflite through litert-torch (extra `litert`)."""
+"""Checkpoint, or any torch module, to a float .tflite through litert-torch (extra `litert`)."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,7 +20,6 @@ def export_litert(checkpoint: Checkpoint, samples_folder: Path, target: Path, re
 
     Writes the first samples' outputs, computed by PyTorch, to the folder `reference`.
     Raises `CheckpointError`, and `UnsupportedOpError` if the model cannot be converted. Needs torch."""
-    import litert_torch
     import torch
 
     few = exported.first(Samples.load(samples_folder))
@@ -40,12 +39,23 @@ def export_litert(checkpoint: Checkpoint, samples_folder: Path, target: Path, re
             with known:
                 return dict(zip(names, self.module(input_ids, attention_mask, token_type_ids), strict=True))
 
+    write_litert(Named().eval(), target, checkpoint.path, sample_kwargs=tensors)
+
+
+def write_litert(module: Any, target: Path, origin: Path, **samples: Any) -> None:
+    """Write a torch module as a float .tflite: `samples` are its `sample_args` or `sample_kwargs`.
+
+    Raises `UnsupportedOpError` about `origin` if it cannot be converted, or has an op without a kernel."""
+    import litert_torch
+
     try:
         large = sum(weight.nbytes for weight in module.parameters()) > _LARGE_BYTES
-        litert_torch.convert(Named().eval(), sample_kwargs=tensors, lightweight_conversion=large).export(str(target))
+        litert_torch.convert(module, lightweight_conversion=large, **samples).export(str(target))
     except (RuntimeError, NotImplementedError, ValueError) as error:
-        raise UnsupportedOpError(f"{checkpoint.path}: litert-torch cannot convert it ({one_line(error)})") from error
-    require_kernels(target, checkpoint.path)
+        # Behind that it prints the node, and where it was traced.
+        cause = one_line(error).split(" While executing")[0]
+        raise UnsupportedOpError(f"{origin}: litert-torch cannot convert it ({cause})") from error
+    require_kernels(target, origin)
 
 
 def _known_ranges(module: Any, tensors: Mapping[str, Any]) -> Any:
@@ -80,10 +90,10 @@ def _known_ranges(module: Any, tensors: Mapping[str, Any]) -> Any:
     return known
 
 
-def require_kernels(file: Path, checkpoint: Path) -> None:
+def require_kernels(file: Path, origin: Path) -> None:
     """Raise `UnsupportedOpError` if the interpreter does not load `file`: litert-torch writes ops that have no kernel, too."""
     try:
         Model(file, mapped=True, delegate=False)
     except ModelFormatError as error:
         cause = error.message.removeprefix(f"{file}: ")[:200]
-        raise UnsupportedOpError(f"{checkpoint}: litert-torch makes a file that does not load ({cause})") from error
+        raise UnsupportedOpError(f"{origin}: litert-torch makes a file that does not load ({cause})") from error

@@ -1,4 +1,4 @@
-"""Checkpoint to ONNX through torch's dynamo exporter."""
+"""Checkpoint, or any torch module, to ONNX through torch's dynamo exporter."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,34 +35,42 @@ def export_onnx(checkpoint: Checkpoint, samples_folder: Path, target: Path, refe
     Attention masks get values that integers can represent, unless `soften` leaves that to a later hop.
     Writes the outputs of the first saved samples, computed by PyTorch, to the folder `reference`, each float32 (N, …) by name.
     Raises `CheckpointError`, `UnsupportedOpError` if the model cannot be traced, `ParityError` if ONNX disagrees. Needs torch."""
-    import torch
 
     few = exported.first(Samples.load(samples_folder))
     module, names = exported.load(checkpoint, tuple(few.inputs)), checkpoint.task.outputs
     outputs = exported.run(module, few, names)
     Samples(outputs).save(reference)
-    size = sum(parameter.numel() * parameter.element_size() for parameter in module.parameters())
-    try:
-        program = torch.onnx.export(
-            module,
-            exported.example(few),
-            dynamo=True,
-            opset_version=OPSET,
-            optimize=True,
-            input_names=list(few.inputs),
-            output_names=list(names),
-            verbose=False,
-        )
-    except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
-        cause = one_line(error)
-        raise UnsupportedOpError(f"{checkpoint.path}: torch cannot export it to ONNX ({cause})") from error
-    if program is None:
-        raise UnsupportedOpError(f"{checkpoint.path}: torch exports nothing to ONNX")
-    program.save(target, external_data=size > _EXTERNAL_BYTES)
+    write_onnx(module, exported.example(few), list(few.inputs), names, target, checkpoint.path)
     mask, written = soften_masks(target, few) if soften else (None, run_onnx(target, few))
     parity = compare_all(written, outputs)
     require(parity, "PyTorch to ONNX")
     return OnnxExport(parity, mask)
+
+
+def write_onnx(
+    module: Any, example: tuple[Any, ...], inputs: Sequence[str], outputs: Sequence[str], target: Path, origin: Path
+) -> None:
+    """Write a torch module that takes `example` by position as ONNX of opset 20. Raises `UnsupportedOpError` about `origin`."""
+    import torch
+
+    size = sum(parameter.numel() * parameter.element_size() for parameter in module.parameters())
+    try:
+        program = torch.onnx.export(
+            module,
+            example,
+            dynamo=True,
+            opset_version=OPSET,
+            optimize=True,
+            input_names=list(inputs),
+            output_names=list(outputs),
+            verbose=False,
+        )
+    except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
+        cause = one_line(error)
+        raise UnsupportedOpError(f"{origin}: torch cannot export it to ONNX ({cause})") from error
+    if program is None:
+        raise UnsupportedOpError(f"{origin}: torch exports nothing to ONNX")
+    program.save(target, external_data=size > _EXTERNAL_BYTES)
 
 
 def soften_masks(path: Path, samples: Samples) -> tuple[float | None, dict[str, np.ndarray]]:

@@ -1,4 +1,4 @@
-"""SavedModel or Keras-2 model to a float32 .tflite with built-in ops, through TFLiteConverter."""
+"""SavedModel or Keras model to a float32 .tflite with built-in ops, through TFLiteConverter."""
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
@@ -10,7 +10,7 @@ import numpy as np
 
 from edgekit.data.samples import Samples, as_fed
 from edgekit.errors import ModelFormatError
-from edgekit.models import keras2, saved_models
+from edgekit.models import keras2, keras3, saved_models
 from edgekit.models.channels import usual_size
 from edgekit.models.effects import refuse_effects
 from edgekit.tflite import flatbuffer, signatures
@@ -26,12 +26,12 @@ def convert_float(
     outputs: Sequence[str] = (),
     origin: Path | None = None,
 ) -> None:
-    """Write a SavedModel folder or a Keras-2 .h5 file as a float32 .tflite; a free batch is fixed to 1.
+    """Write a SavedModel folder or a Keras file as a float32 .tflite; a free batch is fixed to 1.
 
     A SavedModel that edgekit wrote comes with `inputs` and `outputs`, their names in order, and with `names`, which renames
     them; its shapes are fixed, and it is not loaded here a first time. `origin` is what errors call the model.
     Raises `ModelFormatError`, `UnsupportedOpError` naming the ops that TFLite lacks, and `ConversionError`. Needs TensorFlow."""
-    if source.is_file():
+    if source.is_file() and not keras3.is_keras_3(source):
         keras2.check_format(source)
     import tensorflow as tf
 
@@ -71,7 +71,7 @@ def write_trained(source: Path, target: Path) -> None:
 
 
 def reference_outputs(source: Path, samples_folder: Path, target: Path, limit: int) -> None:
-    """Outputs of a SavedModel or .h5 for the first `limit` saved rows, by TensorFlow: a folder of (N, ...) by name."""
+    """Outputs of a SavedModel or Keras file for the first `limit` saved rows, by TensorFlow: a folder of (N, ...) by name."""
     import tensorflow as tf
 
     held, function = _load(source)
@@ -90,6 +90,8 @@ def _load(source: Path, room: Path | None = None) -> tuple[Any, Any]:
     """What keeps the variables alive, and the function to convert; with a `room` to write in, one that a batch of 1 makes fixed."""
     import tensorflow as tf
 
+    if source.is_file() and keras3.is_keras_3(source):
+        return keras3.serving(keras3.load(source), source)
     if source.is_file():
         keras = keras2.load(source)
         if keras2.is_quantization_aware(source):

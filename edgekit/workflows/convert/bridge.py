@@ -19,6 +19,7 @@ from edgekit.stages.export.incoming import Ends
 from edgekit.stages.export.litert import export_litert
 from edgekit.stages.export.module import PARITY_ROWS, first
 from edgekit.stages.export.onnx import comparable, export_onnx, run_onnx, stacked
+from edgekit.stages.export.program import program_outputs, program_to_litert, program_to_onnx
 from edgekit.stages.export.saved_model import export_saved_model
 from edgekit.stages.export.simplify import simplify
 from edgekit.stages.quantize.converter import convert_float, reference_outputs
@@ -33,7 +34,12 @@ T = TypeVar("T")
 Shapes = Mapping[str, Sequence[int]]
 _LAST_HOP = "SavedModel to float32 .tflite"
 # The best first.
-ROADS = {Kind.CHECKPOINT: (Bridge.DIRECT, Bridge.LITERT, Bridge.TF), Kind.ONNX: (Bridge.DIRECT, Bridge.TF)}
+ROADS = {
+    Kind.CHECKPOINT: (Bridge.DIRECT, Bridge.LITERT, Bridge.TF),
+    Kind.ONNX: (Bridge.DIRECT, Bridge.TF),
+    # The road through a SavedModel would move the channels of its inputs and outputs.
+    Kind.PROGRAM: (Bridge.LITERT, Bridge.DIRECT),
+}
 
 
 @dataclass(frozen=True)
@@ -77,12 +83,16 @@ def fitting(kind: Kind, path: Path, bridge: Bridge) -> tuple[Bridge, ...]:
     Raises `ConfigError` for a road that is not installed or not for such a source."""
     known = ROADS.get(kind, ())
     if bridge is Bridge.AUTO:
-        return tuple(road for road in known if _lacking(road) is None) or (bridge,)
+        lacking = {road: _lacking(road) for road in known}
+        if known and all(lacking.values()):
+            needs = ", or ".join(f"--bridge {road} needs {what}" for road, what in lacking.items())
+            raise ConfigError(f"{path}: {needs}")
+        return tuple(road for road in known if lacking[road] is None) or (bridge,)
     if bridge not in known:
         advice = f"give {' or '.join(known)}" if known else "leave it out"
         raise ConfigError(f"{path}: --bridge {bridge} is not for {kind}; {advice}")
-    if lacking := _lacking(bridge):
-        raise ConfigError(f"{path}: --bridge {bridge} needs {lacking}")
+    if missing := _lacking(bridge):
+        raise ConfigError(f"{path}: --bridge {bridge} needs {missing}")
     return (bridge,)
 
 
@@ -159,12 +169,12 @@ def from_checkpoint(
 
 
 def from_file(source: Source, road: Bridge, max_length: int, shapes: Shapes, work: Path, worker: Worker) -> FloatModel:
-    """An .onnx, SavedModel, .h5 or .tflite as a float32 .tflite: `finish` it once there is data.
+    """Any source but a checkpoint as a float32 .tflite: `finish` it once there is data.
 
     Raises `ModelFormatError`, `ConversionError` and `WorkerError`."""
     made = FloatModel(work / "float32.tflite")
-    if shapes and source.kind is not Kind.ONNX:
-        raise ConfigError(f"{source.path}: --input-shape is for .onnx sources; leave it out")
+    if shapes and source.kind not in (Kind.ONNX, Kind.PROGRAM):
+        raise ConfigError(f"{source.path}: --input-shape is for .onnx and .pt2 sources; leave it out")
     if source.kind is Kind.TFLITE:
         _check_float(source.path)
         content = signatures.add_signature(source.path.read_bytes(), origin=str(source.path))
@@ -174,6 +184,14 @@ def from_file(source: Source, road: Bridge, max_length: int, shapes: Shapes, wor
         return made
     if source.kind is Kind.ONNX:
         made.onnx = _from_onnx(made, source.path, source.path, road, None, max_length, shapes, work, worker)
+    elif source.kind is Kind.PROGRAM and road is Bridge.LITERT:
+        made.made_by = ("litert-torch",)
+        made.run("litert-torch", worker, program_to_litert, source.path, made.path, max_length, shapes)
+    elif source.kind is Kind.PROGRAM:
+        onnx_file = work / "model.onnx"
+        made.run("PyTorch to ONNX", worker, program_to_onnx, source.path, onnx_file, max_length, shapes)
+        _from_onnx(made, onnx_file, source.path, road, None, max_length, {}, work, worker, keep_layout=True)
+        made.made_by = ("torch", *made.made_by)
     else:
         made.made_by = ("tensorflow",)
         made.run(_LAST_HOP, worker, convert_float, source.path, made.path, max_length)
@@ -185,9 +203,14 @@ def finish(source: Source, made: FloatModel, held_out: Path, work: Path, worker:
 
     Attention masks get a value that integers can represent, where `soften` says that the rows tell which ones do and no earlier
     hop has seen to it. Raises `ParityError`."""
-    if source.kind in (Kind.SAVED_MODEL, Kind.KERAS):
+    if source.kind in (Kind.SAVED_MODEL, Kind.KERAS, Kind.KERAS_3):
         made.reference = work / "reference"
         worker.run(reference_outputs, source.path, held_out, made.reference, PARITY_ROWS)
+    if source.kind is Kind.PROGRAM:
+        made.reference = work / "reference"
+        file = flatbuffer.read(made.path)
+        shapes = {spec.name: spec.shape for spec in file.signature(file.entry()).inputs}
+        worker.run(program_outputs, source.path, held_out, made.reference, PARITY_ROWS, shapes)
     hop = f"{source.kind} to float32 .tflite"
     soften = soften and made.mask is None
     mask, parity = made.run("rewrite, compare with the source", worker, _finished, source, made, held_out, soften)
@@ -225,12 +248,15 @@ def _from_onnx(
     shapes: Shapes,
     work: Path,
     worker: Worker,
+    *,
+    keep_layout: bool = False,
 ) -> Ends:
     """`onnx` as the float32 .tflite; it is a foreign one where there are no rows yet."""
     options: dict[str, Any] = {"foreign": held_out is None, "max_length": max_length, "shapes": shapes}
     if road is Bridge.DIRECT:
         made.made_by = (f"onnx2tf=={VERSION}",)
         elsewhere = replace(worker, python=ENVIRONMENT.python, env=KEEPING_MEMORY)
+        options["keep_layout"] = keep_layout
         return made.run("ONNX to float32 .tflite", elsewhere, export_direct, onnx, made.path, **options)
     made.made_by, saved = ("onnx2tf", "tensorflow"), work / "saved_model"
     hop = made.run("ONNX to SavedModel", worker, export_saved_model, onnx, held_out, saved, **options)

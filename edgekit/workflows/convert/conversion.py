@@ -39,13 +39,13 @@ from edgekit.tasks.base import Settings, Task
 from edgekit.tasks.generic import GENERIC
 from edgekit.tasks.recognition import named, recognise
 from edgekit.tflite import flatbuffer, metadata, package
-from edgekit.workflows.convert import bridge, contents, several_lengths
+from edgekit.workflows.convert import bridge, contents, in_memory, several_lengths
 from edgekit.workflows.convert.bridge import FloatModel
 from edgekit.workflows.convert.config import Bridge, ConvertConfig
 from edgekit.workflows.convert.publish import Data, Publisher, final_path, read_plan, rejected_path
 from edgekit.workflows.convert.several_lengths import Lengths
 from edgekit.workflows.inputs import classes_of
-from edgekit.workflows.inspect import inputs_of
+from edgekit.workflows.inspect import SourceInput, inputs_of
 
 _UNTAUGHT_ROWS = 16
 _REMEDY = "choose another scheme or better representative data"
@@ -110,18 +110,28 @@ class Conversion:
 
 
 def convert(
-    model: str | Path,
+    model: Any,
     out: str | Path,
     config: ConvertConfig = ConvertConfig(),  # noqa: B008 - frozen
     *,
+    example_inputs: Any = None,
+    name: str | None = None,
     overwrite: bool = False,
     on_progress: OnProgress = None,
 ) -> Conversion:
     """Convert `model` and publish `OUT/<model>_<scheme>.tflite` and `.json` for every scheme that passes.
 
+    `model` is what the command takes, or one in memory: a `keras.Model`, a `torch.export.ExportedProgram`, or a `torch.nn.Module`
+    with `example_inputs`, whose shapes the files keep: a tensor or array, a tuple of them, or a dict by the names of `forward`'s
+    arguments. Files of these are called `name`, else as the Keras model or the module's class.
+
     Raises `InputError`, `ConversionError`, `WorkerError` and `OutputError`; a scheme that fails or is refused does not
     keep the others from being published, and is told in the result."""
-    model, out = str(model), Path(out)
+    with in_memory.as_reference(model, example_inputs, name) as reference:
+        return _convert(reference, Path(out), config, overwrite=overwrite, on_progress=on_progress)
+
+
+def _convert(model: str, out: Path, config: ConvertConfig, *, overwrite: bool, on_progress: OnProgress) -> Conversion:
     # Options before the model, which may have to be downloaded.
     chosen, brought = schemes.select(config.schemes), check_schemes(model, config)
     source = classify(model, config.task)
@@ -344,8 +354,14 @@ def _check_rows(source: Source, config: ConvertConfig, rows: Rows | None) -> Non
         inputs = inputs_of(source.kind, source.path, config.max_length, config.input_shapes)
         if specs := [item.converted for item in inputs if item.converted is not None]:
             one = sources.take(rows, np.arange(min(1, len(rows))))
-            check_length(one, [item.name for item in inputs if item.token_axis == 1], config.max_length)
+            check_length(one, [item.name for item in inputs if _has_free_length(item, config)], config.max_length)
             fit_arrays(one, specs, [item.name for item in inputs if item.channels_last])
+
+
+def _has_free_length(item: SourceInput, config: ConvertConfig) -> bool:
+    """Whether --max-length says how many tokens a row has."""
+    shape = item.shape or ()
+    return len(shape) == 2 and not isinstance(shape[1], int) and "int" in item.dtype and item.name not in config.input_shapes
 
 
 @dataclass(frozen=True)
