@@ -7,7 +7,7 @@ from edgekit.tflite import flatbuffer, schema
 from edgekit.tflite.tree import add_tensor, ends, listed, op_name, opcode, operation
 
 # What LiteRT's kernels take besides float32; what they give has the scale of what they read.
-_BOTH = (schema.TensorType.INT8, schema.TensorType.INT16)
+_BOTH = ("INT8", "INT16")
 _KINDS = {
     "ARG_MAX": _BOTH[:1],
     "ARG_MIN": _BOTH[:1],
@@ -18,7 +18,7 @@ _KINDS = {
     "TOPK_V2": _BOTH,
 }
 # Those that compute on int16 values for all that.
-WIDE = frozenset(name for name, kinds in _KINDS.items() if schema.TensorType.INT16 in kinds)
+WIDE = frozenset(name for name, kinds in _KINDS.items() if "INT16" in kinds)
 
 
 def has_moves(graph: flatbuffer.Subgraph) -> bool:
@@ -50,7 +50,7 @@ class _Graph:
             elif name == "QUANTIZE" and source in self.moved:
                 # From version 2 on it goes from one scale to another.
                 operator.inputs, operator.opcodeIndex = [source], opcode(self.root, "QUANTIZE", 2)
-            elif source >= 0 and self.graph.tensors[source].type in _KINDS.get(name, ()):
+            elif source >= 0 and self._kind(source) in _KINDS.get(name, ()):
                 operator.inputs = [source, *inputs[1:]]
                 operator.outputs = [self._in_integers(index, source) for index in outputs]
                 pairs = [(new, old) for new, old in zip(operator.outputs, outputs, strict=True) if new != old]
@@ -58,6 +58,9 @@ class _Graph:
         read = {*map(int, listed(self.graph.outputs)), *(index for one in operators for index in ends(one)[0])}
         unread = [one for one in operators if op_name(self.root, one) == "DEQUANTIZE" and ends(one)[1][0] not in read]
         self.graph.operators = [one for one in operators if not any(one is other for other in unread)]
+
+    def _kind(self, index: int) -> str:
+        return schema.names("TensorType").get(self.graph.tensors[index].type, "")
 
     def _in_integers(self, index: int, source: int) -> int:
         """A tensor like a float one that an op gives, with the dtype and scale of what it reads; others stay."""

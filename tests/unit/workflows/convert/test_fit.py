@@ -5,7 +5,7 @@ import pytest
 
 from edgekit.data.sources import ArrayRows
 from edgekit.errors import DatasetError
-from edgekit.workflows.convert.conversion import check_length
+from edgekit.workflows.convert.fit import check_length
 
 
 def test_rows_of_another_length_name_the_option() -> None:
