@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 import numpy as np
 
 from edgekit.data.samples import Array, Samples, real_dtype, row_shape
-from edgekit.data.sources import ArrayRows
+from edgekit.data.sources import ArrayRows, feeding
 from edgekit.errors import ConfigError, DatasetError
 from edgekit.spec import TensorSpec
 
@@ -18,6 +18,7 @@ def fit_arrays(rows: ArrayRows, inputs: Sequence[TensorSpec], channels_first: Co
     to wider ones or to narrower ones that hold all their values, integers to floats that hold them exactly. For a quantized input
     the result is real float32: an array in the input's own integer dtype holds stored values and becomes (stored - zero_point) *
     scale, floats are taken as real. Raises `DatasetError` naming the input, what it expects and what was found."""
+    rows = feeding(rows, inputs)
     arrays = dict(rows.arrays)
     if len(arrays) == 1 and len(inputs) == 1:
         arrays = {inputs[0].name: next(iter(rows.arrays.values()))}

@@ -6,7 +6,7 @@ import itertools
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
 from typing import Any, TypeVar
 
@@ -16,7 +16,7 @@ from edgekit.data import hub, tables
 from edgekit.data.npz import read_npz
 from edgekit.data.samples import Array
 from edgekit.errors import DatasetError
-from edgekit.spec import DataSpec
+from edgekit.spec import DataSpec, TensorSpec
 
 
 @dataclass(frozen=True)
@@ -109,15 +109,20 @@ class ImageRows(_Numbered):
 
 @dataclass(frozen=True, eq=False)
 class ArrayRows(_Numbered):
-    """Arrays (N, ...) by name, as stored, and labels (N,): int64, or floats if some are fractions."""
+    """Arrays (N, ...) by name, as stored, and labels (N,): int64, or floats if some are fractions.
+
+    `doubtful` has the array that was taken for labels by its name alone: a model may have an input of that name. If it has none,
+    `fault` says why the array cannot be labels."""
 
     arrays: Mapping[str, Array]
     labels: Array | None
     origin: str
     numbers: Sequence[int] = ()
+    doubtful: Mapping[str, Array] = field(default_factory=dict)
+    fault: str = ""
 
     def __len__(self) -> int:
-        return next((len(array) for array in self.arrays.values()), 0)
+        return next((len(array) for array in (*self.arrays.values(), *self.doubtful.values())), 0)
 
 
 Rows = TextRows | ImageRows | ArrayRows
@@ -204,6 +209,19 @@ def _as_numbers(values: Any) -> Array | None:
     return array if array.dtype.kind in "biuf" else None
 
 
+def feeding(rows: R, inputs: Sequence[TensorSpec]) -> R:
+    """The rows for a model with these inputs: an array of such a name is none of labels.
+
+    Raises `DatasetError` for labels that are none."""
+    if not isinstance(rows, ArrayRows):
+        return rows
+    if rows.doubtful.keys() & {spec.name for spec in inputs}:
+        return replace(rows, arrays={**rows.arrays, **rows.doubtful}, labels=None, doubtful={}, fault="")
+    if rows.fault:
+        raise DatasetError(rows.fault)
+    return rows
+
+
 def take(rows: R, indices: Sequence[int] | Array) -> R:
     """The rows at `indices`, in that order, before the costly encoding."""
     chosen = [int(index) for index in indices]
@@ -215,7 +233,8 @@ def take(rows: R, indices: Sequence[int] | Array) -> R:
 
     picked = {"labels": pick(rows.labels), "numbers": pick(rows.numbers) if rows.numbers else tuple(chosen)}
     if isinstance(rows, ArrayRows):
-        picked["arrays"] = {name: array[chosen] for name, array in rows.arrays.items()}
+        for what, arrays in (("arrays", rows.arrays), ("doubtful", rows.doubtful)):
+            picked[what] = {name: array[chosen] for name, array in arrays.items()}
     elif isinstance(rows, ImageRows):
         picked["files"] = pick(rows.files)
     else:
@@ -405,12 +424,16 @@ def _array_rows(arrays: Mapping[str, Array], origin: str, label_columns: Sequenc
     rest = {other: array for other, array in arrays.items() if other != name}
     if labels.shape[1:] == (1,):
         labels = labels[:, 0]
+    fault = ""
     if labels.ndim not in (1, 2) or labels.dtype.kind not in "iubf" or not np.isfinite(labels).all():
-        raise DatasetError(
-            f"{origin}: labels {name!r} are {labels.dtype} {labels.shape}; give one integer per row or set --label-column"
-        )
-    if not rest:
-        raise DatasetError(f"{origin}: holds labels {name!r} but no input array; add one per model input")
+        fault = f"{origin}: labels {name!r} are {labels.dtype} {labels.shape}; give one integer per row or set --label-column"
+    elif not rest:
+        fault = f"{origin}: holds labels {name!r} but no input array; add one per model input"
+    doubtful = {} if labelled or name in label_columns else {name: arrays[name]}
+    if fault and not doubtful:
+        raise DatasetError(fault)
+    if fault:
+        return ArrayRows(rest, None, origin, doubtful=doubtful, fault=fault)
     whole = labels.astype(np.int64)
     # Fractions are a regression's: only a head that chooses a class has to refuse them.
-    return ArrayRows(rest, whole if (whole == labels).all() else labels, origin)
+    return ArrayRows(rest, whole if (whole == labels).all() else labels, origin, doubtful=doubtful)

@@ -7,7 +7,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from edgekit.errors import ModelFormatError, one_line
+from edgekit.errors import ModelFormatError
+from edgekit.models import saved_models
 
 # Ops that TensorFlow calls stateless and that read files, call back, or run what they hold all the same.
 _REACHING = re.compile(r"CustomCall|Dataset|^Debug|Fil(e|espec)|PyFunc|^Reader|Remote|Rpc|^Shard|Snapshot|Sql|Summary|TPU")
@@ -26,16 +27,8 @@ def refuse_effects(source: Path) -> None:
     """Raise `ModelFormatError` for a SavedModel folder that, loaded or run, would call anything but ops that compute.
 
     Looked at is all that its signatures, its functions and its initialization reach; what saves the model again is not run."""
-    from google.protobuf.message import DecodeError
-    from tensorflow.core.protobuf import saved_model_pb2
-
-    saved = saved_model_pb2.SavedModel()
-    try:
-        saved.ParseFromString((source / "saved_model.pb").read_bytes())
-    except (DecodeError, OSError) as error:
-        raise ModelFormatError(f"{source}: TensorFlow cannot load it ({one_line(error)}); save it again as a SavedModel") from error
     stateful = _stateful()
-    for graph in saved.meta_graphs:
+    for graph in saved_models.read(source).meta_graphs:
         for op in _reached(graph):
             if op not in stateful or (stateful[op] and not _KEEPING.fullmatch(op)) or _REACHING.search(op):
                 raise ModelFormatError(

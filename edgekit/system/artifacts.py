@@ -140,7 +140,13 @@ def _portable(value: Any, roots: Sequence[str]) -> Any:
         return value
     for root in roots:
         value = value.replace(root, "")
-    return Path(value).name if value.startswith("/") and "\n" not in value else _PLACE.sub(lambda found: Path(found[0]).name, value)
+    return _name(value) if value.startswith("/") and "\n" not in value else _PLACE.sub(lambda place: _name(place[0]), value)
+
+
+def _name(place: str) -> str:
+    """The last part of a path; what begins in no folder of this machine is none, such as an op's name in an .onnx file."""
+    parts = Path(place).parts
+    return Path(place).name if len(parts) > 1 and Path(*parts[:2]).exists() else place
 
 
 def sha256(path: Path) -> str:

@@ -3,8 +3,10 @@
 A new front with the new root table and what is new is put before the old bytes, whose offsets are relative and stay true.
 So a file of any size costs one copy, and weights keep the alignment that the runtime maps them with."""
 
+import math
 import re
 import struct
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -51,6 +53,18 @@ def rename(model: bytes, names: Mapping[str, str], *, origin: str = "model") -> 
     return b"".join(_with_front(model, origin, entries=entries))
 
 
+def repeat(model: bytes, copies: Mapping[str, str], *, origin: str = "model") -> bytes:
+    """Give outputs once more under other names, new name to the one that is there, in every signature and by index."""
+    file = flatbuffer.parse(model, origin)
+    entries, ends = [], {}
+    for entry in file.entries:
+        graph = file.subgraphs[entry.subgraph]
+        more = {name: entry.outputs[other] for name, other in copies.items()}
+        entries.append(replace(entry, outputs={**entry.outputs, **more}))
+        ends[entry.subgraph] = graph.inputs, (*graph.outputs, *more.values())
+    return b"".join(_with_front(model, origin, entries=entries, ends=ends))
+
+
 def order(model: bytes, inputs: Sequence[str], outputs: Sequence[str], *, origin: str = "model") -> bytes:
     """Bring inputs and outputs into the order of these names, in every signature and by index; others come last as they are."""
     file = flatbuffer.parse(model, origin)
@@ -67,9 +81,12 @@ def order(model: bytes, inputs: Sequence[str], outputs: Sequence[str], *, origin
 
 
 def _sorted(items: Iterable[_Item], first: Iterable[_Item]) -> tuple[_Item, ...]:
-    """The items in the order of `first`, then the others as they are."""
-    place = {item: number for number, item in enumerate(first)}
-    return tuple(sorted(items, key=lambda item: place.get(item, len(place))))
+    """The items in the order of `first`, one that is there several times at each of its places, then the others as they are."""
+    places: dict[_Item, list[int]] = defaultdict(list)
+    for number, item in enumerate(first):
+        places[item].append(number)
+    placed = [(places[item].pop(0) if places[item] else math.inf, item) for item in items]
+    return tuple(item for _, item in sorted(placed, key=lambda pair: pair[0]))
 
 
 def add_signature(model: bytes, *, origin: str = "model") -> bytes:

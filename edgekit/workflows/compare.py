@@ -99,7 +99,7 @@ def compare(
         versions = [_version(name, path, data, own) for name, path, own in zip(names, paths, parts, strict=True)]
         lengths = _lengths(versions, config.max_length)
         first = next((version for version in versions if "task" in version.settings), versions[0])
-        rows, task, settings = rows_for(data, first.settings, first.known.signature.outputs, config.task)
+        rows, task, settings = rows_for(data, first.settings, first.known.signature, config.task)
         samples = _encoded(versions, rows, lengths, task, settings, room)
         described_as = {version.path: version.known for version in versions}
         measured = benchmark(paths, samples, timing, reference=paths[base], described=described_as, on_progress=on_progress)

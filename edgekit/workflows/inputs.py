@@ -12,7 +12,7 @@ from edgekit.data.samples import Samples
 from edgekit.data.sources import Rows
 from edgekit.data.text import open_tokenizer
 from edgekit.errors import CheckpointError, ModelFormatError
-from edgekit.spec import DataSpec, TensorSpec
+from edgekit.spec import DataSpec, Signature, TensorSpec
 from edgekit.stages.quantize.schemes import SCHEMES
 from edgekit.system import artifacts
 from edgekit.system.serial import read_json
@@ -83,19 +83,19 @@ def encode_for(file: Path, spec: DataSpec, folder: Path, task: str | None = None
     Raises `DatasetError`, `ModelFormatError`, and `ConfigError` for a task that is not known."""
     content = flatbuffer.read(file)
     signature, stored = content.signature(content.entry()), settings_of(content)
-    rows, how, settings = rows_for(spec, stored, signature.outputs, task)
+    rows, how, settings = rows_for(spec, stored, signature, task)
     return how.encode(rows, signature.inputs, encoding_of(content, stored, spec, folder), settings, folder)
 
 
 def rows_for(
-    spec: DataSpec, stored: Mapping[str, Any], outputs: Sequence[TensorSpec], task: str | None = None
+    spec: DataSpec, stored: Mapping[str, Any], signature: Signature, task: str | None = None
 ) -> tuple[Rows, Task, dict[str, Any]]:
     """The rows that are judged on, drawn; the task of a file with these `stored` settings, and the settings it is read with.
 
     Raises `DatasetError` and `ConfigError`."""
-    rows = sources.read(spec, (named(stored, task) or GENERIC).columns)
+    rows = sources.feeding(sources.read(spec, (named(stored, task) or GENERIC).columns), signature.inputs)
     refuse_statistics(rows, spec.mean, spec.std)
-    how, settings = recognise(stored, outputs, rows, task)
+    how, settings = recognise(stored, signature.outputs, rows, task)
     if spec.samples is not None:
         rows = sources.take(rows, draw(rows, spec.samples, spec.seed))
     return rows, how, settings

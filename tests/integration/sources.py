@@ -26,11 +26,12 @@ def write_keras(folder: Path) -> None:
 
 
 def write_recurrent(path: Path) -> None:
-    """A Keras model of an LSTM and a GRU whose batch is free."""
+    """A Keras model of an LSTM and a GRU whose batch is free, as .h5 or, without a suffix, as a SavedModel."""
     import tf_keras as keras
 
     layers = [keras.layers.LSTM(8, return_sequences=True), keras.layers.GRU(8), keras.layers.Dense(3)]
-    keras.Sequential([keras.layers.Input((6, 4)), *layers]).save(path)
+    model = keras.Sequential([keras.layers.Input((6, 4)), *layers])
+    model.save(path) if path.suffix else model.export(path)
 
 
 def write_keras_3(folder: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from ai_edge_litert.interpreter import Interpreter
 
 from edgekit.data.samples import Samples
 from edgekit.errors import CalibrationError, ConfigError, DatasetError, EdgekitError, ModelFormatError, OutputError
@@ -271,14 +272,27 @@ def test_integer_ends(network, tmp_path):
     assert (signature.inputs[0].dtype, signature.outputs[0].dtype) == ("int8", "uint8")
 
 
-def test_recurrent_layers_of_keras_become_float_and_int8(tmp_path):
-    Worker(timeout_s=300).run(sources.write_recurrent, tmp_path / "recurrent.h5")
+@pytest.mark.parametrize("name", ["recurrent.h5", "recurrent"])
+def test_recurrent_layers_of_keras_become_float_and_integers(name, tmp_path):
+    Worker(timeout_s=300).run(sources.write_recurrent, tmp_path / name)
     rows = np.random.default_rng(0).standard_normal((64, 6, 4)).astype(np.float32)
     np.savez(tmp_path / "rows.npz", x=rows)
-    config = ConvertConfig(("float32", "int8"), data=DataSpec(str(tmp_path / "rows.npz")), min_db=10.0, search_seconds=0.0)
-    found = convert(str(tmp_path / "recurrent.h5"), tmp_path / "out", config)
+    schemes = ("float32", "int8", "int16x8")
+    config = ConvertConfig(schemes, data=DataSpec(str(tmp_path / "rows.npz")), min_db=10.0, search_seconds=0.0)
+    found = convert(str(tmp_path / name), tmp_path / "out", config)
     assert found.refusals == ()
-    assert [Model(published(result)).signature.inputs[0].shape for result in found.results] == [(1, 6, 4)] * 2
+    assert [Model(published(result)).signature.inputs[0].shape for result in found.results] == [(1, 6, 4)] * 3
+    # No row begins with the state that the one before it has left, in a program that resets none.
+    interpreter = Interpreter(str(published(found.results[0])))
+    interpreter.allocate_tensors()
+    ends = [details()[0]["index"] for details in (interpreter.get_input_details, interpreter.get_output_details)]
+    results = []
+    for row in (rows[:1], rows[1:2], rows[:1]):
+        interpreter.set_tensor(ends[0], row)
+        interpreter.invoke()
+        results.append(interpreter.get_tensor(ends[1]))
+    assert np.array_equal(results[0], results[2])
+    assert not np.allclose(results[0], results[1])
 
 
 def test_a_quantized_tflite_is_no_source(network, tmp_path):

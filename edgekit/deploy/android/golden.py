@@ -85,7 +85,7 @@ def golden(
         room = Path(name)
         encoding = inputs.encoding_of(content, inputs.settings_of(content), data or DataSpec("", tokenizer=tokenizer), room)
         if data is not None:
-            rows, task, settings = inputs.rows_for(data, settings, signature.outputs)
+            rows, task, settings = inputs.rows_for(data, settings, signature)
             fit = min(ROWS, max(1, _MOST_VALUES // sum(int(np.prod(np.abs(row_shape(spec)))) for spec in signature.inputs)))
             rows = take(rows, np.arange(min(len(rows), fit)))
             source = f"{len(rows)} row{'s' * (len(rows) != 1)} of {shown(data.origin)}, drawn with seed {data.seed}"

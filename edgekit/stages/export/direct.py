@@ -50,6 +50,7 @@ def export_direct(
     room = target.parent
     options: Any = {"foreign": foreign, "max_length": max_length, "shapes": shapes, "keep_layout": keep_layout}
     model, ends = incoming.prepare(onnx_file, room, fold=False, **options)
+    copies = graph.drop_copies(model)
     renamed = graph.rename_ends(model, _IDENTIFIER)
     # onnx2tf guesses by the sizes which tensors have moved; told to move none itself, it cannot be wrong about inputs.
     graph.move_channels_last(model, [new for new in graph.input_names(model) if renamed.get(new, new) in ends.channels_last])
@@ -80,5 +81,6 @@ def export_direct(
         names = ", ".join(name.removeprefix("ONNX_") for name in lacking)
         raise UnsupportedOpError(f"{onnx_file}: no TFLite form of op {names}; export the model without it")
     written = signatures.rename(signatures.add_signature(written), renamed) if renamed else signatures.add_signature(written)
+    written = signatures.repeat(written, copies) if copies else written
     target.write_bytes(signatures.order(written, ends.inputs, ends.outputs, origin=str(onnx_file)))
     return replace(ends, names=renamed)

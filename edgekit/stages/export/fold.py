@@ -52,6 +52,9 @@ def _can_fold(tree: Any, graph: Any, operator: Any, known: set[int]) -> bool:
     if any(index >= 0 and index not in known and _data(tree, graph, index) is None for index in inputs):
         return False
     tensors = [graph.tensors[index] for index in outputs]
+    # A state is written anew in each run.
+    if any(tensor.isVariable for tensor in tensors):
+        return False
     if any(tensor.quantization is not None and len(listed(tensor.quantization.scale)) for tensor in tensors):
         return False
     sizes = [size for index in outputs if (size := _bytes(graph, index)) is not None]

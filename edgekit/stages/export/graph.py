@@ -17,6 +17,10 @@ _DOMAINS = ("", "ai.onnx")
 _ML = "ai.onnx.ml"
 # ONNX Runtime and onnx2tf both know every op of this opset; below the first, broadcasting had other rules.
 _OLDEST, _MODERN = 7, 13
+_FUNCTIONS = {
+    *("AffineGrid", "Attention", "CastLike", "CenterCropPad", "NegativeLogLikelihoodLoss", "RMSNormalization"),
+    *("RotaryEmbedding", "SoftmaxCrossEntropyLoss"),
+}
 _NUMPY = {"float": "float32", "double": "float64"}
 # What protobuf writes in one piece.
 _MOST_BYTES = 2**31 - 1
@@ -57,6 +61,33 @@ def read(path: Path) -> Any:
     except Exception as error:
         raise ModelFormatError(f"{path}: not a sound ONNX model ({one_line(error)}); export it again") from error
     return _modern(model)
+
+
+def count_from_front(model: Any) -> None:
+    """Write axes of a Transpose that are counted from behind, as torch may, as ONNX wants them, in place."""
+    for node in _nodes(model.graph):
+        for order in (attribute.ints for attribute in node.attribute if node.op_type == "Transpose" and attribute.name == "perm"):
+            order[:] = [axis % len(order) for axis in order]
+
+
+def without_functions(model: Any) -> Any:
+    """The model with ops that converters do not have in the ops that ONNX's specification makes them of."""
+    import onnx.inliner
+    from onnx import helper
+
+    names = [("", name) for name in sorted({node.op_type for node in _nodes(model.graph)} & _FUNCTIONS)]
+    if not names:
+        return model
+    try:
+        typed = onnx.shape_inference.infer_shapes(model)
+        # What the inliner does not know the type of it does not take.
+        constants = (
+            helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims) for tensor in typed.graph.initializer
+        )
+        typed.graph.value_info.extend(constants)
+        return onnx.inliner.inline_selected_functions(typed, names, inline_schema_functions=True)
+    except Exception:  # a form that the specification does not make of others may still convert as it is
+        return model
 
 
 def op_types(model: Any) -> dict[str, str]:
@@ -247,6 +278,21 @@ def add_initial_states(model: Any) -> None:
                 model.graph.initializer.append(numpy_helper.from_array(zeros, node.input[place]))
 
 
+def store_constants(model: Any) -> None:
+    """Make initializers of the Constant nodes of the top graph, in place: some of onnx2tf 1's ops take no others."""
+    from onnx import numpy_helper
+
+    kept = []
+    for node in model.graph.node:
+        values = {attribute.name: attribute.t for attribute in node.attribute} if node.op_type == "Constant" else {}
+        if "value" in values:
+            model.graph.initializer.append(numpy_helper.from_array(numpy_helper.to_array(values["value"]), node.output[0]))
+        else:
+            kept.append(node)
+    del model.graph.node[:]
+    model.graph.node.extend(kept)
+
+
 def rename_ends(model: Any, safe: re.Pattern[str]) -> dict[str, str]:
     """Give inputs and outputs whose names `safe` does not match others, in place; new name to old."""
     names = [name for name in (*input_names(model), *output_names(model)) if not safe.fullmatch(name)]
@@ -257,6 +303,41 @@ def rename_ends(model: Any, safe: re.Pattern[str]) -> dict[str, str]:
     for item in (*model.graph.input, *model.graph.output, *model.graph.value_info, *model.graph.initializer):
         item.name = renamed.get(item.name, item.name)
     return {new: old for old, new in renamed.items()}
+
+
+def drop_copies(model: Any) -> dict[str, str]:
+    """Leave out, in place, the outputs that are another output once more; the name of each with that of the other.
+
+    They are what ops that change nothing make of it, which converters leave out with all their names."""
+    shapes, outputs = sizes(model), output_names(model)
+    fed = set(input_names(model)) | {tensor.name for tensor in model.graph.initializer}
+    origins: dict[str, str] = {}
+    for node in model.graph.node:
+        if node.input and _changes_nothing(node, shapes):
+            origins[node.output[0]] = origins.get(node.input[0], node.input[0])
+    kept: dict[str, str] = {}
+    # The value itself before what is made of it.
+    for name in sorted(outputs, key=lambda name: name in origins):
+        if (origin := origins.get(name, name)) not in fed:
+            kept.setdefault(origin, name)
+    copies = {name: kept[origin] for name in outputs if kept.get(origin := origins.get(name, name), name) != name}
+    left = [item for item in model.graph.output if item.name not in copies]
+    del model.graph.output[:]
+    model.graph.output.extend(left)
+    return copies
+
+
+def _changes_nothing(node: Any, shapes: Mapping[str, Sequence[int]]) -> bool:
+    same = shapes.get(node.output[0], ()) == shapes.get(node.input[0])
+    match node.op_type:
+        case "Identity" | "Dropout":
+            return True
+        case "Flatten" | "Reshape" | "Squeeze" | "Unsqueeze":
+            return same
+        case "Transpose":
+            order = next((list(attribute.ints) for attribute in node.attribute if attribute.name == "perm"), [0, -1])
+            return order == sorted(order)
+    return False
 
 
 def move_channels_last(model: Any, names: Sequence[str]) -> None:

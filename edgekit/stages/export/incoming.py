@@ -52,10 +52,12 @@ def prepare(
         model = graph.read(onnx_file)
         free = graph.fix_shapes(onnx_file, model, max_length, shapes)
         graph.to_float32(model)
+        graph.count_from_front(model)
         fixed = room / "fixed.onnx"
         onnx.save(model, fixed)
         if free:
             graph.require_runs(onnx_file, fixed, free)
+        model = graph.without_functions(model)
         dequantize.to_float(model)
     else:
         model = onnx.load(onnx_file)

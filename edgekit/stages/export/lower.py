@@ -19,8 +19,8 @@ def lower(model: Any) -> None:
     """Rewrite such nodes of the top graph, in place; what cannot be rewritten stays. Needs inferred shapes."""
     from onnx import helper, numpy_helper
 
-    shapes = sizes(model)
-    weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer if len(tensor.dims) == 3}
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer} | sizes(model)
+    weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer if len(tensor.dims) in (1, 3)}
     nodes: list[Any] = []
     constants: dict[str, np.ndarray] = {}
     changed = False
@@ -52,7 +52,7 @@ class _Node:
 
         self.node, self.weights, self.constants = node, weights, constants
         self.attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
-        self.shape = shapes.get(node.input[0], ())
+        self.shapes, self.shape = shapes, shapes.get(node.input[0], ())
         self.made: list[Any] = []
         self._numbers: Iterator[int] = itertools.count()
 
@@ -164,6 +164,52 @@ def _convolution(node: _Node) -> list[Any] | None:
         **options,
     )
     node.add("Reshape", made, np.array([batch, weights.shape[0], -1], np.int64), result=node.node.output[0])
+    return node.made
+
+
+# Normalizations and activations.
+
+
+def _group_normalization(node: _Node) -> list[Any] | None:
+    """As PyTorch writes it: the groups are the channels of an instance normalization."""
+    x, scale, bias = node.node.input
+    groups, sizes = node.get("num_groups", 0), node.shapes.get(scale, ())
+    if len(node.shape) < 3 or 0 in node.shape or groups < 1 or sizes not in ((groups,), (node.shape[1],)):
+        return None
+    by_group = sizes == (groups,) and groups != node.shape[1]
+    ends = (scale, bias) if by_group else (np.ones(groups, np.float32), np.zeros(groups, np.float32))
+    value = node.add("Reshape", x, np.array([node.shape[0], groups, -1], np.int64))
+    value = node.add("InstanceNormalization", value, *ends, epsilon=node.get("epsilon", 1e-5))
+    whole = {} if not by_group else {"result": node.node.output[0]}
+    value = node.add("Reshape", value, np.array(node.shape, np.int64), **whole)
+    if not by_group:
+        by_channel = [-1, *[1] * (len(node.shape) - 2)]
+        scales, biases = (
+            node.weights[one].reshape(by_channel) if one in node.weights else node.add("Reshape", one, np.array(by_channel))
+            for one in (scale, bias)
+        )
+        node.add("Add", node.add("Mul", value, scales), biases, result=node.node.output[0])
+    return node.made
+
+
+def _swish(node: _Node) -> list[Any]:
+    x, alpha = node.node.input[0], node.get("alpha", 1.0)
+    inner = node.add("Mul", x, np.array(alpha, np.float32)) if alpha != 1 else x
+    node.add("Mul", x, node.add("Sigmoid", inner), result=node.node.output[0])
+    return node.made
+
+
+def _prelu(node: _Node) -> list[Any] | None:
+    """A PReLU whose slopes are other than one value or one for each channel of an image or a vector, in ops that integers have."""
+    x, slope = node.node.input
+    slopes, rank = node.shapes.get(slope), len(node.shape)
+    by_channel = {2: node.shape[1:], 4: (*node.shape[1:2], 1, 1)}.get(rank)
+    if rank < 2 or slopes is None or math.prod(slopes) == 1 or slopes[-3:] == by_channel:
+        return None
+    positive = node.add("Relu", x)
+    # How far below 0 it is; onnx2tf 2 drops a Relu between two products by constants.
+    below = node.add("Sub", positive, x)
+    node.add("Sub", positive, node.add("Mul", below, slope), result=node.node.output[0])
     return node.made
 
 
@@ -288,11 +334,14 @@ def _scaler(node: _Node) -> list[Any] | None:
 _FORMS: Mapping[str, Callable[[_Node], list[Any] | None]] = {
     "AveragePool": _pool,
     "Conv": _convolution,
+    "GroupNormalization": _group_normalization,
     "MaxPool": _pool,
     "LinearClassifier": _linear_classifier,
     "LinearRegressor": _linear_regressor,
     "Normalizer": _normalizer,
+    "PRelu": _prelu,
     "Scaler": _scaler,
+    "Swish": _swish,
     "TreeEnsembleClassifier": _tree_classifier,
     "TreeEnsembleRegressor": _tree_regressor,
 }

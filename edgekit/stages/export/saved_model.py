@@ -51,6 +51,7 @@ def export_saved_model(
     work.mkdir()
     model, ends = incoming.prepare(onnx_file, target.parent, foreign=foreign, max_length=max_length, shapes=shapes)
     graph.refuse_unknown_ops(onnx_file, model)
+    graph.store_constants(model)
     renamed = graph.rename_ends(model, _SCOPE)
     inputs, outputs = graph.input_names(model), graph.output_names(model)
     if not ends.channels_last and not incoming.slides(model):

@@ -3,6 +3,7 @@
 Converters leave products as BATCH_MATMUL by constants, normalizations that divide, GELU in ten pieces, weights in float16 behind
 DEQUANTIZE and transposes that cancel. Quantizers look for FULLY_CONNECTED, RSQRT, GELU and constant float32 weights."""
 
+import itertools
 import math
 from collections import Counter
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ from edgekit.tflite.tree import (
     op_name,
     operation,
     readers,
+    reshape,
     shape_of,
     write,
 )
@@ -37,20 +39,72 @@ _RECURRENT = frozenset(f"{way}_SEQUENCE_{kind}" for way in ("BIDIRECTIONAL", "UN
     "RNN",
     "SVDF",
 }
+# Up to which SELECT_V2 broadcasts.
+_SELECT_AXES = 4
 _ACTIVATIONS = ("RELU", "RELU6", "RELU_N1_TO_1")
 _FUSING = ("ADD", "CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "MUL", "SUB")
 
 
-def simplify(path: Path) -> None:
-    """Rewrite the float model in `path`, in place; above 2 GB it stays as it is. In a worker child."""
+def simplify(path: Path, *, reset: bool = False) -> None:
+    """Rewrite the float model in `path`, in place; above 2 GB it stays as it is. In a worker child.
+
+    With `reset` each run of the model begins with states of zeros, as in its source, and not with those that the last one left."""
     tree = load(path.read_bytes())
     if tree is None:
         return
-    # A list, so that none is left out once one has changed.
+    # Lists, so that none is left out once one has changed.
     changed = [_Graph(tree, graph).simplify() for graph in tree.subgraphs]
+    changed += [_reset_states(tree, graph) for graph in tree.subgraphs if reset]
+    changed += [_separate_outputs(tree, number) for number in range(len(tree.subgraphs))]
     if any([*changed, narrow(tree)]):
         drop_unread(tree)
         write(tree, path)
+
+
+def _separate_outputs(tree: Any, number: int) -> bool:
+    """Give each output of a graph a tensor of its own, which quantizers expect; a value under several names is copied."""
+    graph = tree.subgraphs[number]
+    outputs = [*map(int, listed(graph.outputs))]
+    for signature in listed(tree.signatureDefs):
+        named = [int(end.tensorIndex) for end in listed(signature.outputs) if signature.subgraphIndex == number]
+        outputs += (Counter(named) - Counter(outputs)).elements()
+    if len(set(outputs)) == len(outputs):
+        return False
+    graph.operators, graph.outputs = listed(graph.operators), outputs.copy()
+    for place, index in enumerate(outputs):
+        if index in outputs[:place]:
+            graph.outputs[place] = copy = add_like(graph, index, (graph.tensors[index].name or b"") + f"_{place}".encode())
+            graph.tensors[copy].type = graph.tensors[index].type
+            graph.operators.append(reshape(tree, graph, index, copy))
+    for signature in listed(tree.signatureDefs):
+        # Of a signature each name stands for the next of the outputs that its tensor has become.
+        later: dict[int, list[int]] = {index: [] for index in outputs}
+        for index, result in zip(outputs, graph.outputs, strict=True):
+            later[index].append(result)
+        for end in listed(signature.outputs) if signature.subgraphIndex == number else ():
+            copies = later.get(int(end.tensorIndex), [])
+            end.tensorIndex = copies.pop(0) if copies else end.tensorIndex
+    return True
+
+
+def _reset_states(tree: Any, graph: Any) -> bool:
+    """Write zeros to the states of recurrent ops before they are read.
+
+    By ZEROS_LIKE: what other kernels give from constants is a constant to the runtime, and no variable any more."""
+    operators: list[Any] = []
+    written: set[int] = set()
+    for operator in listed(graph.operators):
+        states = [index for index in ends(operator)[0] if index >= 0 and graph.tensors[index].isVariable]
+        for index in states if op_name(tree, operator) in _RECURRENT else ():
+            if index not in written:
+                zeros = np.zeros(shape_of(graph, index), np.float32)
+                like = add_constant(tree, graph, (graph.tensors[index].name or b"state") + b"_zeros", zeros)
+                operators.append(operation(tree, "ZEROS_LIKE", [like], [index], schema.ZerosLikeOptionsT()))
+        operators.append(operator)
+        written.update(ends(operator)[1])
+    changed = len(operators) > len(listed(graph.operators))
+    graph.operators = operators
+    return changed
 
 
 @dataclass
@@ -122,7 +176,9 @@ class _Graph:
             case "BATCH_MATMUL":
                 return self._fully_connected(operator, inputs, outputs)
             case "ADD":
-                return self._bias(operator, inputs, outputs)
+                plain = not self._activation(operator) and len(shape_of(self.graph, outputs[0])) <= _SELECT_AXES
+                selected = self._selected(inputs, outputs) if plain else []
+                return selected or self._bias(operator, inputs, outputs)
             case "DIV":
                 return self._division(operator, inputs, outputs)
             case "POW":
@@ -156,6 +212,28 @@ class _Graph:
         placed = self._constant(inputs[1], b"_by_rows", matrix)
         made = schema.FullyConnectedOptionsT(keepNumDims=True)
         return [operation(self.tree, "FULLY_CONNECTED", [inputs[0], placed, -1], outputs, made)]
+
+    def _selected(self, inputs: list[int], outputs: list[int]) -> list[Any]:
+        """condition * x + (1 - condition) * y, which has no integer form and makes 0 * inf of what was not chosen."""
+        for chosen, otherwise in itertools.product(*map(self._factors, inputs)):
+            for (taken, x), (left, y) in ((chosen, otherwise), (otherwise, chosen)):
+                cast, inverse = self.makers.get(taken), self.makers.get(left)
+                if cast is None or inverse is None or (op_name(self.tree, cast), op_name(self.tree, inverse)) != ("CAST", "SUB"):
+                    continue
+                (one, subtracted), condition = ends(inverse)[0], int(cast.inputs[0])
+                ones, kind = self._values(one), self.graph.tensors[condition].type
+                if subtracted == taken and kind == schema.TensorType.BOOL and ones is not None and np.all(ones == 1):
+                    options = schema.SelectV2OptionsT()
+                    return [operation(self.tree, "SELECT_V2", [condition, x, y], outputs, options)]
+        return []
+
+    def _factors(self, index: int) -> list[tuple[int, int]]:
+        """The two factors of a product that nothing else reads, in both orders; nothing where it is none."""
+        maker = self.makers.get(index)
+        if maker is None or op_name(self.tree, maker) != "MUL" or self.readers[index] != 1 or self._activation(maker):
+            return []
+        first, second = ends(maker)[0]
+        return [(first, second), (second, first)]
 
     def _bias(self, operator: Any, inputs: list[int], outputs: list[int]) -> list[Any]:
         """A constant that is added to a product's channels is its bias."""

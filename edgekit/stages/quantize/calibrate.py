@@ -21,7 +21,7 @@ from edgekit.stages.quantize.forms import MULTIPLIED
 from edgekit.stages.quantize.histogram import RANGES, Histogram
 from edgekit.stages.quantize.moments import gather
 from edgekit.stages.quantize.prepare import prepare
-from edgekit.stages.quantize.quantizer import product_weights, recipe_everything
+from edgekit.stages.quantize.quantizer import product_weights, recipe_everything, refuse_constant
 from edgekit.stages.quantize.rounding import single_threaded
 from edgekit.stages.quantize.schemes import CALIBRATIONS, MINMAX
 from edgekit.stages.quantize.tensors import Tensors
@@ -66,7 +66,8 @@ def calibrate(
     `ConfigError` for another method, and `ConversionError` if the model does not run on the samples or a tensor takes a value
     that is not finite."""
     check_method(method)
-    data = prepare(model.read_bytes())
+    refuse_constant(content := model.read_bytes(), model.name)
+    data = prepare(content)
     if looked_at is not None:
         looked_at.write_bytes(data)
     # Interpreters without the delegate gain little by a second thread of their own, and most by one for each.

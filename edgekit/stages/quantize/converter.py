@@ -10,7 +10,7 @@ import numpy as np
 
 from edgekit.data.samples import Samples, as_fed
 from edgekit.errors import ModelFormatError
-from edgekit.models import keras2, keras3
+from edgekit.models import keras2, keras3, saved_models
 from edgekit.models.channels import usual_size
 from edgekit.models.effects import refuse_effects
 from edgekit.tflite import flatbuffer, signatures
@@ -39,7 +39,7 @@ def convert_float(
     if outputs:
         model = _converted(tf.lite.TFLiteConverter.from_saved_model, str(source), origin=called)
     else:
-        held, function = _load(source)
+        held, function = _load(source, target.parent / f"{target.name}.batch_of_one")
         outputs = tuple(function.structured_outputs)
         if not (named := function.structured_input_signature[1]):
             raise ModelFormatError(f"{source}: its signature takes no named inputs; save the model with a serving signature")
@@ -86,8 +86,8 @@ def reference_outputs(source: Path, samples_folder: Path, target: Path, limit: i
     del held
 
 
-def _load(source: Path) -> tuple[Any, Any]:
-    """What keeps the variables alive, and the function to convert."""
+def _load(source: Path, room: Path | None = None) -> tuple[Any, Any]:
+    """What keeps the variables alive, and the function to convert; with a `room` to write in, one that a batch of 1 makes fixed."""
     import tensorflow as tf
 
     if source.is_file() and keras3.is_keras_3(source):
@@ -98,8 +98,9 @@ def _load(source: Path) -> tuple[Any, Any]:
             keras = keras2.without_wrappers(keras, source)
         return keras, keras2.serving(keras)
     refuse_effects(source)
+    folder = source if room is None else saved_models.with_batch_of_one(source, room)
     try:
-        loaded = tf.saved_model.load(str(source))
+        loaded = tf.saved_model.load(str(folder))
     except Exception as error:  # what the loader raises on damaged files shares no base class
         text = " ".join(str(error).split())[:200]
         raise ModelFormatError(f"{source}: TensorFlow cannot load it ({text}); save it again as a SavedModel") from error

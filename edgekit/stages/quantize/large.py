@@ -1,4 +1,5 @@
-"""Weights of more than 32 MiB with more than two axes, at which ai-edge-quantizer stops (its issues 472 and 512)."""
+"""Constants at which ai-edge-quantizer stops: weights of more than 32 MiB with more than two axes (its issues 472 and 512), and
+those of several axes that have the scale of what they are concatenated to."""
 
 import contextlib
 from collections.abc import Iterator
@@ -12,15 +13,19 @@ _LARGE = 32 * 2**20  # bytes from which ai-edge-quantizer works in pieces
 
 @contextlib.contextmanager
 def large_weights() -> Iterator[None]:
-    """While it lasts, such weights are handed to ai-edge-quantizer's own function as a matrix, a row for each scale.
+    """While it lasts, large weights are handed to ai-edge-quantizer's own function as a matrix, a row for each scale.
 
-    It works through tensors above 32 MiB in pieces of a matrix, and fits the scales to that only where it was one before."""
+    It works through tensors above 32 MiB in pieces of a matrix, and fits the scales to that only where it was one before. One scale
+    for all of a constant, which it gives an axis too many, has the constant's own number of axes."""
     from ai_edge_quantizer.algorithms.uniform_quantize import uniform_quantize_tensor as module
 
     own = module.uniform_quantize
 
     def quantize(tensor_data: np.ndarray, quantization_params: Any, is_blockwise_quant: bool = False) -> np.ndarray:
         axis, rows = quantization_params.quantized_dimension, quantization_params.scale.size
+        if rows == 1 and axis is None:
+            ends = {name: getattr(quantization_params, name).reshape([1] * tensor_data.ndim) for name in ("scale", "zero_point")}
+            quantization_params = replace(quantization_params, **ends)
         by_row = rows > 1 and axis is not None
         if tensor_data.ndim < 3 or tensor_data.nbytes <= _LARGE or is_blockwise_quant or (rows > 1 and not by_row):
             return own(tensor_data, quantization_params, is_blockwise_quant)

@@ -283,7 +283,8 @@ class _Integer:
 
     def _search(self, considered: Sequence[Form]) -> Found | None:
         """Thin out the truest form if even that is noisy; the result is one more candidate."""
-        running = [candidate for candidate in self.tried.values() if candidate.failure is None]
+        # In this order, and not in that in which they were done: of equally true ones the first is thinned out.
+        running = [candidate for form in considered if (candidate := self.tried[form.name]).failure is None]
         truest = max(running, key=lambda candidate: candidate.error_db, default=None)
         if truest is None or not self._noisy(truest):
             return None

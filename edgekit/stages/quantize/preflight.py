@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from edgekit.stages.quantize.moves import WIDE
 from edgekit.stages.quantize.schemes import Scheme
 from edgekit.system.worker import Worker
 from edgekit.tflite import flatbuffer, schema
@@ -49,7 +50,7 @@ def preflight(model: Path, scheme: Scheme) -> str | None:
 
 
 def without_int16(graph: flatbuffer.Subgraph) -> dict[str, int]:
-    """Number of ops on float32 activations that ai-edge-quantizer has no int16 form of, by name; its own policy is asked."""
+    """Number of ops on float32 activations that have no int16 form, by name; ai-edge-quantizer's own policy is asked."""
     from ai_edge_quantizer import algorithm_manager, qtyping
     from ai_edge_quantizer.utils.tfl_flatbuffer_utils import TFL_OP_CODE_TO_NAME
 
@@ -63,7 +64,7 @@ def without_int16(graph: flatbuffer.Subgraph) -> dict[str, int]:
     without: Counter[str] = Counter()
     for operator in graph.operators:
         ends = [graph.tensors[index] for index in (*operator.inputs, *operator.outputs) if index >= 0]
-        if not any(tensor.dtype == "float32" and not tensor.data_bytes for tensor in ends):
+        if operator.name in WIDE or not any(tensor.dtype == "float32" and not tensor.data_bytes for tensor in ends):
             continue
         name = TFL_OP_CODE_TO_NAME.get(getattr(qtyping.BuiltinOperator, operator.name, None))
         try:

@@ -21,6 +21,7 @@ from edgekit.stages.quantize.forms import Form
 from edgekit.stages.quantize.interface import change_interface, keep_outputs, read_outputs
 from edgekit.stages.quantize.large import large_weights
 from edgekit.stages.quantize.moments import PRODUCTS
+from edgekit.stages.quantize.moves import has_moves, move
 from edgekit.stages.quantize.prepare import prepare
 from edgekit.tflite import flatbuffer, schema
 from edgekit.tflite.tree import load, pack
@@ -56,7 +57,8 @@ def write_dynamic(model: Path, calibration: Path | None, target: Path) -> None:
     """int8 weights, float32 activations, for matrix products and look-up tables.
 
     `calibration` is not needed; where there is one, weights are rounded together and biases corrected. Raises `ConversionError`."""
-    data = prepare(model.read_bytes())
+    refuse_constant(content := model.read_bytes(), model.name)
+    data = prepare(content)
     products = pickle.loads(calibration.read_bytes())[1] if calibration is not None else {}
     recipe = _Recipe()
     recipe.dynamic_products(".*", _thin(data))
@@ -76,6 +78,8 @@ class FloatFile:
         self._tables = _table_statistics(self.data)
         self._looked_up = _looked_up(self.data)
         self._thin = _thin(self.data)
+        # What goes round in a loop has the dtype that the loop was called with, and no WHILE takes integers with a scale.
+        self._called = _called(self.name, self.data)
         # No kernel multiplies an int8 constant by int16 activations, only those by it.
         self._constant_first = frozenset(
             graph.tensors[operator.outputs[0]].name
@@ -88,6 +92,8 @@ class FloatFile:
         wide = {name: self._ranges[16][name] for name in form.wide if name in self._ranges[16]}
         statistics = {**self._ranges[form.bits], **wide, **self._tables, **self._weights[form.bits]}
         products = self.products if corrected else None
+        if form.ops is None:
+            form = replace(form, floating=form.floating | self._called)
         if form.bits == 16:
             form = replace(form, floating=form.floating | self._constant_first)
         return _quantized(self.name, self.data, _recipe(form, self._looked_up, self._thin), statistics, products, f"int{form.bits}")
@@ -209,12 +215,26 @@ class _Recipe:
             self.static(f"^{re.escape(output)}", 8, "GATHER")
 
 
+def _called(name: str, data: bytes) -> frozenset[str]:
+    """The ops of the graphs that others call."""
+    file = flatbuffer.parse(data, name)
+    entries = {entry.subgraph for entry in file.entries} or {0}
+    graphs = [graph for index, graph in enumerate(file.subgraphs) if index not in entries]
+    return frozenset(forms.output(graph, operator) for graph in graphs for operator in graph.operators if operator.outputs)
+
+
 def _thin(data: bytes) -> frozenset[str]:
     return frozenset().union(*(forms.thin_convolutions(graph) for graph in flatbuffer.parse(data, "model").subgraphs))
 
 
 def _any_of(outputs: Iterable[str]) -> str:
     return f"^(?:{'|'.join(re.escape(name) for name in sorted(outputs))});?$"
+
+
+def refuse_constant(model: bytes, name: str) -> None:
+    """Raise `ConversionError` for a file that computes nothing, such as one of an initializer alone."""
+    if not any(graph.operators for graph in flatbuffer.parse(model, name).subgraphs):
+        raise ConversionError(f"{name}: has no op, its outputs are constants; choose float32, there is nothing to quantize")
 
 
 def _quantized(name: str, data: bytes, recipe: Any, statistics: Any, products: Mapping[str, Product] | None, what: str) -> bytes:
@@ -230,11 +250,14 @@ def _quantized(name: str, data: bytes, recipe: Any, statistics: Any, products: M
     quantized = bytes(result.quantized_model)
     file = flatbuffer.parse(data, name)
     both = read_outputs(file.subgraphs[file.entry().subgraph])
-    root = load(quantized) if products is not None or both else None
+    movable = what != "dynamic" and any(map(has_moves, file.subgraphs))
+    root = load(quantized) if products is not None or both or movable else None
     if root is None:
         return quantized
     if both:
         keep_outputs(root, data, both)
+    if movable:
+        move(root)
     if products is not None:
         correct(root, product_weights(data), products)
     return pack(root)

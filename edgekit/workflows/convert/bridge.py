@@ -228,7 +228,8 @@ def finish(source: Source, made: FloatModel, held_out: Path, work: Path, worker:
 
 def _finished(source: Source, made: FloatModel, held_out: Path, soften: bool) -> tuple[float | None, Parity | None]:
     try:
-        simplify(made.path)
+        # A .tflite that was made to go on where it stopped does so.
+        simplify(made.path, reset=source.kind is not Kind.TFLITE)
         mask = soften_masks(made.path, held_out) if soften else None
         return mask, compare_outputs(source, made, held_out)
     except (ModelFormatError, UnsupportedOpError) as error:

@@ -10,13 +10,12 @@ from typing import Any
 import numpy as np
 
 from edgekit.data import sources
-from edgekit.data.arrays import fit_arrays
 from edgekit.data.encode import Encoding, refuse_statistics
 from edgekit.data.representative import MINIMUM, draw, representative
 from edgekit.data.samples import Samples, described, random_samples
-from edgekit.data.sources import ArrayRows, ColumnNames, Rows, TextRows
+from edgekit.data.sources import ColumnNames, Rows, TextRows
 from edgekit.data.text import check_room
-from edgekit.errors import CalibrationError, ConfigError, EdgekitError, ModelFormatError, about
+from edgekit.errors import CalibrationError, ConfigError, EdgekitError, about
 from edgekit.measure.judge import BenchmarkConfig, benchmark
 from edgekit.measure.machine import machine
 from edgekit.measure.measurement import Measurement, refusal
@@ -42,10 +41,10 @@ from edgekit.tflite import flatbuffer, metadata, package
 from edgekit.workflows.convert import bridge, contents, in_memory, several_lengths
 from edgekit.workflows.convert.bridge import FloatModel
 from edgekit.workflows.convert.config import Bridge, ConvertConfig
+from edgekit.workflows.convert.fit import check_rows
 from edgekit.workflows.convert.publish import Data, Publisher, final_path, read_plan, rejected_path
 from edgekit.workflows.convert.several_lengths import Lengths
 from edgekit.workflows.inputs import classes_of
-from edgekit.workflows.inspect import inputs_of
 
 _UNTAUGHT_ROWS = 16
 _REMEDY = "choose another scheme or better representative data"
@@ -145,7 +144,7 @@ def _convert(model: str, out: Path, config: ConvertConfig, *, overwrite: bool, o
     trained, other = ranges.read(source.path) if source.kind is Kind.CHECKPOINT else (None, "")
     drawn = draw_rows(config, columns_of(source, config))
     refuse_statistics(drawn.judged or drawn.calibration, config.mean, config.std)
-    _check_rows(source, config, drawn.calibration or drawn.judged)
+    check_rows(source, config, drawn.calibration or drawn.judged)
     worker = Worker(on_progress=on_progress)
     slow = [scheme for scheme in chosen if scheme.activations == "int16"]
     preload(["edgekit.measure.execution", *(["edgekit.stages.quantize.calibrate"] if drawn.calibration is not None else [])])
@@ -345,18 +344,6 @@ def _check(source: Source, config: ConvertConfig) -> None:
         raise ConfigError(f"{source.path}: --sequence-lengths is for checkpoints, which are exported at each; leave it out")
 
 
-def _check_rows(source: Source, config: ConvertConfig, rows: Rows | None) -> None:
-    """Raise what encoding arrays for the source's inputs would, before anything is converted."""
-    if not isinstance(rows, ArrayRows) or source.kind in (Kind.CHECKPOINT, Kind.TFLITE):
-        return
-    # What is wrong with the model itself the conversion tells.
-    with contextlib.suppress(ModelFormatError):
-        inputs = inputs_of(source.kind, source.path, config.max_length, config.input_shapes)
-        if specs := [item.converted for item in inputs if item.converted is not None]:
-            one = sources.take(rows, np.arange(min(1, len(rows))))
-            fit_arrays(one, specs, [item.name for item in inputs if item.channels_last])
-
-
 @dataclass(frozen=True)
 class Drawn:
     """Rows of the user's data: to calibrate on, to find an int8 file's plan on, and to judge on. None is in two of them."""
@@ -411,7 +398,8 @@ def _float_model(source: Source, config: ConvertConfig, drawn: Drawn, work: Path
         made = bridge.from_file(source, road, config.max_length, config.input_shapes, room, worker)
         signature = (file := flatbuffer.read(made.path)).signature(file.entry())
         inside = package.settings(source.path) if source.kind is Kind.TFLITE else {}
-        task, settings = recognise(inside, signature.outputs, rows, config.task)
+        judged = sources.feeding(rows, signature.inputs) if rows is not None else None
+        task, settings = recognise(inside, signature.outputs, judged, config.task)
         mean, std = config.mean, config.std
         if source.kind is Kind.TFLITE and mean is None and std is None:
             mean, std = metadata.normalization(flatbuffer.read(source.path).model_metadata)

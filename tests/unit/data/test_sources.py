@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgekit.data.sources import ArrayRows, ColumnNames, ImageRows, TextRows, is_fraction, read, take
+from edgekit.data.sources import ArrayRows, ColumnNames, ImageRows, TextRows, feeding, is_fraction, read, take
 from edgekit.errors import DatasetError
-from edgekit.spec import DataSpec
+from edgekit.spec import DataSpec, TensorSpec
 
 RECORDS = [("good film", 1), ("a \"bad' film", 0), ("the film", 1)]
 
@@ -224,6 +224,19 @@ def test_npz_arrays_and_labels(tmp_path: Path) -> None:
     assert (last.arrays["x"][0, 0, 0], last.labels.tolist()) == (12, [2])
 
 
+def test_an_array_that_an_input_is_called_after_is_no_label(tmp_path: Path) -> None:
+    y = np.arange(8, dtype=np.float32).reshape(4, 2)
+    np.savez(tmp_path / "a.npz", x=y, y=y)
+    rows = take(read(DataSpec(str(tmp_path / "a.npz"))), [1, 2])
+    assert isinstance(rows, ArrayRows)
+    assert (list(rows.arrays), rows.labels is None) == (["x"], False)
+    fed = feeding(rows, [TensorSpec("x", (1, 2), "float32"), TensorSpec("y", (1, 2), "float32")])
+    assert fed.labels is None
+    assert {name: array.tolist() for name, array in fed.arrays.items()} == {"x": y[1:3].tolist(), "y": y[1:3].tolist()}
+    named = read(DataSpec(str(tmp_path / "a.npz"), label_columns=("y",)))
+    assert feeding(named, [TensorSpec("y", (1, 2), "float32")]) is named
+
+
 @pytest.mark.parametrize(("stored", "read_as"), [([0.0, 2.0], "int64"), ([0.5, 2.0], "float64")])
 def test_npz_labels_of_a_regression_are_kept(tmp_path: Path, stored: list[float], read_as: str) -> None:
     np.savez(tmp_path / "a.npz", x=np.zeros((2, 2)), y=np.array(stored))
@@ -250,7 +263,7 @@ def test_unusable_npz(tmp_path: Path, arrays: dict[str, Any], message: str) -> N
     path = tmp_path / "a.npz"
     np.savez(path, **arrays)
     with pytest.raises(DatasetError, match=message):
-        read(DataSpec(str(path)))
+        feeding(read(DataSpec(str(path))), [TensorSpec("x", (1, 2), "float32")])
 
 
 TAGGED = ColumnNames((("tokens",),), ("ner_tags",))

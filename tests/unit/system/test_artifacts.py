@@ -345,3 +345,11 @@ def test_a_folder_and_the_manifest_beside_it_come_together_or_not_at_all(
     assert json.loads(beside.read_text())["sha256"] == artifacts.sha256(final)
     assert (artifacts.sha256(final) == old) == (stop == 0)
     assert not list(tmp_path.glob(f"{artifacts._PARTIAL}*"))
+
+
+def test_a_manifest_names_no_place_of_this_machine_and_every_op_in_full(tmp_path: Path) -> None:
+    measured = {"op": "/5/Relu_output_0", "log": f"in {tmp_path.parent}/elsewhere/model.onnx stops at /5/Relu_output_0"}
+    with artifacts.published(tmp_path / "model.tflite", "tflite", measured=measured) as draft:
+        draft.path.write_bytes(b"x")
+    written = json.loads((tmp_path / "model.json").read_text())["measured"]
+    assert written == {"op": "/5/Relu_output_0", "log": "in model.onnx stops at /5/Relu_output_0"}

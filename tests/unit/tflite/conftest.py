@@ -10,6 +10,7 @@ import pytest
 from ai_edge_litert import schema_py_generated as schema
 
 _DTYPES = {
+    "bool": schema.TensorType.BOOL,
     "float32": schema.TensorType.FLOAT32,
     "float16": schema.TensorType.FLOAT16,
     "int8": schema.TensorType.INT8,

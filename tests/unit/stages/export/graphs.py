@@ -134,9 +134,61 @@ def quantized() -> onnx.ModelProto:
     return model(nodes, {"x": (1, 6)}, {"y": (1, 4)}, weights)
 
 
+def one_value_twice() -> onnx.ModelProto:
+    """A value under three names, one of them before it and one read by another output."""
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["logits"]),
+        helper.make_node("Identity", ["logits"], ["again"]),
+        helper.make_node("Reshape", ["again", "shape"], ["once_more"]),
+        helper.make_node("Softmax", ["again"], ["scores"]),
+    ]
+    outputs = {"once_more": (1, 4), "scores": (1, 4), "logits": (1, 4), "again": (1, 4)}
+    return model(nodes, {"x": (1, 6)}, outputs, {"w": _weights(6, 4), "shape": np.array([1, 4])})
+
+
+def choice() -> onnx.ModelProto:
+    """Of scores and minus infinity, over which a softmax is taken."""
+    nodes = [
+        helper.make_node("Greater", ["x", "zero"], ["positive"]),
+        helper.make_node("Where", ["positive", "x", "minus"], ["masked"]),
+        helper.make_node("Softmax", ["masked"], ["y"]),
+    ]
+    return model(
+        nodes, {"x": (3, 6)}, {"y": (3, 6)}, {"zero": np.full(6, -9, np.float32), "minus": np.full(6, -np.inf, np.float32)}
+    )
+
+
+def slopes() -> onnx.ModelProto:
+    return model([helper.make_node("PRelu", ["x", "s"], ["y"])], {"x": (1, 5, 6)}, {"y": (1, 5, 6)}, {"s": _weights(5, 1)})
+
+
+def groups() -> onnx.ModelProto:
+    """A GroupNormalization behind a convolution."""
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"], kernel_shape=[3, 3]),
+        helper.make_node("GroupNormalization", ["c", "s", "b"], ["n"], num_groups=2),
+        helper.make_node("Relu", ["n"], ["y"]),
+    ]
+    weights = {"w": _weights(6, 4, 3, 3), "s": _weights(6), "b": _weights(6)}
+    return model(nodes, {"x": (1, 4, 7, 5)}, {"y": (1, 6, 5, 3)}, weights, opset=21)
+
+
 # Those in which channels move, and those in which every tensor stays as it is: onnx2tf is set up differently for them.
-MOVED = (convolution, sequence, volume)
-KEPT = (equal_sizes, two_outputs, cube, colons, scalar, comparison, old_broadcast, bidirectional, quantized)
+MOVED = (convolution, sequence, volume, groups)
+KEPT = (
+    equal_sizes,
+    two_outputs,
+    cube,
+    colons,
+    scalar,
+    comparison,
+    old_broadcast,
+    bidirectional,
+    quantized,
+    one_value_twice,
+    choice,
+    slopes,
+)
 
 
 def save_all(folder: Path, names: list[str]) -> list[Path]:

@@ -76,7 +76,7 @@ def test_channels_are_last_where_the_graph_slides_and_names_are_kept(
     assert isinstance(made, FloatModel), made
     assert shapes(made.path)[0] == inputs
     assert made.onnx is not None
-    assert bool(made.onnx.channels_last) == (name in {"convolution", "sequence", "volume"})
+    assert bool(made.onnx.channels_last) == (name in {"convolution", "sequence", "volume", "groups"})
 
 
 def test_outputs_keep_their_order_and_names(converted: dict[str, FloatModel | str]) -> None:

@@ -142,3 +142,29 @@ def test_what_has_rules_of_its_own_stays() -> None:
     classifier = _ml("TreeEnsembleClassifier", ["label", "scores"], **options)
     outputs = {"label": TensorProto.INT64, "scores": TensorProto.FLOAT}
     assert _same(classifier, (50, 4), outputs) == {"TreeEnsembleClassifier"}
+
+
+@pytest.mark.parametrize(
+    ("shape", "slope", "kept"),
+    [
+        ((1, 5, 6), (5, 1), False),
+        ((1, 5, 6), (6,), False),
+        ((1, 5, 6), (1,), True),
+        ((1, 4, 4, 4), (4,), False),
+        ((1, 4, 3, 4), (4, 3, 4), False),
+        ((1, 4, 3, 4), (4, 1, 1), True),
+        ((1, 4, 3, 2, 2), (4, 1, 1, 1), False),
+        ((3, 6), (6,), True),
+        ((3, 6), (3, 6), False),
+    ],
+)
+def test_prelu_of_any_slopes(shape: tuple[int, ...], slope: tuple[int, ...], kept: bool) -> None:
+    node = helper.make_node("PRelu", ["x", "s"], ["y"])
+    assert ("PRelu" in _same(node, shape, {"y": TensorProto.FLOAT}, {"s": slope})) == kept
+
+
+@pytest.mark.parametrize("shape", [(2, 6, 5, 4), (1, 6, 7), (1, 6, 2, 3, 2)])
+@pytest.mark.parametrize("groups", [1, 3, 6])
+def test_group_normalization_as_pytorch_writes_it(shape: tuple[int, ...], groups: int) -> None:
+    node = helper.make_node("GroupNormalization", ["x", "s", "b"], ["y"], num_groups=groups, epsilon=1e-3)
+    assert "InstanceNormalization" in _same(node, shape, {"y": TensorProto.FLOAT}, {"s": (6,), "b": (6,)})

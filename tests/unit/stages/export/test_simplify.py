@@ -88,6 +88,29 @@ def test_a_sum_has_the_dtype_of_what_it_adds(tmp_path: Path) -> None:
     np.testing.assert_array_equal(outputs(file, ROWS)["y0"][:, 0], expected)
 
 
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_choice_by_arithmetic_is_a_select(turned: bool, tmp_path: Path) -> None:
+    net = Net()
+    condition = net.tensor("condition", WHOLE, "bool")
+    net.op("GREATER", [net.x, scalar(net, 0.5)], [condition])
+    cast = net.result("CAST", [condition], "cast", WHOLE, schema.CastOptionsT(inDataType=schema.TensorType.BOOL))
+    inverse = net.result("SUB", [scalar(net, 1.0), cast], "inverse", WHOLE, schema.SubOptionsT())
+    terms = [op(net, "MUL", cast, net.x), op(net, "MUL", scalar(net, -20.0), inverse)]
+    assert simplified(net, op(net, "ADD", *terms[:: -1 if turned else 1]), tmp_path) == {"GREATER": 1, "SELECT_V2": 1}
+
+
+def test_each_output_has_a_tensor_of_its_own(tmp_path: Path) -> None:
+    """As Model.run reads them, and as ai-edge-quantizer takes them."""
+    net = Net()
+    doubled = op(net, "ADD", net.x, net.x)
+    end(net, doubled, doubled, doubled)
+    before, after = rewritten(net, tmp_path, ROWS, simplify)
+    assert len(set(before.outputs)) == 1
+    assert len(set(after.outputs)) == 3
+    entry = flatbuffer.read(tmp_path / "model.tflite").entry()
+    assert tuple(entry.outputs.values()) == after.outputs
+
+
 def test_a_division_by_zero_stays(tmp_path: Path) -> None:
     net = Net()
     end(net, op(net, "DIV", net.x, scalar(net, 0.0)))

@@ -22,7 +22,9 @@ def parameters(weights: np.ndarray, axis: int | None, *, flat: bool):
     )
 
 
-@pytest.mark.parametrize(("shape", "axis", "flat"), [(LARGE, 0, True), (LARGE, 0, False), (LARGE, None, False), (SMALL, 3, True)])
+@pytest.mark.parametrize(
+    ("shape", "axis", "flat"), [(LARGE, 0, True), (LARGE, 0, False), (LARGE, None, False), (SMALL, 3, True), (SMALL, None, True)]
+)
 def test_every_weight_is_its_channel_s_multiple(shape, axis, flat):
     weights = np.random.default_rng(0).standard_normal(shape, np.float32)
     weights *= np.arange(1, shape[0] + 1, dtype=np.float32).reshape(-1, 1, 1, 1)

@@ -1,0 +1,76 @@
+"""Ops that choose or move values and compute nothing, on integers: ai-edge-quantizer knows them not, and leaves them in float."""
+
+import copy
+from typing import Any
+
+from edgekit.tflite import flatbuffer, schema
+from edgekit.tflite.tree import add_tensor, ends, listed, op_name, opcode, operation
+
+# What LiteRT's kernels take besides float32; what they give has the scale of what they read.
+_BOTH = ("INT8", "INT16")
+_KINDS = {
+    "ARG_MAX": _BOTH[:1],
+    "ARG_MIN": _BOTH[:1],
+    "DEPTH_TO_SPACE": _BOTH[:1],
+    "REDUCE_MAX": _BOTH,
+    "REVERSE_V2": _BOTH,
+    "TILE": _BOTH,
+    "TOPK_V2": _BOTH,
+}
+# Those that compute on int16 values for all that.
+WIDE = frozenset(name for name, kinds in _KINDS.items() if "INT16" in kinds)
+
+
+def has_moves(graph: flatbuffer.Subgraph) -> bool:
+    """Whether some op of a graph may be moved to integers."""
+    return any(operator.name in _KINDS for operator in graph.operators)
+
+
+def move(root: Any) -> None:
+    """Have such ops of a quantized tree read the integers that are made floats for them, in place."""
+    for graph in root.subgraphs:
+        _Graph(root, graph).move()
+
+
+class _Graph:
+    def __init__(self, root: Any, graph: Any) -> None:
+        self.root, self.graph = root, graph
+        # The integers that each float tensor is made of, and those of them that this makes.
+        self.integers: dict[int, int] = {}
+        self.moved: set[int] = set()
+
+    def move(self) -> None:
+        operators: list[Any] = []
+        for operator in listed(self.graph.operators):
+            name, (inputs, outputs) = op_name(self.root, operator), ends(operator)
+            source = self.integers.get(inputs[0], -1) if inputs else -1
+            operators.append(operator)
+            if name == "DEQUANTIZE":
+                self.integers[outputs[0]] = inputs[0]
+            elif name == "QUANTIZE" and source in self.moved:
+                # From version 2 on it goes from one scale to another.
+                operator.inputs, operator.opcodeIndex = [source], opcode(self.root, "QUANTIZE", 2)
+            elif source >= 0 and self._kind(source) in _KINDS.get(name, ()):
+                operator.inputs = [source, *inputs[1:]]
+                operator.outputs = [self._in_integers(index, source) for index in outputs]
+                pairs = [(new, old) for new, old in zip(operator.outputs, outputs, strict=True) if new != old]
+                operators += [operation(self.root, "DEQUANTIZE", [new], [old]) for new, old in pairs]
+        read = {*map(int, listed(self.graph.outputs)), *(index for one in operators for index in ends(one)[0])}
+        unread = [one for one in operators if op_name(self.root, one) == "DEQUANTIZE" and ends(one)[1][0] not in read]
+        self.graph.operators = [one for one in operators if not any(one is other for other in unread)]
+
+    def _kind(self, index: int) -> str:
+        return schema.names("TensorType").get(self.graph.tensors[index].type, "")
+
+    def _in_integers(self, index: int, source: int) -> int:
+        """A tensor like a float one that an op gives, with the dtype and scale of what it reads; others stay."""
+        result, given = self.graph.tensors[index], self.graph.tensors[source]
+        if result.type != schema.TensorType.FLOAT32:
+            return index
+        tensor = copy.copy(result)
+        tensor.type, tensor.quantization = given.type, copy.deepcopy(given.quantization)
+        # As ai-edge-quantizer calls them.
+        result.name = (result.name or b"") + b"_dequant"
+        self.integers[index] = place = add_tensor(self.graph, tensor)
+        self.moved.add(place)
+        return place
