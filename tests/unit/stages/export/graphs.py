@@ -1,5 +1,6 @@
 """Small ONNX graphs of the kinds that convert has to get right, and the road of each to a .tflite."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ _RANDOM = np.random.default_rng(0)
 def model(
     nodes: list[onnx.NodeProto],
     inputs: dict[str, tuple[int | str, ...]],
-    outputs: dict[str, tuple[int | str, ...] | None],
+    outputs: Mapping[str, tuple[int | str, ...] | None],
     weights: dict[str, np.ndarray] | None = None,
     *,
     opset: int = 17,
