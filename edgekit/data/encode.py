@@ -21,8 +21,9 @@ class Encoding:
 
     `tokenizer` is a folder, `classes` is the size of the first output's last axis where known. `vocabulary` is how many token ids
     the model knows, where it takes any. `pairs` says whether it judges pairs of texts, where that is known. `mean` and `std` are
-    those of real = (stored - mean) / std; None is MobileNet's for images and nothing for arrays. Arrays for the inputs in
-    `channels_first` may have their channels on axis 1, where the model's source has them."""
+    those of real = (stored - mean) / std; None is MobileNet's for images and nothing for arrays, and so is it where they are those
+    `of_images` alone, as in TFLite Metadata. Arrays for the inputs in `channels_first` may have their channels on axis 1, where the
+    model's source has them."""
 
     tokenizer: Path | None = None
     classes: int | None = None
@@ -31,6 +32,7 @@ class Encoding:
     std: tuple[float, ...] | None = None
     pairs: bool | None = None
     channels_first: tuple[str, ...] = ()
+    of_images: bool = False
 
 
 def feed(rows: Rows, inputs: Sequence[TensorSpec], encoding: Encoding, folder: Path) -> Samples:
@@ -44,7 +46,7 @@ def feed(rows: Rows, inputs: Sequence[TensorSpec], encoding: Encoding, folder: P
     if isinstance(rows, ArrayRows):
         samples = fit_arrays(rows, inputs, encoding.channels_first)
         _check_values(rows, samples, encoding.vocabulary)
-        scales = encoding.mean is not None or encoding.std is not None
+        scales = not encoding.of_images and (encoding.mean is not None or encoding.std is not None)
         return normalize(samples, encoding.mean or (0.0,), encoding.std or (1.0,)) if scales else samples
     if not is_image(inputs):
         raise DatasetError(f"{rows.origin}: the model takes {_listed(inputs)}, which images cannot fill; give an .npz file")

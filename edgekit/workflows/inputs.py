@@ -165,8 +165,13 @@ def encoding_of(content: ModelFile, settings: Mapping[str, Any], spec: DataSpec,
             cause = error.message.removeprefix("its tokenizer: ").partition("; save it")[0]
             raise ModelFormatError(f"{content.path}: its {TOKENIZER} is damaged ({cause}); convert or download it again") from None
     mean, std = spec.mean, spec.std
-    if mean is None and std is None:
+    of_images = mean is None and std is None
+    if of_images:
         mean, std = (tuple(settings[name]) if settings.get(name) else None for name in ("mean", "std"))
+        # What the user told edgekit holds for arrays, too.
+        path = Path(content.path)
+        stored = package.settings(path), manifest_of(path).get("config", {})
+        of_images = not any(told.get(name) for told in stored for name in ("mean", "std"))
     return Encoding(
         tokenizer,
         classes_of(signature.outputs),
@@ -174,6 +179,7 @@ def encoding_of(content: ModelFile, settings: Mapping[str, Any], spec: DataSpec,
         std=std,
         pairs=settings.get("pairs"),
         channels_first=tuple(settings.get("channels_first", ())),
+        of_images=of_images,
     )
 
 

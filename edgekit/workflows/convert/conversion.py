@@ -401,13 +401,15 @@ def _float_model(source: Source, config: ConvertConfig, drawn: Drawn, work: Path
         judged = sources.feeding(rows, signature.inputs) if rows is not None else None
         task, settings = recognise(inside, signature.outputs, judged, config.task)
         mean, std = config.mean, config.std
-        if source.kind is Kind.TFLITE and mean is None and std is None:
+        of_images = source.kind is Kind.TFLITE and mean is None and std is None
+        if of_images:
             mean, std = metadata.normalization(flatbuffer.read(source.path).model_metadata)
         tokenizer = package.tokenizer_of(source.path, room / "tokenizer") if isinstance(rows, TextRows) else None
         listed = inside.get("channels_first")
         moved = made.channels_first or tuple(map(str, listed if isinstance(listed, list) else ()))
         settings = {**settings, "channels_first": moved} if moved else settings
-        encoding = Encoding(tokenizer, classes_of(signature.outputs), mean=mean, std=std, channels_first=moved)
+        classes = classes_of(signature.outputs)
+        encoding = Encoding(tokenizer, classes, mean=mean, std=std, channels_first=moved, of_images=of_images)
         positive = made.onnx.positive if made.onnx is not None else ()
         data = _save(drawn, signature.inputs, encoding, task, settings, config, room, positive)
         bridge.finish(source, made, data.held_out, room, worker, soften=data.real)

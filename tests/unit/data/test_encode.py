@@ -59,6 +59,14 @@ def test_texts_for_a_model_that_takes_none_are_not_asked_for_a_tokenizer() -> No
         feed(SINGLE, (TensorSpec("image", (1, 8, 8, 3), "float32"),), Encoding(), Path())
 
 
+def test_what_a_file_says_of_images_is_not_done_to_arrays() -> None:
+    rows = ArrayRows({"image": np.full((2, 2, 2, 3), 0.25, np.float32)}, None, "rows.npz")
+    specs = (TensorSpec("image", (1, 2, 2, 3), "float32"),)
+    of_images, told = (feed(rows, specs, Encoding(mean=(0.5,), std=(0.5,), of_images=known), Path()) for known in (True, False))
+    assert np.unique(of_images.inputs["image"]).tolist() == [0.25]
+    assert np.unique(told.inputs["image"]).tolist() == [-0.5]
+
+
 def test_texts_have_no_mean_to_take_off() -> None:
     refuse_statistics(SINGLE, None, None)
     refuse_statistics(ArrayRows({}, None, "rows.npz"), (0.5,), None)
