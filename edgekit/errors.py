@@ -22,6 +22,7 @@ The message is one line: the file, the cause, what to try next. `detail` holds w
 import contextlib
 import errno
 import re
+import textwrap
 from collections.abc import Iterator
 
 # What the system says when bytes have no room: disk full, over quota, file larger than allowed.
@@ -31,9 +32,14 @@ DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
+# Where TensorFlow goes on about names that it gave itself.
+_INWARD = re.compile(r" for '\{\{node.*|\{\{.*?\}\} | \[Op:.*| Call arguments received by.*")
+
+
 def one_line(error: BaseException) -> str:
-    """A library's own words, or its error's class where it says nothing, for a message of ours."""
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    """A library's own words up to 200 characters, or its error's class where it says nothing, for a message of ours."""
+    words = _INWARD.sub("", " ".join(str(error).split()))
+    return textwrap.shorten(words, 200, placeholder=" …") or type(error).__name__
 
 
 def printable(text: str) -> str:

@@ -49,3 +49,17 @@ def test_survives_the_way_from_a_child(kind: type[EdgekitError]) -> None:
 
 def test_the_message_is_one_line() -> None:
     assert str(EdgekitError("a file:\n  the\tcause\r\n\nwhat next ")) == "a file: the cause what next"
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ("not\n  a multiple", "not a multiple"),
+        ("", "RuntimeError"),
+        ("Depth of output is 3 for '{{node conv}} = Conv2D[T=DT_FLOAT]' with input shapes: [1,3]", "Depth of output is 3"),
+        ("{{function_node __wrapped__Sub}} cannot compute Sub [Op:Sub] name: ", "cannot compute Sub"),
+        ("word " * 60, "word " * 39 + "…"),
+    ],
+)
+def test_a_librarys_words_end_where_a_word_does(words: str, line: str) -> None:
+    assert errors.one_line(RuntimeError(words)) == line
