@@ -60,7 +60,7 @@ def as_trained(bench: Bench, float32: Path) -> tuple[Path, Path, Path]:
     if not onnx_file.is_file():
         worker.run(peers.export_as_trained, bench.minilm, rows, onnx_file)
     if not model.is_file():
-        hop = worker.run(export_saved_model, onnx_file, None, saved, foreign=False, max_length=LENGTH, shapes={}).value
+        hop = worker.run(export_saved_model, onnx_file, None, saved, foreign=False, max_length=LENGTH).value
         worker.run(convert_float, saved, model, LENGTH, names=hop.names, outputs=hop.outputs)
     return rows, onnx_file, saved
 

@@ -1,8 +1,10 @@
 """Options that several commands share, and what their texts mean."""
 
+import contextlib
 import dataclasses
 import enum
 import functools
+import math
 import os
 import sys
 import types
@@ -235,7 +237,8 @@ def _read(item: "dataclasses.Field[Any]", hint: Any, value: Any, reading: Mappin
     if isinstance(kind, type) and issubclass(kind, enum.Enum):
         return kind(value)
     if typing.get_origin(kind) is Mapping:
-        return dict(input_shape(text) for text in value)
+        sizes = typing.get_args(typing.get_args(kind)[1])[0] is int
+        return dict((input_shape if sizes else input_value)(text) for text in value)
     if typing.get_origin(kind) is tuple and isinstance(value, str):
         return separated(_flag(item), value, typing.get_args(kind)[0], str(item.metadata.get("metavar")))
     return value
@@ -255,6 +258,15 @@ def input_shape(text: str) -> tuple[str, tuple[int, ...]]:
     if not name or not all(part.strip().isdigit() and int(part) > 0 for part in sizes.split(",")):
         raise ConfigError(f"--input-shape {text}: give it as NAME=1,3,224,224")
     return name, tuple(int(part) for part in sizes.split(","))
+
+
+def input_value(text: str) -> tuple[str, tuple[float, ...]]:
+    name, _, numbers = text.rpartition("=")
+    with contextlib.suppress(ValueError):
+        values = tuple(float(part) for part in numbers.split(","))
+        if name and all(map(math.isfinite, values)):
+            return name, values
+    raise ConfigError(f"--input-value {text}: give it as NAME=16000, or with a number for each value that it holds")
 
 
 def check_report(out: Path, *, overwrite: bool) -> None:

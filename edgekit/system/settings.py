@@ -84,6 +84,8 @@ mean = partial(setting, None, "Mean of each channel, comma-separated; images: 12
 std = partial(setting, None, "Divisor of each channel after --mean is taken off; images: 127.5.", metavar="58.4,57.1,57.4")
 _SHAPES = "Fixes a free shape of an .onnx or .pt2."
 input_shapes = partial(setting, words=_SHAPES, default_factory=dict, option="--input-shape", metavar="NAME=1,…")
+_VALUES = "Makes a constant of an .onnx file's input, such as a sample rate that decides which branch is computed."
+input_values = partial(setting, words=_VALUES, default_factory=dict, option="--input-value", metavar="NAME=16000")
 
 
 def threads(default: int | None = 2, words: str = "Interpreter threads.") -> Any:

@@ -65,6 +65,7 @@ class AdviseConfig(Checked):
     ram_bytes: int | None = setting(None, "A microcontroller's room for the arena.", at_least(1), option="--ram", metavar="BYTES")
     max_length: int = setting(MAX_LENGTH, "Tokens of an input.", at_least(1))
     input_shapes: Mapping[str, tuple[int, ...]] = settings.input_shapes()
+    input_values: Mapping[str, tuple[float, ...]] = settings.input_values()
     mean: tuple[float, ...] | None = settings.mean()
     std: tuple[float, ...] | None = settings.std()
     threads: int = settings.threads()

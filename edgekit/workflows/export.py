@@ -196,7 +196,7 @@ def _graph(checkpoint: Checkpoint, config: ExportConfig, rows: Path, target: Pat
     if kind is Format.ORT:
         hops["ONNX to ORT"] = worker.run(export_ort, onnx_file, rows, target).value
         return _Exported(hops, ("torch", "transformers", "onnx", "onnxruntime"), exported.mask)
-    saved = worker.run(export_saved_model, onnx_file, rows, target, foreign=False, max_length=config.max_length, shapes={}).value
+    saved = worker.run(export_saved_model, onnx_file, rows, target, foreign=False, max_length=config.max_length).value
     if saved.parity is not None:
         hops["ONNX to SavedModel"] = saved.parity
     return _Exported(hops, ("torch", "transformers", "onnx2tf", "tensorflow"), exported.mask)

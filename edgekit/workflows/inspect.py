@@ -202,7 +202,7 @@ def _inputs(structure: "Structure", kind: "Kind", max_length: int, shapes: Mappi
     if kind in (Kind.ONNX, Kind.PROGRAM):
         # Free sizes are told apart: what is not known to be equal is taken for different.
         distinct = {name: [size if size > 0 else -axis for axis, size in enumerate(shape)] for name, shape in sizes.items()}
-        moved = channels.channels_first(distinct, spatial=structure.slides and kind is Kind.ONNX)
+        moved = channels.channels_first(distinct, structure.slid if kind is Kind.ONNX else ())
     inputs = []
     for tensor in structure.inputs:
         shape = channels.channels_last(sizes[tensor.name]) if tensor.name in moved else tuple(sizes[tensor.name])

@@ -18,6 +18,7 @@ from edgekit.models.linear8 import KEY
 from edgekit.models.source import classify
 from edgekit.spec import DataSpec
 from edgekit.stages.export.compact import CompactExport
+from edgekit.stages.export.incoming import Fixes
 from edgekit.stages.export.onnx import run_onnx
 from edgekit.stages.export.ort import export_ort
 from edgekit.system.worker import Worker
@@ -126,7 +127,7 @@ def test_an_exported_onnx_file_converts_like_its_checkpoint(tiny_bert: Path, tmp
     export(str(tiny_bert), out, ExportConfig(Format.ONNX, max_length=16))
     random_samples(token_specs(16, segments=False), 16).save(rows)
     worker, source = Worker(timeout_s=300), classify(str(out))
-    made = from_file(source, Bridge.TF, 16, {}, tmp_path, worker)
+    made = from_file(source, Bridge.TF, 16, Fixes(), tmp_path, worker)
     finish(source, made, rows, tmp_path, worker)
     assert made.parity["onnx to float32 .tflite"].max_rel < 1e-3
 

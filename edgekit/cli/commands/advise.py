@@ -19,7 +19,18 @@ from edgekit.workflows.advise import AdviseConfig
 from edgekit.workflows.guide.decision_tree import Need
 from edgekit.workflows.guide.targets import TARGETS, Hardware
 
-_CONVERTING = ("out", "task", "evaluation_data", "evaluation_samples", "max_length", "input_shapes", "mean", "std", "threads")
+_CONVERTING = (
+    "out",
+    "task",
+    "evaluation_data",
+    "evaluation_samples",
+    "max_length",
+    "input_shapes",
+    "input_values",
+    "mean",
+    "std",
+    "threads",
+)
 
 
 def _answered(arguments: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -85,7 +85,7 @@ class Structure:
     """What a source is made of.
 
     `form` is the format with its versions, `producer` what wrote it. `parts` says what `ops` counts. `files` are those that hold it
-    beside the one that was named, with their bytes. `slides` says whether an ONNX graph has ops that slide over space, `sizes` what
+    beside the one that was named, with their bytes. `slid` names the inputs of an ONNX graph that an op slides over, `sizes` what
     free axes may be, by name, where that is known.
     `obstacles` are causes, each with a remedy, for which `convert` would refuse it; `remarks` what else is worth knowing."""
 
@@ -97,7 +97,7 @@ class Structure:
     ops: tuple[OpCount, ...] = ()
     weights: tuple[Weights, ...] = ()
     files: Mapping[str, int] = field(default_factory=dict)
-    slides: bool = False
+    slid: frozenset[str] = frozenset()
     sizes: Mapping[str, FreeSize] = field(default_factory=dict)
     obstacles: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()

@@ -42,7 +42,8 @@ def read(path: Path) -> Structure:
 class _Node:
     op: str = ""
     domain: str = ""
-    outputs: int = 0
+    inputs: list[str] = field(default_factory=list)
+    outputs: list[str] = field(default_factory=list)
     attributes: list[Span] = field(default_factory=list)
 
 
@@ -53,7 +54,9 @@ class _Reader:
         self.ops: Counter[tuple[str, str]] = Counter()
         # By location: how far the data in it reach.
         self.external: dict[str, int] = {}
-        self.slides = False
+        self.nodes: list[channels.Node] = []
+        # Functions with an op that slides: a call of one does so.
+        self.sliding: set[str] = set()
 
     def structure(self) -> Structure:
         message, graphs, functions, opsets = self.message, [], [], {}
@@ -78,7 +81,9 @@ class _Reader:
         inputs, outputs = self._graph(graphs[-1], 0, top=True)
         if not outputs:
             raise message.damaged("its graph has no outputs")
+        nodes, self.nodes = self.nodes, []
         own = {self._function(span) for span in functions}
+        nodes = [("Conv" if op in self.sliding else op, read, written) for op, read, written in nodes]
         versions = [f"{'opset' if domain in _OWN else domain} {opset}" for domain, opset in sorted(opsets.items())]
         files, obstacles = self._files()
         obstacles += [
@@ -104,7 +109,7 @@ class _Reader:
             ops=counted(self.ops),
             weights=self.tally.weights,
             files=files,
-            slides=self.slides,
+            slid=channels.slid_over([tensor.name for tensor in inputs], nodes),
             obstacles=tuple(obstacles),
         )
 
@@ -119,6 +124,7 @@ class _Reader:
 
     def _function(self, span: Span) -> tuple[str, str]:
         """Its name and domain. Its ops are put where it is called before a conversion."""
+        before = len(self.nodes)
         name = domain = ""
         for number, value in self.message.fields(span):
             if number == 1:
@@ -127,6 +133,8 @@ class _Reader:
                 domain = self.message.text(value)
             elif number == 7 and isinstance(value, tuple):
                 self._node(value, 0, top=True)
+        if any(op in self.sliding or channels.slides([op]) for op, *_ in self.nodes[before:]):
+            self.sliding.add(name)
         return name, domain
 
     def _graph(self, span: Span, depth: int, *, top: bool) -> tuple[tuple[SourceTensor, ...], tuple[SourceTensor, ...]]:
@@ -152,8 +160,8 @@ class _Reader:
     def _node(self, span: Span, depth: int, *, top: bool) -> None:
         node = _Node()
         for number, value in self.message.fields(span):
-            if number == 2:
-                node.outputs += 1
+            if number in (1, 2):
+                (node.inputs if number == 1 else node.outputs).append(self.message.text(value))
             elif number == 4:
                 node.op = self.message.text(value)
             elif number == 5 and isinstance(value, tuple):
@@ -166,10 +174,10 @@ class _Reader:
         for attribute in attributes:
             name, numbers = self._attribute(attribute, depth)
             sizes[name] = numbers
-        gathered = channels.is_gathered(sizes.get("kernel_shape", ()), sizes.get("dilations", ()), node.outputs)
+        gathered = channels.is_gathered(sizes.get("kernel_shape", ()), sizes.get("dilations", ()), len(node.outputs))
         # What a branch of an `If` does is no part of the graph that a conversion sees.
-        if top and not (node.op in _POOLS and gathered):
-            self.slides = self.slides or channels.slides([node.op])
+        if top:
+            self.nodes.append(("Gather" if node.op in _POOLS and gathered else node.op, node.inputs, node.outputs))
 
     def _attribute(self, span: Span, depth: int) -> tuple[str, list[int]]:
         """Its name and numbers; what graphs and constants it has are counted."""

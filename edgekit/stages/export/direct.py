@@ -3,14 +3,13 @@
 import contextlib
 import os
 import re
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
 from edgekit.errors import UnsupportedOpError
 from edgekit.stages.export import graph, incoming
-from edgekit.stages.export.incoming import Ends
+from edgekit.stages.export.incoming import AS_IT_IS, Ends, Fixes
 from edgekit.system.environment import Environment
 from edgekit.tflite import flatbuffer, signatures
 
@@ -30,13 +29,7 @@ def _stop(*_: object) -> NoReturn:
 
 
 def export_direct(
-    onnx_file: Path,
-    target: Path,
-    *,
-    foreign: bool,
-    max_length: int,
-    shapes: Mapping[str, Sequence[int]],
-    keep_layout: bool = False,
+    onnx_file: Path, target: Path, *, foreign: bool, max_length: int, fixes: Fixes = AS_IT_IS, keep_layout: bool = False
 ) -> Ends:
     """Write the ONNX file as a float32 .tflite of built-in ops with one signature; images become NHWC, but with `keep_layout`.
 
@@ -48,7 +41,7 @@ def export_direct(
     work.mkdir()
     # What is constant is folded in the finished file, too, and quicker.
     room = target.parent
-    options: Any = {"foreign": foreign, "max_length": max_length, "shapes": shapes, "keep_layout": keep_layout}
+    options: Any = {"foreign": foreign, "max_length": max_length, "fixes": fixes, "keep_layout": keep_layout}
     model, ends = incoming.prepare(onnx_file, room, fold=False, **options)
     copies = graph.drop_copies(model)
     renamed = graph.rename_ends(model, _IDENTIFIER)
@@ -63,7 +56,7 @@ def export_direct(
 
     # It begins the float16 file once the float32 one is written. Asked for or not, that would take a quarter of the time.
     tflite_builder.clone_model_ir_with_float16 = _stop
-    with contextlib.suppress(_Written), incoming.converted(onnx_file, ops):
+    with contextlib.suppress(_Written), incoming.converted(onnx_file, ends, ops):
         onnx2tf.convert(
             input_onnx_file_path="model.onnx",
             output_folder_path=".",
@@ -79,7 +72,7 @@ def export_direct(
     file = flatbuffer.parse(written, str(onnx_file))
     if lacking := (*file.custom_ops, *file.flex_ops):
         names = ", ".join(name.removeprefix("ONNX_") for name in lacking)
-        raise UnsupportedOpError(f"{onnx_file}: no TFLite form of op {names}; export the model without it")
+        raise UnsupportedOpError(f"{onnx_file}: no TFLite form of op {names}; {ends.advice}")
     written = signatures.rename(signatures.add_signature(written), renamed) if renamed else signatures.add_signature(written)
     written = signatures.repeat(written, copies) if copies else written
     target.write_bytes(signatures.order(written, ends.inputs, ends.outputs, origin=str(onnx_file)))

@@ -1,6 +1,7 @@
 """An .onnx file as a graph that a converter can take: checked, shapes fixed, old opsets and quantized ops rewritten."""
 
 import importlib.util
+import math
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -11,6 +12,7 @@ import numpy as np
 
 from edgekit.errors import EdgekitError, InputError, ModelFormatError, UnsupportedOpError, one_line, thrown_as
 from edgekit.models.channels import usual_size
+from edgekit.stages.export import branches
 
 _DOMAINS = ("", "ai.onnx")
 # Of classical models, some of whose ops can be rewritten.
@@ -132,6 +134,34 @@ def fix_shapes(path: Path, model: Any, max_length: int, shapes: Mapping[str, Seq
     return free
 
 
+def fix_values(path: Path, model: Any, values: Mapping[str, Sequence[float]]) -> None:
+    """Make constants of the inputs that have `values`, in place: one for all of an input or as many as it holds. Needs its shape.
+
+    Raises `InputError` naming an input that is not there or does not take them."""
+    import onnx
+    from onnx import numpy_helper
+
+    for name, numbers in values.items():
+        item = next((item for item in model.graph.input if item.name == name), None)
+        if item is None:
+            raise InputError(f"{path}: there is no input {name}; it has {', '.join(input_names(model)) or 'none'}")
+        shape = [axis.dim_value for axis in item.type.tensor_type.shape.dim]
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(item.type.tensor_type.elem_type)
+        if len(numbers) not in (1, math.prod(shape)):
+            raise InputError(f"{path}: input {name} holds {math.prod(shape)} numbers, --input-value gives {len(numbers)}")
+        array = filled(numbers, shape, dtype)
+        if dtype.kind != "f" and not np.isin(array, numbers).all():
+            raise InputError(f"{path}: input {name} is {dtype}, which holds no {numbers[0]:g}; give it another --input-value")
+        model.graph.input.remove(item)
+        model.graph.initializer.append(numpy_helper.from_array(array, name))
+
+
+def filled(numbers: Sequence[float], shape: Sequence[int], dtype: Any) -> np.ndarray:
+    """An array of `numbers`, or all of the one that there is."""
+    array = np.array(numbers).astype(dtype)
+    return array.reshape(shape) if len(array) > 1 else np.full(shape, array[0])
+
+
 def open_session(path: Path) -> Any:
     """The file in ONNX Runtime, on the CPU and without its warnings. Raises what that raises."""
     import onnxruntime
@@ -153,19 +183,25 @@ def _is_free(item: Any) -> bool:
     return any(axis.dim_value <= 0 for axis in item.type.tensor_type.shape.dim)
 
 
-def require_runs(path: Path, fixed: Path, names: Sequence[str]) -> None:
-    """Raise `InputError` if ONNX Runtime cannot run the file `fixed`, in which sizes of the inputs `names` were taken for it."""
+def require_runs(
+    path: Path,
+    fixed: Path,
+    shapes: Mapping[str, Sequence[int]],
+    names: Sequence[str],
+    values: Mapping[str, Sequence[float]],
+) -> None:
+    """Raise `InputError` if ONNX Runtime cannot run the file `fixed` with inputs of `shapes`; those of `names` were taken so."""
     try:
         session = open_session(fixed)
     except Exception:  # told where outputs are compared
         return
-    inputs = {item.name: item for item in session.get_inputs()}
+    dtypes = {item.name: dtype_of(item) for item in session.get_inputs()}
     try:
-        session.run(None, {name: np.zeros(item.shape, dtype_of(item)) for name, item in inputs.items()})
+        session.run(None, {name: filled(values.get(name, (0,)), shapes[name], dtype) for name, dtype in dtypes.items()})
     except Exception as error:  # its exceptions share no public base class
-        shapes = " and ".join(f"{name} {inputs[name].shape}" for name in names)
+        taken = " and ".join(f"{name} {list(shapes[name])}" for name in names)
         raise InputError(
-            f"{path}: does not run with {shapes}, where free axes were taken so ({one_line(error)}); "
+            f"{path}: does not run with {taken}, where free axes were taken so ({one_line(error)}); "
             f"give their sizes with --input-shape {names[0]}=..."
         ) from error
 
@@ -174,27 +210,28 @@ def _fix_shape(path: Path, item: Any, max_length: int, sizes: Sequence[int] | No
     import onnx
 
     kind = item.type.tensor_type
-    advice = f"--input-shape {item.name}=1,..."
     if not kind.HasField("shape"):
         if sizes is None:
-            raise InputError(f"{path}: input {item.name} has no shape; give it with {advice}")
+            raise InputError(f"{path}: input {item.name} has no shape; give it with --input-shape {item.name}=1,...")
         for size in sizes:
             kind.shape.dim.add().dim_value = size
         return
     axes = kind.shape.dim
     if sizes is not None and len(sizes) != len(axes):
         raise InputError(f"{path}: input {item.name} has {len(axes)} axes, --input-shape gives {len(sizes)}")
-    shape = ",".join(str(axis.dim_value or axis.dim_param or "?") for axis in axes)
     integers = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)).kind in "iu"
-    for axis, dimension in enumerate(axes):
-        if sizes is not None:
-            dimension.dim_value = sizes[axis]
-        elif dimension.dim_value > 0:
-            continue
-        elif usual := usual_size(axis, len(axes), max_length, integers=integers):
-            dimension.dim_value = usual
-        else:
-            raise InputError(f"{path}: axis {axis} of input {item.name} ({shape}) is free; fix it with {advice}")
+    usual = [usual_size(place, len(axes), max_length, integers=integers) for place in range(len(axes))]
+    taken = sizes or [axis.dim_value if axis.dim_value > 0 else size or 0 for axis, size in zip(axes, usual, strict=True)]
+    if free := [place for place, size in enumerate(taken) if not size]:
+        shape = ",".join(str(axis.dim_value or axis.dim_param or "?") for axis in axes)
+        which = f"axis {free[0]}" if len(free) == 1 else f"axes {', '.join(map(str, free))}"
+        example = ",".join(str(size or "?") for size in taken)
+        raise InputError(
+            f"{path}: {which} of input {item.name} ({shape}) {'is' if len(free) == 1 else 'are'} free; "
+            f"give {'its size' if len(free) == 1 else 'their sizes'} with --input-shape {item.name}={example}"
+        )
+    for axis, size in zip(axes, taken, strict=True):
+        axis.dim_value = size
 
 
 def _is_numeric(item: Any) -> bool:
@@ -226,7 +263,7 @@ def to_float32(model: Any) -> None:
 
 
 def simplified(model: Any) -> Any:
-    """The model with constants folded and shapes inferred, or as it is where that cannot be done."""
+    """The model with constants folded, constant branches in their place and shapes inferred, as far as that can be done."""
     # onnxsim imports torch where it finds it, for a part that is not used here; TensorFlow shares this process.
     sys.modules["torch"] = None  # type: ignore[assignment]
     try:
@@ -234,7 +271,11 @@ def simplified(model: Any) -> Any:
     finally:
         del sys.modules["torch"]
     try:
-        return onnxsim.simplify(model)[0]
+        # Its own way to put branches in their place gets the order of nodes wrong where one holds another.
+        while True:
+            model = onnxsim.simplify(model, skipped_optimizers=["eliminate_if_with_const_cond"])[0]
+            if not branches.inline(model):
+                return model
     except Exception:  # a graph that onnxsim cannot fold may still convert as it is
         return model
 

@@ -9,24 +9,44 @@ from typing import Any
 
 from edgekit.errors import ConversionError, UnsupportedOpError, one_line
 from edgekit.models import channels
-from edgekit.stages.export import dequantize, gather, graph
+from edgekit.stages.export import branches, dequantize, gather, graph
 from edgekit.stages.export.lower import lower
+
+
+@dataclass(frozen=True)
+class Fixes:
+    """What the user fixes of an ONNX file's inputs, by name: shapes, and values, which make constants of them."""
+
+    shapes: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    values: Mapping[str, Sequence[float]] = field(default_factory=dict)
+
+
+AS_IT_IS = Fixes()
 
 
 @dataclass(frozen=True)
 class Ends:
     """Inputs and outputs of an ONNX file, in its order.
 
-    `channels_last` are those inputs whose channels move from axis 1 to the last, `fixed` the file with its free axes fixed, to
-    compare with; `names` maps a converted model's names to the ONNX file's where they differ. Of the inputs in `positive`
-    logarithms or roots are taken, so that they have no negative values."""
+    `channels_last` are those inputs whose channels move from axis 1 to the last, `fixed` the file to compare with, which takes
+    those in `values` as well; `names` maps a converted model's names to the ONNX file's where they differ. Of the inputs in
+    `positive` logarithms or roots are taken, so that they have no negative values. `deciding` chooses what is computed."""
 
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     channels_last: tuple[str, ...]
     fixed: Path
     names: Mapping[str, str] = field(default_factory=dict)
+    values: Mapping[str, Sequence[float]] = field(default_factory=dict)
     positive: tuple[str, ...] = ()
+    deciding: str | None = None
+
+    @property
+    def advice(self) -> str:
+        """What helps where a node has no form in TFLite."""
+        if self.deciding is None:
+            return "export the model without it"
+        return f"its input {self.deciding} decides what is computed: fix it with --input-value {self.deciding}=..."
 
 
 def prepare(
@@ -35,14 +55,14 @@ def prepare(
     *,
     foreign: bool,
     max_length: int,
-    shapes: Mapping[str, Sequence[int]],
+    fixes: Fixes = AS_IT_IS,
     fold: bool = True,
     keep_layout: bool = False,
 ) -> tuple[Any, Ends]:
     """The graph for a converter, which may write in `room`.
 
     A `foreign` file is checked, its constants folded and its quantized ops rewritten first; of our own exports constants are folded
-    with `fold`. With `keep_layout` no input's channels move. See `fix_shapes` for `max_length` and `shapes`.
+    with `fold`. With `keep_layout` no input's channels move. See `fix_shapes` for `max_length`.
 
     Raises `ModelFormatError`, `UnsupportedOpError` and `InputError`."""
     import onnx
@@ -50,13 +70,18 @@ def prepare(
     fixed = onnx_file
     if foreign:
         model = graph.read(onnx_file)
-        free = graph.fix_shapes(onnx_file, model, max_length, shapes)
         graph.to_float32(model)
         graph.count_from_front(model)
         fixed = room / "fixed.onnx"
-        onnx.save(model, fixed)
+        # ONNX Runtime follows fixed shapes into branches that are never taken, and refuses the file if they do not fit there.
+        if branching := any(node.op_type == "If" for node in model.graph.node):
+            onnx.save(model, fixed)
+        free = graph.fix_shapes(onnx_file, model, max_length, fixes.shapes)
+        if not branching:
+            onnx.save(model, fixed)
         if free:
-            graph.require_runs(onnx_file, fixed, free)
+            graph.require_runs(onnx_file, fixed, graph.sizes(model), free, fixes.values)
+        graph.fix_values(onnx_file, model, fixes.values)
         model = graph.without_functions(model)
         dequantize.to_float(model)
     else:
@@ -73,11 +98,13 @@ def prepare(
     for number, node in enumerate(model.graph.node):
         node.name = node.name or f"{node.op_type}_{number}"
     names = tuple(graph.input_names(model)), tuple(graph.output_names(model))
-    return model, Ends(*names, () if keep_layout else _channels_first(model), fixed, positive=positive)
+    moved = () if keep_layout else _channels_first(model)
+    deciding = branches.deciding_input(model)
+    return model, Ends(*names, moved, fixed, values=fixes.values, positive=positive, deciding=deciding)
 
 
 @contextlib.contextmanager
-def converted(path: Path, ops: Mapping[str, str]) -> Iterator[None]:
+def converted(path: Path, ends: Ends, ops: Mapping[str, str]) -> Iterator[None]:
     """Raise what onnx2tf throws or exits with inside the block as an error about `path`.
 
     `ops` has the type of each node by name, so that the one that it stops at is told."""
@@ -92,7 +119,7 @@ def converted(path: Path, ops: Mapping[str, str]) -> Iterator[None]:
         # Version 1 has the name in the error, version 2 in its words.
         found = getattr(error, "onnx_op_name", None) or next((name for name in ops if _is_named(name, text)), "")
         where = f"op {ops[found]} ({found})" if found in ops else "the graph"
-        raise UnsupportedOpError(f"{path}: onnx2tf cannot convert {where}: {text}; export the model in another way") from error
+        raise UnsupportedOpError(f"{path}: onnx2tf cannot convert {where}: {text}; {ends.advice}") from error
 
 
 def _is_named(name: str, text: str) -> bool:
@@ -105,5 +132,6 @@ def slides(model: Any) -> bool:
 
 
 def _channels_first(model: Any) -> tuple[str, ...]:
-    shapes = graph.sizes(model)
-    return channels.channels_first({item.name: shapes[item.name] for item in model.graph.input}, spatial=slides(model))
+    shapes, inputs = graph.sizes(model), [item.name for item in model.graph.input]
+    slid = channels.slid_over(inputs, ((node.op_type, node.input, node.output) for node in model.graph.node))
+    return channels.channels_first({name: shapes[name] for name in inputs}, slid)

@@ -19,7 +19,7 @@ def take_images_channels_last(path: Path) -> tuple[str, ...]:
     file = flatbuffer.read(path)
     entry, tree = file.entry(), load(path.read_bytes())
     shapes = {spec.name: spec.shape for spec in file.signature(entry).inputs}
-    names = channels_first(shapes, spatial=False) if tree is not None else ()
+    names = channels_first(shapes, slid=()) if tree is not None else ()
     if tree is None or not names:
         return ()
     graph = tree.subgraphs[entry.subgraph]

@@ -1,8 +1,9 @@
 """Checkpoint, or any torch module, to ONNX through torch's dynamo exporter."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -115,25 +116,33 @@ def _constants(model: Any) -> list[Any]:
 
 
 def run_onnx(
-    path: Path, samples: Samples, *, channels_last: Sequence[str] = (), origin: Path | None = None
+    path: Path,
+    samples: Samples,
+    *,
+    channels_last: Sequence[str] = (),
+    values: Mapping[str, Sequence[float]] = MappingProxyType({}),
+    origin: Path | None = None,
 ) -> dict[str, np.ndarray]:
     """Every output of every row by name, each (N, ...), by ONNX Runtime.
 
-    The samples of inputs named in `channels_last` have their channels on the last axis, the graph has them on axis 1;
-    `origin` is what errors call the file. Raises `UnsupportedOpError` if ONNX Runtime cannot load the file and
-    `ModelFormatError` if it cannot run it."""
+    The samples of inputs named in `channels_last` have their channels on the last axis, the graph has them on axis 1. Inputs that
+    the samples lack have theirs in `values`. `origin` is what errors call the file. Raises `UnsupportedOpError` if ONNX Runtime
+    cannot load the file and `ModelFormatError` if it cannot run it."""
     called = origin or path
     try:
         session = graph.open_session(path)
     except Exception as error:  # its exceptions share no public base class
         cause = one_line(error)
         raise UnsupportedOpError(f"{called}: ONNX Runtime cannot load it ({cause}); export it again with standard ops") from error
-    inputs = {item.name: (len(item.shape), graph.dtype_of(item)) for item in session.get_inputs()}
+    shapes = {item.name: [size if isinstance(size, int) else 1 for size in item.shape] for item in session.get_inputs()}
+    every = {item.name: (shapes[item.name], graph.dtype_of(item)) for item in session.get_inputs()}
+    constants = {name: graph.filled(values[name], *ends) for name, ends in every.items() if name in values}
+    inputs = {name: (len(shape), dtype) for name, (shape, dtype) in every.items() if name not in constants}
     if missing := sorted(set(inputs) - set(samples.inputs)):
         raise ModelFormatError(f"{called}: input {missing[0]} is not in the data, which has {', '.join(samples.inputs)}")
     rows: list[list[np.ndarray]] = []
     for row in samples:
-        feed = {}
+        feed = dict(constants)
         for name, (rank, dtype) in inputs.items():
             value = np.asarray(as_fed(row[name], rank))
             value = np.ascontiguousarray(np.moveaxis(value, -1, 1)) if name in channels_last else value

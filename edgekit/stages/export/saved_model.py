@@ -15,7 +15,7 @@ import numpy as np
 from edgekit.data.samples import Samples
 from edgekit.errors import ConversionError
 from edgekit.stages.export import graph, incoming
-from edgekit.stages.export.incoming import Ends
+from edgekit.stages.export.incoming import AS_IT_IS, Ends, Fixes
 from edgekit.stages.export.module import first
 from edgekit.stages.export.onnx import run_onnx, stacked
 from edgekit.tasks.parity import Parity, compare_all, require
@@ -41,7 +41,7 @@ def export_saved_model(
     *,
     foreign: bool,
     max_length: int,
-    shapes: Mapping[str, Sequence[int]],
+    fixes: Fixes = AS_IT_IS,
 ) -> SavedModelExport:
     """Write the ONNX file as a SavedModel with one signature, `serving_default`; images become NHWC.
 
@@ -49,14 +49,14 @@ def export_saved_model(
     `incoming.prepare`, which raises what this does, beside `ParityError`. Needs TensorFlow; changes the working directory."""
     work = target.parent / f"{target.name}.onnx2tf"
     work.mkdir()
-    model, ends = incoming.prepare(onnx_file, target.parent, foreign=foreign, max_length=max_length, shapes=shapes)
+    model, ends = incoming.prepare(onnx_file, target.parent, foreign=foreign, max_length=max_length, fixes=fixes)
     graph.refuse_unknown_ops(onnx_file, model)
     graph.store_constants(model)
     renamed = graph.rename_ends(model, _SCOPE)
     inputs, outputs = graph.input_names(model), graph.output_names(model)
     if not ends.channels_last and not incoming.slides(model):
         _keep_layout()
-    keras = _to_keras(onnx_file, model, work, ends.channels_last)
+    keras = _to_keras(onnx_file, model, work, ends)
     del model
     names = renamed | {ours: renamed.get(theirs, theirs) for ours, theirs in _write(keras, inputs, outputs, target).items()}
     del keras
@@ -90,14 +90,14 @@ def _keep_layout() -> None:
     sys.modules[onnx2tf.convert.__module__].dummy_onnx_inference = no_inference  # type: ignore[attr-defined]
 
 
-def _to_keras(path: Path, model: Any, work: Path, moved: tuple[str, ...]) -> Any:
+def _to_keras(path: Path, model: Any, work: Path, ends: Ends) -> Any:
     os.chdir(work)
     np.save(work / _CALIBRATION_IMAGES, np.random.default_rng(0).random((20, 128, 128, 3), np.float32))
     import onnx2tf
 
     # onnx2tf sets the recursion limit to the largest int, and a fault in it then overflows the C stack.
     sys.setrecursionlimit(10_000)
-    with incoming.converted(path, graph.op_types(model)):
+    with incoming.converted(path, ends, graph.op_types(model)):
         return onnx2tf.convert(
             onnx_graph=model,
             output_folder_path=str(work),
@@ -106,8 +106,8 @@ def _to_keras(path: Path, model: Any, work: Path, moved: tuple[str, ...]) -> Any
             disable_model_save=True,
             non_verbose=True,
             verbosity="error",
-            disable_strict_mode=not moved,
-            keep_shape_absolutely_input_names=[name for name in graph.input_names(model) if name not in moved],
+            disable_strict_mode=not ends.channels_last,
+            keep_shape_absolutely_input_names=[name for name in graph.input_names(model) if name not in ends.channels_last],
             # Approximations by ops that TFLite has; the comparison that follows tells whether they are close enough.
             replace_to_pseudo_operators=["asin", "acos", "atan", "erf"],
         )

@@ -2,7 +2,7 @@
 
 import importlib.util
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,7 +15,7 @@ from edgekit.models.checkpoint import Checkpoint
 from edgekit.models.source import Kind, Source
 from edgekit.stages.export import layout
 from edgekit.stages.export.direct import ENVIRONMENT, KEEPING_MEMORY, VERSION, export_direct
-from edgekit.stages.export.incoming import Ends
+from edgekit.stages.export.incoming import AS_IT_IS, Ends, Fixes
 from edgekit.stages.export.litert import export_litert
 from edgekit.stages.export.module import PARITY_ROWS, first
 from edgekit.stages.export.onnx import comparable, export_onnx, run_onnx, stacked
@@ -31,7 +31,6 @@ from edgekit.tflite.interpreter import Model
 from edgekit.workflows.convert.config import Bridge
 
 T = TypeVar("T")
-Shapes = Mapping[str, Sequence[int]]
 _LAST_HOP = "SavedModel to float32 .tflite"
 # The best first.
 ROADS = {
@@ -165,18 +164,20 @@ def from_checkpoint(
     options = {"soften": road is not Bridge.DIRECT}
     exported = made.run("PyTorch to ONNX", worker, export_onnx, checkpoint, held_out, onnx_file, made.reference, **options)
     made.parity["PyTorch to ONNX"], made.mask = exported.parity, exported.mask
-    _from_onnx(made, onnx_file, checkpoint.path, road, held_out, max_length, {}, work, worker)
+    _from_onnx(made, onnx_file, checkpoint.path, road, held_out, max_length, AS_IT_IS, work, worker)
     made.made_by = ("torch", *made.made_by)
     return made
 
 
-def from_file(source: Source, road: Bridge, max_length: int, shapes: Shapes, work: Path, worker: Worker) -> FloatModel:
+def from_file(source: Source, road: Bridge, max_length: int, fixes: Fixes, work: Path, worker: Worker) -> FloatModel:
     """Any source but a checkpoint as a float32 .tflite: `finish` it once there is data.
 
     Raises `ModelFormatError`, `ConversionError` and `WorkerError`."""
     made = FloatModel(work / "float32.tflite")
-    if shapes and source.kind not in (Kind.ONNX, Kind.PROGRAM):
+    if fixes.shapes and source.kind not in (Kind.ONNX, Kind.PROGRAM):
         raise ConfigError(f"{source.path}: --input-shape is for .onnx and .pt2 sources; leave it out")
+    if fixes.values and source.kind is not Kind.ONNX:
+        raise ConfigError(f"{source.path}: --input-value is for .onnx sources; leave it out")
     if source.kind is Kind.TFLITE:
         _check_float(source.path)
         content = signatures.add_signature(source.path.read_bytes(), origin=str(source.path))
@@ -185,15 +186,15 @@ def from_file(source: Source, road: Bridge, max_length: int, shapes: Shapes, wor
             file.write_bytes(content)
         return made
     if source.kind is Kind.ONNX:
-        made.onnx = _from_onnx(made, source.path, source.path, road, None, max_length, shapes, work, worker)
+        made.onnx = _from_onnx(made, source.path, source.path, road, None, max_length, fixes, work, worker)
         made.channels_first = made.onnx.channels_last
     elif source.kind is Kind.PROGRAM and road is Bridge.LITERT:
         made.made_by = ("litert-torch",)
-        made.run("litert-torch", worker, program_to_litert, source.path, made.path, max_length, shapes)
+        made.run("litert-torch", worker, program_to_litert, source.path, made.path, max_length, fixes.shapes)
     elif source.kind is Kind.PROGRAM:
         onnx_file = work / "model.onnx"
-        made.run("PyTorch to ONNX", worker, program_to_onnx, source.path, onnx_file, max_length, shapes)
-        _from_onnx(made, onnx_file, source.path, road, None, max_length, {}, work, worker, keep_layout=True)
+        made.run("PyTorch to ONNX", worker, program_to_onnx, source.path, onnx_file, max_length, fixes.shapes)
+        _from_onnx(made, onnx_file, source.path, road, None, max_length, AS_IT_IS, work, worker, keep_layout=True)
         made.made_by = ("torch", *made.made_by)
     else:
         made.made_by = ("tensorflow",)
@@ -250,14 +251,14 @@ def _from_onnx(
     road: Bridge,
     held_out: Path | None,
     max_length: int,
-    shapes: Shapes,
+    fixes: Fixes,
     work: Path,
     worker: Worker,
     *,
     keep_layout: bool = False,
 ) -> Ends:
     """`onnx` as the float32 .tflite; it is a foreign one where there are no rows yet."""
-    options: dict[str, Any] = {"foreign": held_out is None, "max_length": max_length, "shapes": shapes}
+    options: dict[str, Any] = {"foreign": held_out is None, "max_length": max_length, "fixes": fixes}
     if road is Bridge.DIRECT:
         made.made_by = (f"onnx2tf=={VERSION}",)
         elsewhere = replace(worker, python=ENVIRONMENT.python, env=KEEPING_MEMORY)
@@ -280,7 +281,7 @@ def compare_outputs(source: Source, made: FloatModel, held_out: Path) -> Parity 
     outputs = _outputs(made.path, samples, source.path)
     if made.onnx is not None:
         fixed, moved = made.onnx.fixed, made.onnx.channels_last
-        values = run_onnx(fixed, samples, channels_last=moved, origin=source.path).values()
+        values = run_onnx(fixed, samples, channels_last=moved, values=made.onnx.values, origin=source.path).values()
         references = dict(zip(outputs, values, strict=True))
     elif source.kind is Kind.TFLITE:
         references = _outputs(made.reference or source.path, samples, source.path)

@@ -66,6 +66,7 @@ class ConvertConfig:
     every_op: bool = False
     calibration: str = setting(MINMAX, "Ranges of int8 values.", choices=CALIBRATIONS)
     input_shapes: Mapping[str, tuple[int, ...]] = settings.input_shapes()
+    input_values: Mapping[str, tuple[float, ...]] = settings.input_values()
     mean: tuple[float, ...] | None = settings.mean()
     std: tuple[float, ...] | None = settings.std()
     threads: int = settings.threads()

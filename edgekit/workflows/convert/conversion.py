@@ -24,6 +24,7 @@ from edgekit.models.checkpoint import Checkpoint
 from edgekit.models.source import Kind, Source, brings, classify
 from edgekit.report.content import Report
 from edgekit.spec import TensorSpec
+from edgekit.stages.export.incoming import Fixes
 from edgekit.stages.quantize import schemes
 from edgekit.stages.quantize.calibrate import calibrate
 from edgekit.stages.quantize.candidates import LABELLED_ROWS, Reference
@@ -333,6 +334,8 @@ def _check(source: Source, config: ConvertConfig) -> None:
             raise ConfigError(f"{source.name}: takes token ids, which --mean and --std do not normalize; leave them out")
         if config.input_shapes:
             raise ConfigError(f"{source.name}: --input-shape is for .onnx files; give a checkpoint's length with --max-length")
+        if config.input_values:
+            raise ConfigError(f"{source.name}: --input-value is for .onnx files; leave it out")
         if config.mediapipe and (config.integer_only or config.outputs != "float32"):
             raise ConfigError(
                 f"{source.name}: MediaPipe takes float32 scores; leave out --integer-only and --outputs, or --mediapipe"
@@ -394,8 +397,10 @@ def _float_model(source: Source, config: ConvertConfig, drawn: Drawn, work: Path
         bridge.finish(source, made, data.held_out, room, worker)
         return made, data
 
+    fixes = Fixes(config.input_shapes, config.input_values)
+
     def of_file(road: Bridge, room: Path) -> tuple[FloatModel, Data]:
-        made = bridge.from_file(source, road, config.max_length, config.input_shapes, room, worker)
+        made = bridge.from_file(source, road, config.max_length, fixes, room, worker)
         signature = (file := flatbuffer.read(made.path)).signature(file.entry())
         inside = package.settings(source.path) if source.kind is Kind.TFLITE else {}
         judged = sources.feeding(rows, signature.inputs) if rows is not None else None

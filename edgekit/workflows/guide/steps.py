@@ -139,6 +139,8 @@ def _convert_line(origin: Origin, question: Question, name: str) -> str:
         words += [word for column in spec.label_columns for word in ("--label-column", column)]
     for tensor, shape in (settings.get("input_shapes") or {}).items():
         words += ["--input-shape", f"{tensor}={','.join(map(str, shape))}"]
+    for tensor, values in (settings.get("input_values") or {}).items():
+        words += ["--input-value", f"{tensor}={','.join(f'{value:g}' for value in values)}"]
     return shlex.join([*words, "--max-drop", f"{question.max_drop:g}"])
 
 

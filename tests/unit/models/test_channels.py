@@ -4,7 +4,7 @@ from edgekit.models import channels
 
 
 @pytest.mark.parametrize(
-    ("shape", "spatial", "moves"),
+    ("shape", "slid", "moves"),
     [
         ((1, 3, 8, 6), True, True),
         ((1, 3, 8, 6), False, True),  # an image
@@ -17,8 +17,22 @@ from edgekit.models import channels
         ((1, 2, 3, 4, 5, 6), True, False),
     ],
 )
-def test_which_inputs_take_their_channels_last(shape: tuple[int, ...], spatial: bool, moves: bool) -> None:
-    assert channels.channels_first({"x": shape}, spatial=spatial) == (("x",) if moves else ())
+def test_which_inputs_take_their_channels_last(shape: tuple[int, ...], slid: bool, moves: bool) -> None:
+    assert channels.channels_first({"x": shape}, {"x"} if slid else ()) == (("x",) if moves else ())
+
+
+def test_an_op_slides_over_what_its_axes_come_from() -> None:
+    nodes: list[channels.Node] = [
+        ("Mul", ["gain", "sound"], ["louder"]),
+        ("Pad", ["louder", "pads"], ["padded"]),
+        ("Gather", ["state", "first"], ["before"]),
+        ("Unsqueeze", ["before", "axes"], ["column"]),
+        ("Conv", ["padded", "kernel"], ["heard"]),
+        ("Conv", ["column", "weights"], ["remembered"]),
+        ("Add", ["heard", "offset"], ["y"]),
+    ]
+    inputs = ("sound", "gain", "state", "kernel", "offset")
+    assert channels.slid_over(inputs, nodes) == {"sound", "gain"}
 
 
 def test_where_the_channels_go() -> None:

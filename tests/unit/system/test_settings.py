@@ -37,6 +37,7 @@ class _Config:
     data: DataSpec | None = setting(None, "Rows: {data}.", option="--dataset")
     labels: Path | None = setting(None, "Where.")
     shapes: Mapping[str, tuple[int, ...]] = setting(default_factory=dict, words="What.", option="--input-shape")
+    values: Mapping[str, tuple[float, ...]] = setting(default_factory=dict, words="What.", option="--input-value")
     hidden: int = 7
     threads: int = settings.threads()
     seed: int = settings.seed()
@@ -93,7 +94,7 @@ def test_options_become_what_the_fields_hold() -> None:
     config, out = _called(
         *("--count", "5", "--rate", "0.1", "--name", "bob", "--name", "ann", "--lengths", "16,32", "--way", "short", "--loud"),
         *("--dataset", "a.tsv", "--text-column", "q", "--text-column", "c", "--label-column", "y", "--labels", "l.txt"),
-        *("--input-shape", "x=1,3", "--threads", "1", "--seed", "4", "--out", "there"),
+        *("--input-shape", "x=1,3", "--input-value", "a=b=0.5,-2", "--threads", "1", "--seed", "4", "--out", "there"),
     )
     assert out == "there"
     assert config == plain(
@@ -107,6 +108,7 @@ def test_options_become_what_the_fields_hold() -> None:
             data=DataSpec("a.tsv", ("q", "c"), ("y",)),
             labels=Path("l.txt"),
             shapes={"x": (1, 3)},
+            values={"a=b": (0.5, -2)},
             threads=1,
             seed=4,
         )
@@ -116,6 +118,9 @@ def test_options_become_what_the_fields_hold() -> None:
 def test_numbers_that_are_none_are_named_with_their_option() -> None:
     with pytest.raises(ConfigError, match=r"^--lengths 16,x: not whole numbers; give them as 16,32$"):
         _called("--lengths", "16,x")
+    for text in ("rate", "rate=", "=3", "rate=fast", "rate=nan"):
+        with pytest.raises(ConfigError, match=f"^--input-value {text}: give it as NAME=16000, or"):
+            _called("--input-value", text)
 
 
 def test_every_option_of_a_conversion_has_its_fields_default_and_a_text() -> None:

@@ -95,7 +95,7 @@ def test_the_layout_is_that_of_the_conversion(tmp_path: Path, shape: tuple[int, 
     node = helper.make_node(op, ["x", *weights], ["y"], **attributes)
     free = tuple(f"axis_{axis}" for axis in range(len(shape)))
     onnx.save(graphs.model([node], {"x": shape}, {"y": free}, weights), tmp_path / "model.onnx")
-    _, real = incoming.prepare(tmp_path / "model.onnx", tmp_path, foreign=True, max_length=64, shapes={})
+    _, real = incoming.prepare(tmp_path / "model.onnx", tmp_path, foreign=True, max_length=64)
     moved = tuple(item.name for item in source(tmp_path / "model.onnx").inputs if item.channels_last)
     assert moved == real.channels_last
 

@@ -63,7 +63,7 @@ def test_all_that_a_file_says(tmp_path: Path) -> None:
     assert structure.ops[0] == OpCount("Add", "", 3)
     assert set(map(str, structure.ops)) == {"Add: 3", "Conv: 1", "Constant: 1", "If: 1", "local.Twice: 1", "com.example.Odd: 1"}
     assert structure.weights == (Weights("float32", 3, 22, 88), Weights("int64", 1, 7, 56), Weights("bool", 1, 1, 1))
-    assert structure.slides
+    assert structure.slid == {"image"}
     assert [cause.split(";")[0] for cause in structure.obstacles] == [
         "input texts is no tensor of numbers, which TFLite needs",
         "no TFLite form of op com.example.Odd",

@@ -55,9 +55,7 @@ def to_tflite(checkpoints: dict[str, Path], rows: Path) -> dict[str, SavedModelE
     found: dict[str, SavedModelExport | str] = {}
     for name, folder in checkpoints.items():
         try:
-            made = export_saved_model(
-                folder / "model.onnx", rows, folder / "saved_model", foreign=False, max_length=LENGTH, shapes={}
-            )
+            made = export_saved_model(folder / "model.onnx", rows, folder / "saved_model", foreign=False, max_length=LENGTH)
             convert_float(
                 folder / "saved_model", folder / "float32.tflite", LENGTH, names=made.ends.names, outputs=made.ends.outputs
             )

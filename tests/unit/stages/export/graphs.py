@@ -205,7 +205,7 @@ def convert_all(folder: Path, names: list[str]) -> dict[str, FloatModel | str]:
     for name, file in zip(names, save_all(folder, names), strict=True):
         tflite = folder / f"{name}.tflite"
         try:
-            ends = export_saved_model(file, None, folder / name, foreign=True, max_length=8, shapes={}).ends
+            ends = export_saved_model(file, None, folder / name, foreign=True, max_length=8).ends
             convert_float(folder / name, tflite, 8, names=ends.names, outputs=ends.outputs, origin=file)
             found[name] = compared(FloatModel(tflite, onnx=ends, road=Bridge.TF), file)
         except Exception as error:

@@ -51,8 +51,8 @@ def test_a_size_that_was_taken_and_does_not_fit_is_told(tmp_path: Path) -> None:
     made = graphs.model([node], {"x": ("time", 3)}, {"y": (3,)}, {"sixth": np.array(5, np.int64)})
     file = saved(tmp_path, made)
     with pytest.raises(InputError, match=r"does not run with x \[1, 3\], where free axes .* --input-shape x=\.\.\.$"):
-        incoming.prepare(file, tmp_path, foreign=True, max_length=64, shapes={})
-    model, ends = incoming.prepare(file, tmp_path, foreign=True, max_length=64, shapes={"x": (7, 3)})
+        incoming.prepare(file, tmp_path, foreign=True, max_length=64)
+    model, ends = incoming.prepare(file, tmp_path, foreign=True, max_length=64, fixes=incoming.Fixes({"x": (7, 3)}))
     assert (ends.inputs, ends.outputs) == (("x",), ("y",))
     assert graph.sizes(model)["x"] == (7, 3)
 
@@ -90,7 +90,13 @@ def test_the_length_of_token_inputs_is_the_given_one() -> None:
 @pytest.mark.parametrize(
     ("made", "shapes", "error", "message"),
     [
-        (relu("n", "c"), {}, InputError, "axis 1 of input x .n,c. is free; fix it with --input-shape x=1"),
+        (relu("n", "c"), {}, InputError, "axis 1 of input x .n,c. is free; give its size with --input-shape x=1,."),
+        (
+            relu(1, 3, "h", "w"),
+            {},
+            InputError,
+            "axes 2, 3 of input x .1,3,h,w. are free; give their sizes with --input-shape x=1,3,.,.",
+        ),
         (relu("n", "c"), {"z": (1, 3)}, InputError, "no input z; it has x"),
         (relu("n", "c"), {"x": (1, 3, 4)}, InputError, "x has 2 axes, --input-shape gives 3"),
         (relu(1, 4, input_type=TensorProto.STRING), {}, UnsupportedOpError, "put x is no tensor of numbers|put y is no tensor of"),

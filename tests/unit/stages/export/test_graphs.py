@@ -7,6 +7,7 @@ import pytest
 from edgekit.errors import EdgekitError
 from edgekit.models.source import Kind, Source
 from edgekit.stages.export.direct import ENVIRONMENT
+from edgekit.stages.export.incoming import Fixes
 from edgekit.system.worker import Worker
 from edgekit.tflite import flatbuffer
 from edgekit.workflows.convert import bridge
@@ -32,7 +33,7 @@ def converted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
     for name, file in zip(NAMES, graphs.save_all(folder, NAMES), strict=True):
         (room := folder / name).mkdir()
         try:
-            made = bridge.from_file(Source(Kind.ONNX, file, name), Bridge.DIRECT, 8, {}, room, worker)
+            made = bridge.from_file(Source(Kind.ONNX, file, name), Bridge.DIRECT, 8, Fixes(), room, worker)
             found[name] = worker.run(graphs.compared, made, file).value
         except EdgekitError as error:
             found[name] = error.message
