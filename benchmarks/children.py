@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -134,3 +134,76 @@ def probabilities(folder: Path, texts: Sequence[str], length: int) -> np.ndarray
             )
             found.append(torch.softmax(model(**batch).logits, -1).numpy())
     return np.concatenate(found)
+
+
+def outputs_of(model: Path, rows: Path, target: Path) -> None:
+    """In a worker: what a model's own runtime gives for the rows (N, ...) of an .npz, each output (N, ...) by name, as an .npz.
+
+    That is ONNX Runtime, LiteRT's interpreter, or TensorFlow for a SavedModel, called as their own documentation does. Rows have
+    channels on the last axis, and get them on axis 1 where the model wants them there."""
+    runtimes = {".onnx": _onnx_runtime, ".tflite": _litert}
+    feeds, run = runtimes.get(model.suffix, _tensorflow)(model)
+    arrays = np.load(rows)
+    outputs: dict[str, list[np.ndarray]] = {}
+    for place in range(len(next(iter(arrays.values())))):
+        row = {name: _as_wanted(arrays[name][place], shape, dtype) for name, (shape, dtype) in feeds.items()}
+        for name, value in run(row).items():
+            outputs.setdefault(name, []).append(np.asarray(value))
+    np.savez(target, **{name: np.stack(values) for name, values in outputs.items()})
+
+
+_Runtime = tuple[dict[str, tuple[Sequence[Any], Any]], Callable[[dict[str, np.ndarray]], Mapping[str, Any]]]
+
+
+def _as_wanted(row: np.ndarray, shape: Sequence[Any], dtype: Any) -> np.ndarray:
+    """One row, with a batch where there is one, and its channels where `shape` has them; free sizes are no numbers."""
+    row = row if row.ndim == len(shape) else row[None]
+    moved = np.moveaxis(row, -1, 1) if row.ndim == 4 else row
+
+    def fits(array: np.ndarray) -> bool:
+        return all(not isinstance(want, int) or want in (-1, size) for want, size in zip(shape, array.shape, strict=True))
+
+    return np.ascontiguousarray(row if fits(row) else moved).astype(dtype, copy=False)
+
+
+def _onnx_runtime(model: Path) -> _Runtime:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    kinds = {"tensor(float)": np.float32, "tensor(int64)": np.int64, "tensor(int32)": np.int32}
+    names = [item.name for item in session.get_outputs()]
+    feeds = {item.name: (item.shape, kinds[item.type]) for item in session.get_inputs()}
+    return feeds, lambda row: dict(zip(names, session.run(None, row), strict=True))
+
+
+def _litert(model: Path) -> _Runtime:
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(model_content=model.read_bytes())
+    interpreter.allocate_tensors()
+    inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
+    # A file with a signature is fed by its names, as ONNX files are; the others have names of tensors alone.
+    if signatures := interpreter.get_signature_list():
+        key = next(iter(signatures))
+        runner = interpreter.get_signature_runner(key)
+        inputs = [{**item, "name": name} for name, item in runner.get_input_details().items()]
+        return {item["name"]: (item["shape"].tolist(), item["dtype"]) for item in inputs}, lambda row: runner(**row)
+
+    def run(row: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        for item in inputs:
+            interpreter.set_tensor(item["index"], row[item["name"]])
+        interpreter.invoke()
+        return {item["name"]: interpreter.get_tensor(item["index"]) for item in outputs}
+
+    return {item["name"]: (item["shape"].tolist(), item["dtype"]) for item in inputs}, run
+
+
+def _tensorflow(model: Path) -> _Runtime:
+    import tensorflow as tf
+
+    serve = tf.saved_model.load(str(model)).signatures["serving_default"]
+    specs = serve.structured_input_signature[1]
+    feeds = {name: (spec.shape.as_list(), spec.dtype.as_numpy_dtype) for name, spec in specs.items()}
+    return feeds, lambda row: {
+        name: value.numpy() for name, value in serve(**{key: tf.constant(one) for key, one in row.items()}).items()
+    }
