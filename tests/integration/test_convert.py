@@ -379,6 +379,7 @@ def test_labels_outside_the_head_are_told_before_the_export(tiny_bert, tmp_path)
     ("settings", "words"),
     [
         ({"schemes": ("float32",), "input_shapes": {"x": (1, 2)}}, "--input-shape is for .onnx files"),
+        ({"schemes": ("float32",), "input_values": {"x": (1.0,)}}, "--input-value is for .onnx files"),
         (
             {"schemes": ("int8",), "data": DataSpec("d.tsv"), "integer_only": True, "mediapipe": True},
             "MediaPipe takes float32",

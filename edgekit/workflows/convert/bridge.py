@@ -142,10 +142,13 @@ def _no_road(kind: Kind, path: Path, bridge: Bridge, failed: Mapping[str, str]) 
     advice = [f"leave --bridge {bridge} out"] if bridge is not Bridge.AUTO and len(known) > 1 else []
     advice += [f"--bridge {road} needs {lacking}" for road in known if (lacking := _lacking(road)) and bridge is Bridge.AUTO]
     by_cause: dict[str, list[str]] = {}
+    # What several say to do in the same words is said once.
+    advices = {cause.rpartition("; ")[2] if "; " in cause else "" for cause in failed.values()}
+    shared = advices.pop() if len(advices) == 1 and len(failed) > 1 else ""
     for road, cause in failed.items():
-        by_cause.setdefault(cause, []).append(road)
+        by_cause.setdefault(cause.removesuffix(f"; {shared}"), []).append(road)
     causes = "; ".join(f"--bridge {', '.join(roads)}: {cause}" if len(by_cause) > 1 else cause for cause, roads in by_cause.items())
-    return "; ".join([f"{path}: {causes}", *advice])
+    return "; ".join([f"{path}: {causes}", *filter(None, [shared]), *advice])
 
 
 def from_checkpoint(

@@ -59,6 +59,18 @@ def test_where_all_fail_each_cause_is_told_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("installed")
+def test_what_all_say_to_do_is_told_once(tmp_path: Path) -> None:
+    causes: dict[Bridge, EdgekitError] = {
+        road: UnsupportedOpError(f"{MODEL}: no form of op {op}; export the model without it")
+        for road, op in ((Bridge.DIRECT, "Loop"), (Bridge.TF, "Scan"))
+    }
+    with pytest.raises(UnsupportedOpError) as raised:
+        bridge.by_first(Kind.ONNX, MODEL, Bridge.AUTO, failing(causes), tmp_path, None)
+    told = "--bridge direct: no form of op Loop; --bridge tf: no form of op Scan; export the model without it"
+    assert raised.value.message == f"{MODEL}: {told}"
+
+
+@pytest.mark.usefixtures("installed")
 def test_one_road_alone_is_tried_where_it_is_named(tmp_path: Path) -> None:
     make = failing({Bridge.TF: UnsupportedOpError(f"{MODEL}: no TFLite form of op Loop")})
     with pytest.raises(UnsupportedOpError, match=r"no TFLite form of op Loop; leave --bridge tf out$"):
