@@ -1,18 +1,27 @@
 """What the benchmark scripts share: run a command with its wall time and largest process, and hold figures against limits."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
 RESULTS = Path(__file__).resolve().parent / "results"
+
+
+# The peak of a process is at least what the one that started it held by then, which may be the rows of a benchmark: a small one
+# starts the command. That counts the command and the descendants that it waited for, not those of commands before it.
+_STARTER = """
+import os, subprocess, sys, time
+started = time.perf_counter()
+_, status, usage = os.wait4(subprocess.Popen(sys.argv[2:]).pid, 0)
+os.write(int(sys.argv[1]), f"{time.perf_counter() - started} {usage.ru_maxrss}".encode())
+sys.exit(os.waitstatus_to_exitcode(status) & 255)
+"""
 
 
 @dataclass(frozen=True)
@@ -65,12 +74,12 @@ def _run(arguments: Sequence[str | Path], stdout: int | IO[bytes], offline: bool
     # A network namespace of its own has no interface: whatever tries to reach out fails.
     fence = ["unshare", "--net", "--map-root-user"] if offline and _can_unshare() else []
     command = [*fence, sys.executable, "-m", "edgekit", *(str(argument) for argument in arguments)]
-    started = time.perf_counter()
-    process = subprocess.Popen(command, stdout=stdout)
-    # This process and the descendants that it waited for, not those of commands before it.
-    _, status, usage = os.wait4(process.pid, 0)
-    seconds = time.perf_counter() - started
-    return os.waitstatus_to_exitcode(status), Cost(seconds, usage.ru_maxrss * 1024, bool(fence))
+    with tempfile.TemporaryFile() as told:
+        starter = [sys.executable, "-ISc", _STARTER, str(told.fileno()), *command]
+        code = subprocess.run(starter, stdout=stdout, pass_fds=[told.fileno()]).returncode
+        told.seek(0)
+        seconds, kilobytes = told.read().split()
+    return code, Cost(float(seconds), int(kilobytes) * 1024, bool(fence))
 
 
 def _can_unshare() -> bool:
