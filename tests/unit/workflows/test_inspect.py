@@ -178,7 +178,8 @@ def test_torch_program(kinds: Path) -> None:
     assert summary.weights == (Weights("float32", 4, 269, 1076), Weights("int64", 1, 4, 32))
     assert f"{shape[0]} is 2 to 8" in summary.remarks
     # A batch of 1, which this one does not take.
-    assert summary.inputs[0].converted == TensorSpec("x", (2, 3, 9, 7), "float32")
+    assert summary.inputs[0].converted == TensorSpec("x", (2, 9, 7, 3), "float32")
+    assert summary.inputs[0].channels_last
 
 
 def test_checkpoint(tiny_bert: Path, tmp_path: Path) -> None:
