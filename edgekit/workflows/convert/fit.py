@@ -20,7 +20,8 @@ def check_rows(source: Source, config: ConvertConfig, rows: Rows | None) -> None
         return
     # What is wrong with the model itself the conversion tells.
     with contextlib.suppress(ModelFormatError):
-        inputs = inputs_of(source.kind, source.path, config.max_length, config.input_shapes)
+        every = inputs_of(source.kind, source.path, config.max_length, config.input_shapes)
+        inputs = [item for item in every if item.name not in config.input_values]
         if specs := [item.converted for item in inputs if item.converted is not None]:
             one = sources.take(rows, np.arange(min(1, len(rows))))
             check_length(one, [item.name for item in inputs if _has_free_length(item, config)], config.max_length)
