@@ -52,8 +52,10 @@ def converted(tiny_bert: Path, tiny_tsv: Path, tmp_path_factory: pytest.TempPath
         *("--representative-data", tiny_tsv, "--max-length", "16", "--out", out),
     )
     assert said.code == 0, said.err
-    assert all(line.startswith("convert: ") for line in said.err)
-    assert len(said.err) <= 10
+    # Stages as they begin, how they go, and remarks; a busy machine makes more lines, what a library says would make more names.
+    stages = [line for line in said.err if ": " not in line]
+    assert len(stages) <= 6
+    assert all(line.partition(": ")[0] in ("convert", *stages) for line in said.err)
     assert "\x1b" not in said.out
     assert f"{out / 'bert_dynamic.tflite'}\n" in said.out
     return out
