@@ -1,7 +1,6 @@
 """What the scripts with several parts share: where things are, conversions that are kept, and limits on figures."""
 
 import argparse
-import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from turns import Entry, Figures, measure, table
 from edgekit.measure.judge import BenchmarkConfig
 from edgekit.measure.machine import machine
 from edgekit.spec import DataSpec
+from edgekit.system import rooms
 from edgekit.workflows.inputs import encode_for
 
 # int16x8 runs on reference kernels: all rows take it minutes.
@@ -98,8 +98,8 @@ def run_parts(described: str | None, title: str, stem: str, parts: Mapping[str, 
     parser.add_argument("--work", type=Path, help="folder to keep what was made in")
     arguments = parser.parse_args()
     checks = Checks(title)
-    with tempfile.TemporaryDirectory() as room:
-        bench = Bench(arguments.shared.resolve(), (arguments.work or Path(room)).resolve(), checks)
+    with rooms.temporary("benchmark") as room, rooms.writable((arguments.work or room).resolve()) as work:
+        bench = Bench(arguments.shared.resolve(), work, checks)
         checks.say(machine())
         for part in arguments.part or list(parts):
             checks.say()

@@ -4,7 +4,6 @@ python benchmarks/calibration.py --shared ../shared [--bridge tf]
 """
 
 import argparse
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +18,7 @@ from edgekit.stages.quantize.calibrate import calibrate
 from edgekit.stages.quantize.forms import PRODUCTS, Form
 from edgekit.stages.quantize.quantizer import write_integer
 from edgekit.stages.quantize.schemes import CALIBRATIONS
+from edgekit.system import rooms
 from edgekit.system.worker import Worker
 from edgekit.tasks.judgement import judge
 from edgekit.workflows.inputs import encode_for
@@ -36,7 +36,7 @@ def main() -> None:
     model, data = arguments.shared / "models/minilm-l6-sst2", arguments.shared / "data/sst2/train.tsv"
     checks = Checks("Calibration methods, MiniLM-L6, SST-2 train, sequence 64")
     worker = Worker()
-    with tempfile.TemporaryDirectory() as name:
+    with rooms.temporary("benchmark") as name:
         room = Path(name)
         edgekit(
             ["convert", model, "--scheme", "float32", "--max-length", "64", "--bridge", arguments.bridge, "--out", room / "out"]

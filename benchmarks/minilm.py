@@ -4,7 +4,6 @@ python benchmarks/minilm.py --shared ../shared [--bridge tf]
 """
 
 import argparse
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,7 @@ from edgekit.measure.judge import BenchmarkConfig, outputs
 from edgekit.report import table
 from edgekit.spec import DataSpec
 from edgekit.stages.quantize.schemes import SCHEMES
+from edgekit.system import rooms
 from edgekit.system.worker import Worker
 from edgekit.tasks.judgement import judge
 from edgekit.workflows.benchmark import benchmark
@@ -33,8 +33,8 @@ def main() -> None:
     arguments = parser.parse_args()
     model, data = arguments.shared / "models/minilm-l6-sst2", arguments.shared / "data/sst2"
     checks = Checks(f"MiniLM-L6, SST-2 dev, sequence 64, two threads, --bridge {arguments.bridge}")
-    with tempfile.TemporaryDirectory() as room:
-        out = Path(room) / "out"
+    with rooms.temporary("benchmark") as room:
+        out = room / "out"
         command = ["convert", model, "--scheme", "all", "--representative-data", data / "train.tsv", "--max-length", "64"]
         cost = edgekit([*command, "--bridge", arguments.bridge, "--out", out])
         seconds, gigabytes = LIMITS[arguments.bridge]
@@ -56,11 +56,11 @@ def main() -> None:
             found = rows[scheme].latency
             checks.at_most(f"{scheme}, p50 against float32", found.p50_ms / base.p50_ms if found and base else np.inf, limit, "×")
 
-        samples = Path(room) / "samples"
-        rows_of_dev = encode_for(files["float32"], judged, Path(room))
+        samples = room / "samples"
+        rows_of_dev = encode_for(files["float32"], judged, room)
         rows_of_dev.save(samples)
-        Worker().run(torch_outputs, model, samples, Path(room) / "torch")
-        reference = Samples.load(Path(room) / "torch").inputs
+        Worker().run(torch_outputs, model, samples, room / "torch")
+        reference = Samples.load(room / "torch").inputs
         for scheme in ("float32", "float16"):
             same = judge(outputs(files[scheme], samples), rows_of_dev, reference).agreement
             told = f"{same.count} of {same.total}" if same else "none"

@@ -6,11 +6,9 @@ python benchmarks/prune.py --shared ../shared [--part recover --part curve --par
 """
 
 import argparse
-import contextlib
 import importlib.util
 import json
 import shutil
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +25,7 @@ from edgekit.models.checkpoint import Checkpoint
 from edgekit.report import table
 from edgekit.report.content import Report
 from edgekit.spec import DataSpec
+from edgekit.system import rooms
 from edgekit.system.worker import Worker
 from edgekit.workflows.benchmark import benchmark
 
@@ -212,12 +211,11 @@ def main() -> None:
     arguments = parser.parse_args()
     parts = arguments.part or list(PARTS)
     checks = Checks("Pruning MiniLM-L6, SST-2 dev (872 rows), sequence 64, two threads")
-    place = contextlib.nullcontext(arguments.work) if arguments.work else tempfile.TemporaryDirectory()
-    with place as work:
-        Path(work).mkdir(parents=True, exist_ok=True)
+    with rooms.temporary("benchmark") as room, rooms.writable(arguments.work or room) as work:
+        work.mkdir(parents=True, exist_ok=True)
         for part in parts:
             checks.say(f"\n## {part}\n")
-            PARTS[part](Bench(arguments.shared, Path(work), checks))
+            PARTS[part](Bench(arguments.shared, work, checks))
     checks.finish("_".join(["prune", *(arguments.part or [])]))
 
 

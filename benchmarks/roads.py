@@ -6,13 +6,13 @@ python benchmarks/roads.py [--only bert --only roberta]
 import argparse
 import json
 import math
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from checks import Checks, ask
 
 from edgekit.models.source import Kind
+from edgekit.system import rooms
 from edgekit.system.worker import Worker
 from edgekit.workflows.convert.bridge import ROADS
 
@@ -89,12 +89,12 @@ def main() -> None:
     checks.say(f"| architecture | {' | '.join(roads)} |\n| --- | {' | '.join('---' for _ in roads)} |")
     seconds: dict[str, list[float]] = {road: [] for road in roads}
     causes = []
-    with tempfile.TemporaryDirectory() as room:
+    with rooms.temporary("benchmark") as room:
         for name in arguments.only or _ARCHITECTURES:
-            folder, cells, took = Path(room) / name, [], {}
+            folder, cells, took = room / name, [], {}
             Worker().run(save, folder, name)
             for road in roads:
-                out = Path(room) / f"{name}_{road}"
+                out = room / f"{name}_{road}"
                 options = [
                     "--scheme",
                     "float32",
