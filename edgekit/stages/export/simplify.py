@@ -5,6 +5,7 @@ DEQUANTIZE and transposes that cancel. Quantizers look for FULLY_CONNECTED, RSQR
 
 import itertools
 import math
+import zlib
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,6 +40,7 @@ _RECURRENT = frozenset(f"{way}_SEQUENCE_{kind}" for way in ("BIDIRECTIONAL", "UN
     "RNN",
     "SVDF",
 }
+_WORTH_SHARING_BYTES = 1024
 # Up to which SELECT_V2 broadcasts.
 _SELECT_AXES = 4
 _ACTIVATIONS = ("RELU", "RELU6", "RELU_N1_TO_1")
@@ -125,10 +127,35 @@ class _Graph:
             self._peephole()
             self._drop_unread()
         fuse_gelu(self.tree, self.graph)
+        self._share_constants()
         return before != [self._state(operator) for operator in listed(self.graph.operators)]
 
     def _state(self, operator: Any) -> tuple[Any, ...]:
         return operator.opcodeIndex, ends(operator), self._activation(operator)
+
+    def _share_constants(self) -> None:
+        """Read equal constants from one tensor: some exporters write shared layers out for each place where they stand."""
+        alike: dict[tuple[Any, ...], list[tuple[int, np.ndarray]]] = {}
+        kept: dict[int, int] = {}
+        for operator in listed(self.graph.operators):
+            inputs = ends(operator)[0]
+            for place, index in enumerate(inputs):
+                if index not in kept:
+                    kept[index] = self._like(index, alike)
+                inputs[place] = kept[index]
+            operator.inputs = inputs
+
+    def _like(self, index: int, alike: dict[tuple[Any, ...], list[tuple[int, np.ndarray]]]) -> int:
+        """The first constant that is as this one, which joins those `alike` if there is none."""
+        values = None if index < 0 or self.graph.tensors[index].isVariable else constant(self.tree, self.graph, index)
+        if values is None or values.nbytes < _WORTH_SHARING_BYTES:
+            return index
+        same = alike.setdefault((values.dtype, values.shape, zlib.crc32(values.data)), [])
+        for other, known in same:
+            if np.array_equal(values, known):
+                return other
+        same.append((index, values))
+        return index
 
     # States.
 

@@ -46,6 +46,22 @@ def product(net: Net, bias: bool, units: int = 8) -> int:
     return net.result("ADD", [added, made], "sum", [1, TOKENS, units], schema.AddOptionsT())
 
 
+def test_equal_constants_are_one(tmp_path: Path) -> None:
+    net = Net()
+    weights, value = net.draw.standard_normal((WIDTH, WIDTH)).astype(np.float32), net.x
+    # Large enough to count, and one that differs.
+    for number, matrix in enumerate((np.tile(weights, (8, 1)), np.tile(weights, (8, 1)), np.tile(weights, (8, 1)) + 1)):
+        wide = net.constant(f"w{number}", matrix)
+        product = net.result(
+            "FULLY_CONNECTED", [value, wide], f"p{number}", [1, TOKENS, 8 * WIDTH], schema.FullyConnectedOptionsT()
+        )
+        back = net.constant(f"v{number}", np.ones((WIDTH, 8 * WIDTH), np.float32) / WIDTH)
+        value = net.result("FULLY_CONNECTED", [product, back], f"q{number}", [1, TOKENS, WIDTH], schema.FullyConnectedOptionsT())
+    assert simplified(net, value, tmp_path) == {"FULLY_CONNECTED": 6}
+    graph = flatbuffer.read(tmp_path / "model.tflite").subgraphs[0]
+    assert sorted(tensor.name for tensor in graph.tensors if tensor.data_bytes) == ["v0", "w0", "w2"]
+
+
 @pytest.mark.parametrize("bias", [True, False])
 def test_a_product_by_a_constant_is_fully_connected(bias: bool, tmp_path: Path) -> None:
     net = Net()
