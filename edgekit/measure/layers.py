@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from edgekit.tflite.flatbuffer import Operator, Subgraph
+from edgekit.tflite.module_names import module_path
 
 CONVERSIONS = ("QUANTIZE", "DEQUANTIZE")
 _REAL = ("float32", "int8", "uint8", "int16")
@@ -71,7 +72,7 @@ def plain(name: str) -> str:
 
 def names(graph: Subgraph) -> dict[int, str]:
     """What a person calls each op, by its place: its module's path, or its part in an attention and its own short name."""
-    paths = {place: _path(plain(graph.tensors[operator.outputs[0]].name)) for place, operator in _producing(graph)}
+    paths = {place: module_path(plain(graph.tensors[operator.outputs[0]].name)) for place, operator in _producing(graph)}
     modules = [path for path in paths.values() if len(path) > 1]
     common = 0
     while modules and all(len(path) > common + 1 and path[common] == modules[0][common] for path in modules):
@@ -154,15 +155,6 @@ def _producing(graph: Subgraph) -> Iterator[tuple[int, Operator]]:
 
 def _same_shape(graph: Subgraph, tensor: int, other: Subgraph, other_tensor: int) -> bool:
     return graph.tensors[tensor].shape == other.tensors[other_tensor].shape
-
-
-def _path(name: str) -> list[str]:
-    """The modules' attribute names as litert-torch writes them (`package.Class_attribute/…;3`), or one empty name."""
-    # Of the modules whose ops were fused, the last is the one that gives the result.
-    parts = next((part for part in reversed(name.split(";")) if "/" in part), name.split(";")[0]).split("/")
-    if not any("." in part and "_" in part.rpartition(".")[2] and not part.startswith("tf.") for part in parts):
-        return [""]
-    return [last.partition("_")[2] or last for last in (part.rpartition(".")[2] for part in parts)]
 
 
 def _with_part(path: list[str], part: str) -> str:

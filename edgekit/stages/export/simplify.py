@@ -17,6 +17,7 @@ from edgekit.stages.export.fold import KEPT, fold
 from edgekit.stages.export.gelu import fuse_gelu
 from edgekit.stages.export.narrow import narrow
 from edgekit.tflite import schema
+from edgekit.tflite.module_names import shorten
 from edgekit.tflite.tree import (
     add_constant,
     add_like,
@@ -57,6 +58,7 @@ def simplify(path: Path, *, reset: bool = False) -> None:
     # Lists, so that none is left out once one has changed.
     changed = [_Graph(tree, graph).simplify() for graph in tree.subgraphs]
     changed += [_reset_states(tree, graph) for graph in tree.subgraphs if reset]
+    changed += [shorten(graph) for graph in tree.subgraphs]
     changed += [_separate_outputs(tree, number) for number in range(len(tree.subgraphs))]
     if any([*changed, narrow(tree)]):
         drop_unread(tree)

@@ -90,6 +90,15 @@ def test_a_fault_of_the_source_ends_it(tmp_path: Path) -> None:
     assert tried == [Bridge.DIRECT]
 
 
+@pytest.mark.usefixtures("installed")
+def test_a_large_checkpoint_goes_by_the_road_that_takes_less_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "model.safetensors").write_bytes(bytes(100))
+    roads = [bridge.fitting(Kind.CHECKPOINT, tmp_path, Bridge.AUTO)[0]]
+    monkeypatch.setattr(bridge, "_LARGE_BYTES", 99)
+    roads.append(bridge.fitting(Kind.CHECKPOINT, tmp_path, Bridge.AUTO)[0])
+    assert roads == [Bridge.DIRECT, Bridge.LITERT]
+
+
 def test_a_road_that_is_not_installed_is_told_with_how(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
