@@ -32,7 +32,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "mobilebert": {"embedding_size": 32, "intra_bottleneck_size": 32, "true_hidden_size": 32},
     "modernbert": {},
     "mpnet": {},
-    "nystromformer": {"num_landmarks": 4, "segment_means_seq_len": LENGTH},
+    "nystromformer": {"num_landmarks": LENGTH, "segment_means_seq_len": LENGTH},
     "roberta": {},
     "roformer": {"embedding_size": 64},
     "squeezebert": {"embedding_size": 64},

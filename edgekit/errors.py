@@ -32,8 +32,8 @@ DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
-# Where TensorFlow goes on about names that it gave itself.
-_INWARD = re.compile(r" for '\{\{node.*|\{\{.*?\}\} | \[Op:.*| Call arguments received by.*")
+# Colours, and where TensorFlow goes on about names that it gave itself.
+_INWARD = re.compile(r"\x1b\[[\d;]*m| for '\{\{node.*|\{\{.*?\}\} | \[Op:.*| Call arguments received by.*")
 
 
 def one_line(error: BaseException) -> str:

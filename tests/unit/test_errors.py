@@ -56,6 +56,7 @@ def test_the_message_is_one_line() -> None:
     [
         ("not\n  a multiple", "not a multiple"),
         ("", "RuntimeError"),
+        ("\x1b[96mThis is step 2/3\x1b[0m of it", "This is step 2/3 of it"),
         ("Depth of output is 3 for '{{node conv}} = Conv2D[T=DT_FLOAT]' with input shapes: [1,3]", "Depth of output is 3"),
         ("{{function_node __wrapped__Sub}} cannot compute Sub [Op:Sub] name: ", "cannot compute Sub"),
         ("word " * 60, "word " * 39 + "…"),

@@ -51,7 +51,7 @@ def write_litert(module: Any, target: Path, origin: Path, **samples: Any) -> Non
     try:
         large = sum(weight.nbytes for weight in module.parameters()) > _LARGE_BYTES
         litert_torch.convert(module, lightweight_conversion=large, **samples).export(str(target))
-    except (RuntimeError, NotImplementedError, ValueError) as error:
+    except Exception as error:  # torch, JAX and MLIR raise whatever they like
         # Behind that it prints the node, and where it was traced.
         cause = one_line(error).split(" While executing")[0]
         raise UnsupportedOpError(f"{origin}: litert-torch cannot convert it ({cause})") from error

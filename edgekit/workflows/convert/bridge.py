@@ -1,6 +1,7 @@
 """Any source to one float32 .tflite: the part of the straight line that all schemes share."""
 
 import importlib.util
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -130,7 +131,8 @@ def by_first(
         try:
             made, rest = make(road, room)
         except (ConversionError, WorkerError) as error:
-            failed[road] = cause = error.message.removeprefix(f"{path}: ")
+            # A file that was made on the way tells a user nothing.
+            failed[road] = cause = re.sub(rf"^({re.escape(str(path))}|{re.escape(str(room))}/\S+): ", "", error.message)
             if road is roads[-1]:
                 raise type(error)(_no_road(kind, path, bridge, failed), error.detail) from error
             if on_progress is not None:

@@ -51,8 +51,9 @@ def test_where_all_fail_each_cause_is_told_once(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedOpError) as raised:
         bridge.by_first(Kind.ONNX, MODEL, Bridge.AUTO, failing({Bridge.DIRECT: error, Bridge.TF: error}), tmp_path, None)
     assert raised.value.message == f"{MODEL}: no TFLite form of op Loop"
-    causes: dict[Bridge, EdgekitError] = {Bridge.DIRECT: error, Bridge.TF: WorkerCrashed(f"{MODEL}: crashed")}
     (tmp_path / "second").mkdir()
+    crashed = WorkerCrashed(f"{tmp_path}/second/by_tf/model.onnx: crashed")
+    causes: dict[Bridge, EdgekitError] = {Bridge.DIRECT: error, Bridge.TF: crashed}
     with pytest.raises(WorkerCrashed) as other:
         bridge.by_first(Kind.ONNX, MODEL, Bridge.AUTO, failing(causes), tmp_path / "second", None)
     assert other.value.message == f"{MODEL}: --bridge direct: no TFLite form of op Loop; --bridge tf: crashed"
