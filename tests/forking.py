@@ -21,7 +21,7 @@ _LOADED = {
         tests.unit.stages.export.architectures.save_ tests.unit.stages.export.architectures.to_onnx
         tests.unit.stages.export.architectures.ranges tests.unit.stages.export.architectures.layer_outputs
         tests.unit.classifiers. tests.integration.test_tasks. tests.integration.test_prune.prune_each
-        tests.integration.test_export.prune tests.integration.test_compare.traced
+        tests.integration.sources.write_programs tests.integration.test_export.prune tests.integration.test_compare.traced
     """,
     "tensorflow tf_keras onnx2tf": """
         stages.keras. stages.export.saved_model. stages.quantize.converter. tests.unit.stages.keras.
