@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.errors import DISK_FULL, InputError, ModelFormatError, one_line
+from edgekit.models.structure.program import DTYPES, OTHER_FLOATS
 from edgekit.system.serial import parse_json
 
 _ZIP = b"PK\x03\x04"
@@ -46,7 +47,8 @@ _OTHER_OPS = re.compile(
 )
 # Kinds of inputs that the file holds the values of.
 _TENSORS = ("parameter", "buffer", "tensor_constant")
-_FLOATING = {6: "float16", 8: "float64", 9: "complex32", 10: "complex64", 11: "complex128", 13: "bfloat16"}
+# Of inputs, what TFLite has.
+_INPUT_DTYPES = {"bool", "float32", "int8", "int16", "int32", "int64", "uint8"}
 
 
 @dataclass(frozen=True)
@@ -178,8 +180,8 @@ def _payload(source: Path, listed: Any, start: str, sizes: Mapping[str, int], pl
 
 
 def _refuse_dtype(source: Path, name: str, dtype: int) -> None:
-    if dtype in _FLOATING:
-        raise ModelFormatError(f"{source}: {name} is {_FLOATING[dtype]}; export the module in float32, after .float()")
+    if (called := DTYPES.get(dtype)) in OTHER_FLOATS:
+        raise ModelFormatError(f"{source}: {name} is {called}; export the module in float32, after .float()")
 
 
 class _Described:
@@ -237,12 +239,9 @@ class _Described:
 
     def inputs(self, max_length: int, shapes: Mapping[str, Sequence[int]]) -> tuple[Input, ...]:
         """The tensors that the program takes, in its order, each size fixed."""
-        import torch
-
         names = [name for name in self.user_inputs if name is not None]
         if unknown := sorted({*shapes} - {*names}):
             raise InputError(f"{self.source}: there is no input {', '.join(unknown)}; it has {', '.join(names)}")
-        dtypes = {3: torch.int16, 4: torch.int32, 5: torch.int64, 7: torch.float32, 12: torch.bool, 1: torch.uint8, 2: torch.int8}
         fixed: dict[str, int] = {}
         metas = {name: self.graph["tensor_values"][name] for name in names}
         for name, shape in shapes.items():
@@ -250,15 +249,16 @@ class _Described:
         inputs = []
         for name, meta in metas.items():
             _refuse_dtype(self.source, f"input {name}", meta["dtype"])
-            if meta["dtype"] not in dtypes:
+            dtype = DTYPES.get(meta["dtype"])
+            if dtype not in _INPUT_DTYPES:
                 raise ModelFormatError(f"{self.source}: input {name} has a dtype that TFLite lacks ({meta['dtype']}); {_AGAIN}")
-            tokens = len(meta["sizes"]) == 2 and not dtypes[meta["dtype"]].is_floating_point
+            tokens = len(meta["sizes"]) == 2 and dtype != "float32"
             wanted = [1, max_length] if tokens else [1]
             shape = [
                 self._size(name, size, wanted[axis] if axis < len(wanted) else None, fixed)
                 for axis, size in enumerate(meta["sizes"])
             ]
-            inputs.append(Input(name, tuple(shapes.get(name, shape)), str(dtypes[meta["dtype"]]).removeprefix("torch.")))
+            inputs.append(Input(name, tuple(shapes.get(name, shape)), dtype))
         return tuple(inputs)
 
     def _take(self, name: str, sizes: Sequence[Any], shape: Sequence[int], fixed: dict[str, int]) -> None:

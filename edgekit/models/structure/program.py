@@ -26,7 +26,7 @@ _NAMES = (
     "uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64", "complex32", "complex64",
     "complex128", "bool", "bfloat16",
 )  # fmt: skip
-_DTYPES = {
+DTYPES = {
     **dict(enumerate(_NAMES, 1)),
     28: "uint16",
     29: "float8_e4m3fn",
@@ -39,7 +39,8 @@ _GRAPH = re.compile(r"(.*/)?models/[^/]+\.json")
 _OLD_GRAPH = "serialized_exported_program.json"
 _SYMBOL = re.compile(r"Symbol\('(\w+)'[^()]*\)|Integer\((\d+)\)")
 _LONGEST_EXPRESSION = 200
-_OTHER_FLOATS = {"float16", "float64", "complex32", "complex64", "complex128", "bfloat16"}
+# Those that edgekit converts no program in.
+OTHER_FLOATS = {"float16", "float64", "complex32", "complex64", "complex128", "bfloat16"}
 _MOST_AXES = 64
 # A size has no end where it is as large as that.
 _ENDLESS = 2**31
@@ -77,7 +78,7 @@ def _structure(program: Any) -> Structure:
     version = program.get("torch_version")
     obstacles = [] if inputs else ["the program takes no tensors; export one that computes something from its input"]
     dtypes = {group.dtype for group in tally.weights} | {tensor.dtype for tensor in inputs}
-    if strange := sorted(dtypes & _OTHER_FLOATS):
+    if strange := sorted(dtypes & OTHER_FLOATS):
         obstacles.append(f"computes in {' and '.join(strange)}; export the module in float32, after .float()")
     sizes = _sizes([tensor.name for tensor in inputs], tensors, program.get("range_constraints") or {})
     remarks = [f"{name} is {size}" for name, size in sizes.items() if size.least != size.most]
@@ -110,7 +111,7 @@ def _tensor(name: Any, tensors: Any) -> SourceTensor:
     sizes = described["sizes"]
     if len(sizes) > _MOST_AXES:
         raise ValueError(f"{name} has {len(sizes)} axes")
-    return SourceTensor(str(name), _DTYPES.get(described["dtype"], FREE), tuple(_axis(size) for size in sizes))
+    return SourceTensor(str(name), DTYPES.get(described["dtype"], FREE), tuple(_axis(size) for size in sizes))
 
 
 def _axis(size: Mapping[str, Any]) -> Axis:
