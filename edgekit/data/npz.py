@@ -10,9 +10,7 @@ import numpy as np
 
 from edgekit.data.samples import Array
 from edgekit.errors import DatasetError, one_line
-
-# What is unpacked: so much, or so many times the file, which zeros exceed and data does not.
-_BYTES, _TIMES = 2**28, 50
+from edgekit.system import archives
 
 
 def read_npz(path: Path, limit: int | None) -> dict[str, Array]:
@@ -22,7 +20,7 @@ def read_npz(path: Path, limit: int | None) -> dict[str, Array]:
     try:
         with zipfile.ZipFile(path) as archive:
             arrays: dict[str, Array] = {}
-            room = max(_BYTES, _TIMES * path.stat().st_size)
+            room = archives.room(path)
             for name in (member.removesuffix(".npy") for member in archive.namelist() if member.endswith(".npy")):
                 with archive.open(f"{name}.npy") as stream:
                     arrays[name] = _read_member(stream, limit, f"{path}: array {name}", room)
@@ -55,7 +53,8 @@ def _read_member(stream: IO[bytes], limit: int | None, name: str, room: int) -> 
     count = rows * math.prod(shape[1:])
     if count * dtype.itemsize > room:
         raise DatasetError(
-            f"{name}: unpacks to {count * dtype.itemsize / 1e9:.1f} GB, {_TIMES} times the file and more; write it with numpy.savez"
+            f"{name}: unpacks to {count * dtype.itemsize / 1e9:.1f} GB, {archives.TIMES} times the file and more; "
+            "write it with numpy.savez"
         )
     data = stream.read(count * dtype.itemsize)
     if len(data) != count * dtype.itemsize:

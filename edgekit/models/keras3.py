@@ -3,24 +3,21 @@
 All but `is_keras_3` need TensorFlow with Keras 3, so they belong in a worker child, which has its temporary folder to itself."""
 
 import shutil
-import struct
 import sys
 import tempfile
 import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from edgekit.errors import DISK_FULL, ModelFormatError, one_line
 from edgekit.models import keras_config
+from edgekit.system import archives
 from edgekit.system.serial import parse_json
 
 SUFFIX = ".keras"
 _CONFIG, _WEIGHTS = "config.json", "model.weights.h5"
 _MEMBERS = {_CONFIG, _WEIGHTS, "metadata.json"}
-# What is unpacked: so much, or so many times the file, which zeros exceed and weights do not.
-_BYTES, _TIMES = 2**28, 50
 _MOST_CONFIG_BYTES = 2**26
 # How Keras writes what JSON has no form for, but for types of TensorFlow, which it looks up by their module, and bytecode.
 _NOTATION = {"__keras_tensor__", "__tensor__", "__numpy__", "__bytes__", "__ellipsis__", "__slice__", "__tuple__"}
@@ -71,7 +68,7 @@ def _inputs(model: Any) -> list[Any]:
 
 def _unpack(source: Path, folder: Path) -> None:
     """Write the parts of a `.keras` archive that Keras reads to `folder`, so that nothing else of it is seen."""
-    room = max(_BYTES, _TIMES * source.stat().st_size)
+    room = archives.room(source)
     try:
         with zipfile.ZipFile(source) as archive:
             members = archive.infolist()
@@ -96,7 +93,7 @@ def _unpack(source: Path, folder: Path) -> None:
                     shutil.copyfileobj(stream, target, 2**20)
     except ModelFormatError:
         raise
-    except (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, RuntimeError, ValueError, OverflowError) as error:
+    except archives.DAMAGED as error:
         if getattr(error, "errno", None) in DISK_FULL:
             raise
         cause = "is empty" if source.stat().st_size == 0 else f"not a whole .keras file ({one_line(error)})"

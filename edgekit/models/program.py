@@ -7,10 +7,8 @@ Needs torch; call it in a worker child, which has its temporary folder to itself
 import json
 import math
 import re
-import struct
 import tempfile
 import zipfile
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +16,7 @@ from typing import Any
 
 from edgekit.errors import DISK_FULL, InputError, ModelFormatError, one_line
 from edgekit.models.structure.program import DTYPES, OTHER_FLOATS
+from edgekit.system import archives
 from edgekit.system.serial import parse_json
 
 _ZIP = b"PK\x03\x04"
@@ -146,7 +145,7 @@ def _check_sums(source: Path) -> None:
             if sum(member.file_size for member in archive.infolist()) > source.stat().st_size:
                 raise ModelFormatError(f"{source}: unpacks to more than it holds; {_AGAIN}")
             damaged = archive.testzip()
-    except (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, RuntimeError, ValueError, OverflowError) as error:
+    except archives.DAMAGED as error:
         raise ModelFormatError(f"{source}: is damaged ({one_line(error)}); {_AGAIN}") from error
     if damaged is not None:
         raise ModelFormatError(f"{source}: is damaged ({damaged}); {_AGAIN}")
