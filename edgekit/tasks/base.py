@@ -99,6 +99,12 @@ class Task(ABC):
         Raises `DatasetError`."""
         return feed(rows, inputs, encoding, folder).labelled(None, self.name, settings)
 
+    def wrap(self, outputs: Any, inputs: Mapping[str, Any], settings: Settings) -> tuple[Any, ...]:
+        """The task's outputs (B, …), in their order, from a transformers model's `outputs` for the torch tensors `inputs` (B, L).
+
+        What becomes part of the .tflite stands here: pooling, what is gathered at a token."""
+        return tuple(outputs[name] for name in self.outputs)
+
     @abstractmethod
     def reading(self, outputs: Outputs, samples: Samples) -> Reading:
         """What the outputs (N, …) of `samples`, which are whole rows, mean. Raises `RefusedError` where they mean nothing."""
