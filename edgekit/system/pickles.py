@@ -1,9 +1,12 @@
-"""Pickles of plain data, read without running anything: a child that somebody's file took over writes whatever it likes."""
+"""Pickles that every supported Python reads, and plain ones read without running anything: a child that somebody's file took over
+writes whatever it likes."""
 
+import copyreg
 import enum
 import io
 import pickle
 from dataclasses import is_dataclass
+from pathlib import Path
 from typing import Any
 
 from edgekit.errors import EdgekitError
@@ -18,12 +21,25 @@ _PLAIN = frozenset(
         "numpy._core.multiarray": "_reconstruct scalar",
         "numpy._core.numeric": "_frombuffer",
         "numpy.core.multiarray": "_reconstruct scalar",
-        "pathlib": "PosixPath PurePosixPath",
-        "pathlib._local": "PosixPath PurePosixPath",
+        __name__: "path",
         "types": "MappingProxyType",
     }.items()
     for name in names.split()
 )
+
+
+def path(text: str) -> Path:
+    """What a path is pickled as: where its class lies differs from one Python to the next."""
+    return Path(text)
+
+
+def dumps(value: Any) -> bytes:
+    """The pickle of `value`, for this Python and others."""
+    written = io.BytesIO()
+    pickler = pickle.Pickler(written)
+    pickler.dispatch_table = copyreg.dispatch_table | {type(Path()): lambda place: (path, (str(place),))}
+    pickler.dump(value)
+    return written.getvalue()
 
 
 def loads(content: bytes, package: str = "edgekit") -> Any:

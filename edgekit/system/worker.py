@@ -138,8 +138,7 @@ class Worker:
         with tempfile.TemporaryDirectory(dir=rooms.jobs(), ignore_cleanup_errors=True) as folder:
             job = Path(folder)
             (job / _TEMPORARY).mkdir()
-            with (job / "call").open("wb") as call:
-                pickle.dump((function, args, kwargs), call)
+            (job / "call").write_bytes(pickles.dumps((function, args, kwargs)))
             # Messages name the file that the child works on, if that is one the user knows.
             subject = next((given for given in args if isinstance(given, Path) and not rooms.holds(given)), None)
             name = name if subject is None else f"{subject}: {name}"
@@ -352,11 +351,11 @@ def main(job: str, parent: str, name: str, writable: str) -> None:
     try:
         with (Path(job) / "call").open("rb") as call:
             function, args, kwargs = pickle.load(call)
-        result = pickle.dumps((function(*args, **kwargs), None, peak_memory()))
+        result = pickles.dumps((function(*args, **kwargs), None, peak_memory()))
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as raised:  # a panic of Rust is no Exception
-        result = pickle.dumps((None, _typed(raised, name), peak_memory()))
+        result = pickles.dumps((None, _typed(raised, name), peak_memory()))
     partial = Path(job) / "result.partial"
     try:
         partial.write_bytes(result)
