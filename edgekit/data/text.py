@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 
+from edgekit.data import checkpoint_tokenizer
 from edgekit.data.samples import Array, Samples
 from edgekit.data.sources import TextRows, are_numbers
 from edgekit.errors import CheckpointError, ConfigError, DatasetError, thrown_as
 from edgekit.spec import TensorSpec
 from edgekit.system import rooms
 from edgekit.system.child import hushed
-from edgekit.system.serial import read_json
+from edgekit.system.serial import parse_json, read_json
 
 # Input name -> attribute of a tokenizers Encoding. Every text model takes the first two, some the third.
 FIELDS = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
@@ -23,6 +24,7 @@ _SPARSE = 100
 _STOPS = "tokenizer.json: stops at a text ({}); save the tokenizer again with save_pretrained"
 # The later one goes before the earlier.
 _SETTINGS = ("special_tokens_map.json", "tokenizer_config.json")
+_CONFIG = "config.json"
 
 
 def encode_text(rows: TextRows, tokenizer: Path, max_length: int, input_names: Sequence[str]) -> Samples:
@@ -124,35 +126,31 @@ def open_tokenizer(checkpoint: Path, max_length: int, *, pair: bool) -> Any:
     leaves no room for text."""
     folder = checkpoint if checkpoint.is_dir() else checkpoint.parent
     file = folder / "tokenizer.json" if checkpoint.is_dir() else checkpoint
-    parts = (file if file.is_file() else folder, *(folder / name for name in _SETTINGS))
+    parts = (file if file.is_file() else folder, *(folder / name for name in (*_SETTINGS, _CONFIG)))
     changed = tuple(part.stat().st_mtime_ns for part in parts if part.exists())
-    return _opened(folder, file, max_length, pair, changed)
+    return _opened(folder, file, max_length, pair, checkpoint.is_dir(), changed)
 
 
 @lru_cache(maxsize=8)
-def _opened(folder: Path, file: Path, max_length: int, pair: bool, changed: tuple[int, ...]) -> Any:
-    """`changed` are the times at which what it is read from was written."""
+def _opened(folder: Path, file: Path, max_length: int, pair: bool, whole: bool, changed: tuple[int, ...]) -> Any:
+    """`whole` says that the folder is what was named; `changed` are the times at which what it is read from was written."""
     from tokenizers import Tokenizer
 
     # One that was unpacked is known by the file that it came in, which whoever asked for it names.
     called = "its tokenizer" if rooms.holds(file) else file
+    settings = _settings(folder)
     with thrown_as(CheckpointError, f"{called}: not a usable tokenizer ({{}}); save it again with save_pretrained"), hushed():
         if file.is_file():
             # Its own reader takes no names that are not UTF-8.
-            encoder = Tokenizer.from_buffer(file.read_bytes())
-        else:
-            # What reads a file alone needs no children, which take a while to import.
-            from edgekit.system.worker import Worker
-
-            with rooms.temporary("tokenizer") as room:
-                written = Path(room) / "tokenizer.json"
-                Worker().run(_write_fast_tokenizer, folder, written)
-                encoder = Tokenizer.from_file(str(written))
+            encoder = Tokenizer.from_buffer(content := file.read_bytes())
+        # What a checkpoint's tokenizer is, its class decides.
+        checkpoint = whole and (folder / _CONFIG).is_file()
+        if not file.is_file() or (checkpoint and not checkpoint_tokenizer.is_berts(parse_json(content), settings)):
+            encoder, settings = Tokenizer.from_buffer(_by_class(folder, changed)), {}
     if max_length <= encoder.num_special_tokens_to_add(pair):
         raise ConfigError(
             f"a maximum length of {max_length} leaves no room for text beside the special tokens; give a larger --max-length"
         )
-    settings = _settings(folder)
     padding, truncation = encoder.padding or {}, encoder.truncation or {}
     pad_token, pad_id = _pad(encoder, settings, padding, file)
     try:
@@ -170,6 +168,18 @@ def _opened(folder: Path, file: Path, max_length: int, pair: bool, changed: tupl
             f"{folder / 'tokenizer_config.json'}: has a side or a padding type that no tokenizer knows ({error}); mend it there"
         ) from None
     return encoder
+
+
+@lru_cache(maxsize=8)
+def _by_class(folder: Path, changed: tuple[int, ...]) -> bytes:
+    """The tokenizer.json of what transformers makes of the folder; that takes seconds. `changed` as above."""
+    # What reads a file alone needs no children, which take a while to import.
+    from edgekit.system.worker import Worker
+
+    with rooms.temporary("tokenizer") as room:
+        written = Path(room) / "tokenizer.json"
+        Worker().run(checkpoint_tokenizer.write, folder, written)
+        return written.read_bytes()
 
 
 @lru_cache(maxsize=8)
@@ -212,17 +222,3 @@ def _pad(encoder: Any, settings: Mapping[str, Any], padding: Mapping[str, Any], 
         if isinstance(token, str) and (number := encoder.token_to_id(token)) is not None:
             return token, number
     raise CheckpointError(f"{file}: the tokenizer has no padding token; set pad_token in tokenizer_config.json")
-
-
-def _write_fast_tokenizer(folder: Path, written: Path) -> None:
-    """Run in a worker, because transformers may load torch."""
-    from transformers import AutoTokenizer
-
-    try:
-        loaded = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-        loaded.backend_tokenizer.save(str(written))
-    except (OSError, ValueError, AttributeError, ImportError, KeyError) as error:
-        cause = str(error).strip().splitlines() or [type(error).__name__]
-        raise CheckpointError(
-            f"{folder}: no tokenizer can be loaded ({cause[0][:200]}); save one there with save_pretrained"
-        ) from error

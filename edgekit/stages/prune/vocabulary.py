@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from edgekit.data.text import batches
+from edgekit.data.text import batches, open_tokenizer, uncut
 from edgekit.errors import CheckpointError, ConfigError, thrown_as
 from edgekit.system.child import hushed
 from edgekit.system.serial import read_json
@@ -20,13 +20,15 @@ CONFIG, SPECIAL = "tokenizer_config.json", "special_tokens_map.json"
 # What transformers' tokenizer classes call their special tokens, whether a checkpoint's files name them or not.
 _USUAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "<pad>", "<unk>", "<s>", "</s>", "<mask>", "<|endoftext|>")
 _METASPACE = "\u2581"
+# Of texts that are not cut.
+_ANY_LENGTH = 64
 # What a tokenizer.json stumbles at that lacks what it should have.
 _ODD = f"{TOKENIZER}: is not as tokenizers writes it ({{}}); save it again with save_pretrained"
 
 
 def used(tokenizer: Path, texts: Sequence[Any], pairs: Sequence[Any] | None) -> set[int]:
     """Ids of all tokens in texts or tuples of words, whole and not cut to a length, with the special ones around them."""
-    encoder = _open(tokenizer)
+    encoder = uncut(open_tokenizer(tokenizer, _ANY_LENGTH, pair=pairs is not None))
     ids: set[int] = set()
     words = not isinstance(next(iter(texts), ""), str)
     for part in batches(texts, pairs):
