@@ -3,11 +3,14 @@
 A tokenizer.json alone does not say what that is: tokenizer_config.json names a class, and most classes build the parts before and
 behind the vocabulary anew, by settings such as `do_lower_case` and `add_prefix_space`."""
 
+import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from edgekit.errors import CheckpointError, one_line
+from edgekit.system.serial import read_json
 
 # What tokenizers split and normalize in different ways, or not at all.
 HARD_TEXTS = (
@@ -31,6 +34,8 @@ HARD_TEXTS = (
     "𝔘𝔫𝔦𝔠𝔬𝔡𝔢 ＦＵＬＬ ｗｉｄｔｈ Ⅷ ㎏ ①",
     "don't can't I'm we'll they've 'quoted' \"double\"",
 )
+# What a tokenizer may consist of; weights are none of these.
+_FILES = ("*token*.json", "vocab*", "merges*", "*.model", "*.tiktoken")
 _BERT_CLASSES = ("BertTokenizer", "BertTokenizerFast")
 _BERT_TOKENS = {"unk_token": "[UNK]", "sep_token": "[SEP]", "pad_token": "[PAD]", "cls_token": "[CLS]", "mask_token": "[MASK]"}
 # Settings by which ids may differ from what the class and the file say.
@@ -90,6 +95,16 @@ def _template(first: str, last: str, vocabulary: Mapping[str, int]) -> dict[str,
     }
 
 
+def _copy(folder: Path, alone: Path) -> None:
+    """The tokenizer and what of config.json tells its class: faults of the rest are not the tokenizer's."""
+    alone.mkdir()
+    for file in (file for pattern in _FILES for file in folder.glob(pattern)):
+        shutil.copyfile(file, alone / file.name)
+    config = read_json(file) if (file := folder / "config.json").is_file() else {}
+    told = {name: config[name] for name in ("model_type", "tokenizer_class", "_name_or_path") if config.get(name)}
+    (alone / "config.json").write_text(json.dumps(told), encoding="utf-8")
+
+
 def write(folder: Path, written: Path) -> None:
     """Write what AutoTokenizer makes of `folder` to `written`, with its padding and the side that it cuts.
 
@@ -97,8 +112,10 @@ def write(folder: Path, written: Path) -> None:
     from tokenizers import Tokenizer
     from transformers import AutoTokenizer
 
+    alone = written.parent / "alone"
     try:
-        loaded = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+        _copy(folder, alone)
+        loaded = AutoTokenizer.from_pretrained(str(alone), local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, AttributeError, ImportError, KeyError, TypeError) as error:
         raise CheckpointError(
             f"{folder}: no tokenizer can be loaded ({one_line(error)[:200]}); save one there with save_pretrained"

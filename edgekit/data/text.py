@@ -124,18 +124,34 @@ def open_tokenizer(checkpoint: Path, max_length: int, *, pair: bool) -> Any:
 
     It is opened once and shared: change a copy. Raises `CheckpointError` for an unusable one, `ConfigError` if `max_length`
     leaves no room for text."""
-    folder = checkpoint if checkpoint.is_dir() else checkpoint.parent
-    file = folder / "tokenizer.json" if checkpoint.is_dir() else checkpoint
+    return _opened(checkpoint, max_length, pair, _changed(checkpoint))
+
+
+def open_uncut(checkpoint: Path) -> Any:
+    """The same tokenizer for whole texts: it neither cuts nor pads. Raises `CheckpointError` for an unusable one."""
+    encoder = _read(checkpoint, _changed(checkpoint))[0]
+    encoder.no_truncation()
+    encoder.no_padding()
+    return encoder
+
+
+def _parts(checkpoint: Path) -> tuple[Path, Path]:
+    """The folder of a tokenizer, and its tokenizer.json, which may not be there."""
+    return (checkpoint, checkpoint / "tokenizer.json") if checkpoint.is_dir() else (checkpoint.parent, checkpoint)
+
+
+def _changed(checkpoint: Path) -> tuple[int, ...]:
+    """The times at which what it is read from was written."""
+    folder, file = _parts(checkpoint)
     parts = (file if file.is_file() else folder, *(folder / name for name in (*_SETTINGS, _CONFIG)))
-    changed = tuple(part.stat().st_mtime_ns for part in parts if part.exists())
-    return _opened(folder, file, max_length, pair, checkpoint.is_dir(), changed)
+    return tuple(part.stat().st_mtime_ns for part in parts if part.exists())
 
 
-@lru_cache(maxsize=8)
-def _opened(folder: Path, file: Path, max_length: int, pair: bool, whole: bool, changed: tuple[int, ...]) -> Any:
-    """`whole` says that the folder is what was named; `changed` are the times at which what it is read from was written."""
+def _read(checkpoint: Path, changed: tuple[int, ...]) -> tuple[Any, Mapping[str, Any]]:
+    """The tokenizer as it is stored, and what is said beside it of padding and cutting, which for some its own JSON says."""
     from tokenizers import Tokenizer
 
+    folder, file = _parts(checkpoint)
     # One that was unpacked is known by the file that it came in, which whoever asked for it names.
     called = "its tokenizer" if rooms.holds(file) else file
     settings = _settings(folder)
@@ -143,10 +159,17 @@ def _opened(folder: Path, file: Path, max_length: int, pair: bool, whole: bool, 
         if file.is_file():
             # Its own reader takes no names that are not UTF-8.
             encoder = Tokenizer.from_buffer(content := file.read_bytes())
-        # What a checkpoint's tokenizer is, its class decides.
-        checkpoint = whole and (folder / _CONFIG).is_file()
-        if not file.is_file() or (checkpoint and not checkpoint_tokenizer.is_berts(parse_json(content), settings)):
-            encoder, settings = Tokenizer.from_buffer(_by_class(folder, changed)), {}
+            # What a checkpoint's tokenizer is, its class decides.
+            alone = not checkpoint.is_dir() or not (folder / _CONFIG).is_file()
+            if alone or checkpoint_tokenizer.is_berts(parse_json(content), settings):
+                return encoder, settings
+        return Tokenizer.from_buffer(_by_class(folder, changed)), {}
+
+
+@lru_cache(maxsize=8)
+def _opened(checkpoint: Path, max_length: int, pair: bool, changed: tuple[int, ...]) -> Any:
+    encoder, settings = _read(checkpoint, changed)
+    folder, file = _parts(checkpoint)
     if max_length <= encoder.num_special_tokens_to_add(pair):
         raise ConfigError(
             f"a maximum length of {max_length} leaves no room for text beside the special tokens; give a larger --max-length"
@@ -172,7 +195,7 @@ def _opened(folder: Path, file: Path, max_length: int, pair: bool, whole: bool, 
 
 @lru_cache(maxsize=8)
 def _by_class(folder: Path, changed: tuple[int, ...]) -> bytes:
-    """The tokenizer.json of what transformers makes of the folder; that takes seconds. `changed` as above."""
+    """The tokenizer.json of what transformers makes of the folder; that takes seconds."""
     # What reads a file alone needs no children, which take a while to import.
     from edgekit.system.worker import Worker
 

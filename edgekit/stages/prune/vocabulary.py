@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from edgekit.data.text import batches, open_tokenizer, uncut
+from edgekit.data.text import batches, open_uncut
 from edgekit.errors import CheckpointError, ConfigError, thrown_as
 from edgekit.system.child import hushed
 from edgekit.system.serial import read_json
@@ -20,15 +20,13 @@ CONFIG, SPECIAL = "tokenizer_config.json", "special_tokens_map.json"
 # What transformers' tokenizer classes call their special tokens, whether a checkpoint's files name them or not.
 _USUAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "<pad>", "<unk>", "<s>", "</s>", "<mask>", "<|endoftext|>")
 _METASPACE = "\u2581"
-# Of texts that are not cut.
-_ANY_LENGTH = 64
 # What a tokenizer.json stumbles at that lacks what it should have.
 _ODD = f"{TOKENIZER}: is not as tokenizers writes it ({{}}); save it again with save_pretrained"
 
 
 def used(tokenizer: Path, texts: Sequence[Any], pairs: Sequence[Any] | None) -> set[int]:
     """Ids of all tokens in texts or tuples of words, whole and not cut to a length, with the special ones around them."""
-    encoder = uncut(open_tokenizer(tokenizer, _ANY_LENGTH, pair=pairs is not None))
+    encoder = open_uncut(tokenizer)
     ids: set[int] = set()
     words = not isinstance(next(iter(texts), ""), str)
     for part in batches(texts, pairs):
@@ -41,7 +39,7 @@ def used(tokenizer: Path, texts: Sequence[Any], pairs: Sequence[Any] | None) -> 
 
 def named(tokenizer: Path, file: Path) -> set[int]:
     """Ids of the tokens that `file` lists, one a line. Raises `ConfigError` for one that the tokenizer does not have."""
-    encoder = _open(tokenizer)
+    encoder = open_uncut(tokenizer)
     try:
         # Not splitlines: a token may hold one of the other characters that end a line.
         lines = file.read_text(encoding="utf-8").split("\n")
@@ -241,14 +239,3 @@ def _read(file: Path) -> Any:
         return read_json(file)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{file}: not a readable tokenizer ({error}); save it again with save_pretrained") from None
-
-
-def _open(folder: Path) -> Any:
-    from tokenizers import Tokenizer
-
-    file = folder / TOKENIZER
-    with thrown_as(CheckpointError, f"{file}: not a readable tokenizer ({{}}); save it again with save_pretrained"), hushed():
-        encoder = Tokenizer.from_buffer(file.read_bytes())
-    encoder.no_truncation()
-    encoder.no_padding()
-    return encoder

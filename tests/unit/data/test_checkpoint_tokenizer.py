@@ -7,15 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgekit.data import checkpoint_tokenizer
+from edgekit.data import checkpoint_tokenizer, tables
 from edgekit.data.sources import TextRows
 from edgekit.data.text import encode_text, open_tokenizer
 from edgekit.errors import CheckpointError
 from edgekit.system.worker import Worker
 from tests.unit.data import tokenizers
 
-COUNT = 1000
-TEXTS = tuple(tokenizers.hard_texts(COUNT))
+ROWS, LONGEST = 2000, 200
+TEXTS = tuple(tokenizers.hard_texts(1000))
 PAIRS = TEXTS[::-1]
 
 
@@ -30,12 +30,32 @@ def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("pairs", [None, PAIRS], ids=["texts", "pairs"])
 @pytest.mark.parametrize("name", tokenizers.TOKENIZERS)
 def test_the_ids_are_transformers(room: Path, name: str, pairs: tuple[str, ...] | None) -> None:
-    with np.load(room / name / tokenizers.EXPECTED) as expected:
+    _compare(room / name, TEXTS, pairs)
+
+
+def _compare(folder: Path, texts: tuple[str, ...], pairs: tuple[str, ...] | None) -> None:
+    with np.load(folder / tokenizers.EXPECTED) as expected:
         arrays = {key.partition(" ")[2]: expected[key] for key in expected if key.startswith("pairs" if pairs else "texts")}
-    samples = encode_text(TextRows(TEXTS, pairs, None, "texts"), room / name, tokenizers.LENGTH, list(arrays))
+    samples = encode_text(TextRows(texts, pairs, None, "texts"), folder, tokenizers.LENGTH, list(arrays))
     for key, array in arrays.items():
         wrong = np.flatnonzero((samples.inputs[key] != array).any(axis=1))
-        assert not wrong.size, f"{key} of {TEXTS[wrong[0]]!r}"
+        assert not wrong.size, f"{folder.name}: {key} of {texts[wrong[0]]!r}"
+
+
+def test_the_ids_of_real_rows(shared: Path, room: Path, tmp_path: Path) -> None:
+    copied = shutil.copytree(room, tmp_path / "tokenizers")
+    named = {"sst2/dev.tsv": ("sentence",), "stsb/dev.tsv": ("sentence1",), "xquad/es_train.jsonl": ("context",)}
+    texts = [
+        str(text)[:LONGEST]
+        for name, columns in named.items()
+        for text in tables.read_columns(shared / "data" / name, columns, ROWS // 4)[columns[0]]
+    ]
+    lines = (shared / "data/quijote/train.txt").read_text().splitlines()
+    texts += [line[:LONGEST] for line in lines[: ROWS - len(texts)]]
+    assert len(texts) == ROWS
+    Worker().run(tokenizers.write_expected, copied, texts)
+    for name in tokenizers.TOKENIZERS:
+        _compare(copied / name, tuple(texts), None)
 
 
 def test_what_travels_as_one_file_gives_the_same_ids(room: Path, tmp_path: Path) -> None:

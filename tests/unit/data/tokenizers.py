@@ -43,7 +43,7 @@ def write_all(room: Path) -> None:
         write(folder)
 
 
-def write_expected(room: Path, texts: Sequence[str], pairs: Sequence[str]) -> None:
+def write_expected(room: Path, texts: Sequence[str], pairs: Sequence[str] = ()) -> None:
     """Beside each tokenizer, the ids, masks and segments that AutoTokenizer gives texts alone and with `pairs`."""
     import numpy as np
     from transformers import AutoTokenizer
@@ -51,10 +51,9 @@ def write_expected(room: Path, texts: Sequence[str], pairs: Sequence[str]) -> No
     how: dict[str, Any] = {"truncation": "longest_first", "max_length": LENGTH, "padding": "max_length"}
     for name in TOKENIZERS:
         loaded = AutoTokenizer.from_pretrained(str(room / name))
-        fed = {
-            "texts": loaded(list(texts), return_token_type_ids=True, **how),
-            "pairs": loaded(list(texts), list(pairs), return_token_type_ids=True, **how),
-        }
+        fed = {"texts": loaded(list(texts), return_token_type_ids=True, **how)}
+        if pairs:
+            fed["pairs"] = loaded(list(texts), list(pairs), return_token_type_ids=True, **how)
         np.savez(room / name / EXPECTED, **{f"{kind} {key}": fed[kind][key] for kind in fed for key in fed[kind]})
 
 
