@@ -113,14 +113,12 @@ def _with_sentence_head(checkpoint: Checkpoint, model: Any) -> Any:
         if isinstance(layer, Dense):
             check_weights(path / layer.path)
             tensors.append({name: tensor for file in weight_files(path / layer.path) for name, tensor in _tensors(file)})
-    joined = sentence_model.joined(model, head, path, skipped, from_left=tokenizer.padding_side == "left")
     try:
-        joined.sentence_head.load(tensors)
-    except (KeyError, RuntimeError) as error:
+        return sentence_model.joined(model, head, path, tensors, skipped, from_left=tokenizer.padding_side == "left")
+    except RuntimeError as error:
         raise CheckpointError(
             f"{path}: the weights of its Dense do not fit its config.json ({one_line(error)}); give matching files"
         ) from None
-    return joined
 
 
 def _name_padding(path: Path, model: Any) -> None:

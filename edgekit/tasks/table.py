@@ -34,6 +34,6 @@ def find(name: str) -> Task:
 
 
 def of_heads(architectures: Iterable[str]) -> Task | None:
-    """The task of the first architecture, such as BertForTokenClassification, whose head serves one."""
-    served = (task for architecture in architectures for task in TASKS.values() if task.serves(architecture))
-    return next(served, None)
+    """The task of the first architecture, such as BertForTokenClassification, whose head serves one; of none, its encoder's."""
+    served = [task for architecture in architectures for task in TASKS.values() if task.serves(architecture)]
+    return next((task for task in served if not task.headless), next(iter(served), None))
