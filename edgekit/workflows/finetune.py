@@ -43,7 +43,7 @@ def finetune(
     out = Path(out)
     artifacts.refuse_existing(out, overwrite=overwrite)
     checkpoint = Checkpoint.read_to_train(resolve(str(model)), config.task)
-    train = read_texts(config.data, checkpoint.task)
+    train = read_texts(config.data, checkpoint.task, labelled=bool(checkpoint.task.columns.labels))
     names = checkpoint.labels if "id2label" in checkpoint.config else ()
     labelled = replace(train, class_names=config.labels) if config.labels else train
     settings = checkpoint.task.settings_for(labelled, checkpoint.described, names, config.problem, checkpoint.has_head)
