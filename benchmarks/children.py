@@ -26,6 +26,23 @@ def torch_outputs(checkpoint: Path, samples: Path, target: Path) -> None:
     Samples(module.run(module.load(model, TOKEN_INPUTS), rows, model.task.outputs)).save(target)
 
 
+def sentence_vectors(folder: Path, texts: Sequence[str], batch: int = 50) -> np.ndarray:
+    """In a worker: of each text the mean of its tokens' last states by transformers alone (texts, D)."""
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+
+    model, tokenizer, vectors = AutoModel.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder), []
+    with torch.inference_mode():
+        for start in range(0, len(texts), batch):
+            inputs = tokenizer(
+                list(texts[start : start + batch]), padding=True, truncation=True, max_length=256, return_tensors="pt"
+            )
+            states = model(**inputs).last_hidden_state
+            real = inputs["attention_mask"].unsqueeze(-1)
+            vectors.append(((states * real).sum(1) / real.sum(1)).numpy())
+    return np.concatenate(vectors)
+
+
 def write_checkpoint(folder: Path, tokenizer: Path) -> int:
     """In a worker: BERT-base from its default config; returns the number of parameters."""
     import torch

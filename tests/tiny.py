@@ -1,5 +1,6 @@
 """Tiny models and data that are built on the spot; each function runs in a worker's child."""
 
+import json
 import random
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,42 @@ def model(
     )
     getattr(transformers, f"Bert{TASKS[task].heads[0]}")(settings).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    return folder
+
+
+def sentence_encoder(
+    folder: Path,
+    layers: tuple[str, ...] = ("Normalize",),
+    prompts: dict[str, Any] | None = None,
+    side: str = "right",
+    **pooling: Any,
+) -> Path:
+    """A tiny BERT as sentence-transformers saves one: a Pooling with the config `pooling`, then `layers`."""
+    import torch
+    from safetensors.torch import save_file
+
+    model(folder, "feature-extraction")
+    file = folder / "tokenizer_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "padding_side": side}))
+    modules = [("", "Transformer"), ("1_Pooling", "Pooling"), *((f"{place}_{kind}", kind) for place, kind in enumerate(layers, 2))]
+    listed = [
+        {"idx": n, "name": f"{n}", "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for n, (path, kind) in enumerate(modules)
+    ]
+    for path, kind in modules[1:]:
+        (folder / path).mkdir()
+        if kind == "Dense":
+            save_file(
+                {"linear.weight": torch.randn(48, 64) / 4, "linear.bias": torch.randn(48) / 4}, folder / path / "model.safetensors"
+            )
+            tanh = {"activation_function": "torch.nn.modules.activation.Tanh"}
+            (folder / path / "config.json").write_text(json.dumps({"in_features": 64, "out_features": 48, "bias": True, **tanh}))
+    pooling = {"word_embedding_dimension": 64, **(pooling or {"pooling_mode_mean_tokens": True})}
+    (folder / "1_Pooling/config.json").write_text(json.dumps(pooling))
+    (folder / "modules.json").write_text(json.dumps(listed))
+    (folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 40, "do_lower_case": False}))
+    if prompts is not None:
+        (folder / "config_sentence_transformers.json").write_text(json.dumps(prompts))
     return folder
 
 

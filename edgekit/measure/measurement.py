@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 
 from edgekit.tasks.judgement import Judgement, OutputError
-from edgekit.tasks.metrics import Difference, Proportion, Score
+from edgekit.tasks.metrics import COSINE, WORST_COSINE, Difference, Proportion, Score
 
 # What sums of floats may be off by.
 _ROUNDING = 1e-9
@@ -88,16 +88,27 @@ class Measurement:
         return min((output for output in self.outputs if not output.decisive), key=lambda output: output.error_db, default=None)
 
 
-def refusal(row: Measurement, max_drop: float | None, min_db: float | None, remedy: str) -> str | None:
+def refusal(
+    row: Measurement, max_drop: float | None, min_db: float | None, remedy: str, min_cosine: float | None = 0.99
+) -> str | None:
     """Why a file may not be published, with what to try, or None.
 
-    By the drop of its task's metric; without labels by its decisions, `max_drop` of which may be others; and by the error of
-    every output that no decision is read from, `min_db` dB at least. A limit that is None judges nothing."""
+    By the drop of its task's metric; without labels by its decisions, `max_drop` of which may be others; by the mean cosine of
+    vectors with float32's, where it gives vectors; and by the error of every output that no decision is read from, `min_db` dB
+    at least. A limit that is None judges nothing."""
     if row.failure is not None:
         # The file was measured in a temporary folder.
         return row.failure.removeprefix(f"{row.path}: ")
     if max_drop is not None and (reason := _lost(row, max_drop)):
         return f"{reason}; {remedy}"
+    scores = {score.metric: score for score in (row.metric, *row.scores) if score is not None}
+    cosine = scores.get(COSINE.name)
+    if cosine is not None and min_cosine is not None and cosine.value < min_cosine:
+        least = f", the worst {scores[WORST_COSINE.name].value:.4f}" if WORST_COSINE.name in scores else ""
+        return (
+            f"its vectors have a mean cosine of {cosine.value:.4f} with float32's ({cosine.total} texts{least}), "
+            f"--min-cosine asks for {min_cosine:g}; {remedy}"
+        )
     worst = row.extra
     if worst is not None and min_db is not None and worst.error_db < min_db:
         return (

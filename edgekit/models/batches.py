@@ -10,6 +10,7 @@ import numpy as np
 
 from edgekit.data.samples import Array, Samples
 from edgekit.errors import CheckpointError
+from edgekit.tasks import table as tasks
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,12 +53,28 @@ class Batches:
     def by_token(self) -> bool:
         """Whether labels, and so outputs, are about tokens: whole numbers, more than one a row, are their tags or places."""
         labels = self.samples.labels
+        if tasks.find(self.samples.task).per_token:
+            return True
         return labels is not None and labels.ndim > 1 and labels.dtype.kind in "iu"
 
+    @property
+    def group_lengths(self) -> Array:
+        """The longest of the samples that a loss compares with each other: two texts of a row, else each sample alone."""
+        return self.lengths.reshape(-1, self._group).max(axis=1)
+
+    def members(self, groups: Array) -> Array:
+        """Numbers of the samples of some groups, see `group_lengths`."""
+        return (groups[:, np.newaxis] * self._group + np.arange(self._group)).reshape(-1)
+
+    @property
+    def _group(self) -> int:
+        together = tasks.find(self.samples.task).headless and self.samples.row is not None
+        return len(self) // self.samples.row_count() if together else 1
+
     def ranked(self, size: int) -> Iterator[Array]:
-        """Numbers of the samples in batches of `size`, shortest first."""
-        order = np.argsort(self.lengths, kind="stable")
-        return (order[start : start + size] for start in range(0, len(order), size))
+        """Numbers of the samples in batches of `size` groups, shortest first."""
+        order = np.argsort(self.group_lengths, kind="stable")
+        return (self.members(order[start : start + size]) for start in range(0, len(order), size))
 
     def batch(self, numbers: Array) -> Batch:
         """The samples with these numbers."""

@@ -11,11 +11,14 @@ from typing import Any
 
 from edgekit.data.text import token_specs
 from edgekit.errors import CheckpointError, ConfigError, InputError, OutputError, one_line, thrown_as
+from edgekit.models import sentence_head
+from edgekit.models.sentence_head import SentenceHead
 from edgekit.spec import TensorSpec, path_of
 from edgekit.system.serial import read_json
 from edgekit.tasks import table as tasks
 from edgekit.tasks.base import Task
 from edgekit.tasks.classification import MOST_CLASSES
+from edgekit.tasks.embeddings import SENTENCE_SIMILARITY
 
 PACKAGE = "package:"
 SAFE, PICKLED = "model*.safetensors", "pytorch_model*.bin"
@@ -108,6 +111,9 @@ def _hub_folder(name: str) -> Path:
             if not any(folder.glob(SAFE)):
                 patterns = [*_HUB_FILES, PICKLED]
                 folder = Path(huggingface_hub.snapshot_download(name, allow_patterns=patterns, ignore_patterns=["*/*"]))
+            if (folder / sentence_head.MODULES).is_file() and (modules := [*sentence_head.files(folder)]):
+                patterns = [f"{module}/{file}" for module in modules for file in ("*.json", SAFE, PICKLED)]
+                folder = Path(huggingface_hub.snapshot_download(name, allow_patterns=patterns))
     except errors.GatedRepoError:
         raise CheckpointError(
             f"{name}: the hub wants you to accept its terms; do so on its page and log in with `hf auth login`"
@@ -151,20 +157,33 @@ def read_config(path: Path) -> dict[str, Any]:
 class Checkpoint:
     """A checkpoint folder, read once: what its config.json says, and what it is for.
 
-    `task` is that of its head, or the one that was asked for."""
+    `task` is that of its head, or the one that was asked for. `sentence_head` is what makes a vector of a sentence, where that is
+    the task."""
 
     path: Path
     config: Mapping[str, Any]
     task: Task
+    sentence_head: SentenceHead | None = None
 
     @staticmethod
     def read(path: Path, task: str | None = None) -> "Checkpoint":
-        """The checkpoint in a folder; a base model without a head is taken for a text classifier's.
+        """The checkpoint in a folder: for sentences where sentence-transformers saved it, else for what its head is for.
 
-        Raises `CheckpointError`, and `ConfigError` for a task that is not known."""
+        One that names no architecture is taken for a text classifier's. Raises `CheckpointError`, and `ConfigError` for a task that
+        is not known."""
         config = read_config(path)
-        found = tasks.find(task) if task is not None else tasks.of_heads(_heads(config))
-        return Checkpoint(path, config, found or tasks.TASKS["text-classification"])
+        asked = tasks.find(task) if task is not None else None
+        head = sentence_head.read(path) if asked in (None, SENTENCE_SIMILARITY) else None
+        chosen = asked or (SENTENCE_SIMILARITY if head is not None else tasks.of_heads(_heads(config)))
+        if chosen is SENTENCE_SIMILARITY:
+            head = head or SentenceHead()
+        return Checkpoint(path, config, chosen or tasks.TASKS["text-classification"], head)
+
+    @staticmethod
+    def read_to_train(path: Path, task: str | None = None) -> "Checkpoint":
+        """As `read`, but where no `task` is asked for an encoder is the start of a text classifier."""
+        checkpoint = Checkpoint.read(path, task)
+        return checkpoint if task is not None or not checkpoint.task.headless else Checkpoint.read(path, "text-classification")
 
     @property
     def name(self) -> str:
@@ -202,7 +221,12 @@ class Checkpoint:
     def settings(self) -> dict[str, Any]:
         """What the task reads its outputs with."""
         with thrown_as(CheckpointError, f"{self.path / 'config.json'}: cannot be read for {self.task.name} ({{}}); mend it there"):
-            return self.task.settings(self.config, self.labels)
+            return self.task.settings(self.described, self.labels)
+
+    @property
+    def described(self) -> Mapping[str, Any]:
+        """What its task makes its settings of: config.json, and of a sentence's vector how it is made."""
+        return {**self.config, **(self.sentence_head.settings if self.sentence_head is not None else {})}
 
     @property
     def vocabulary(self) -> int | None:
@@ -212,7 +236,12 @@ class Checkpoint:
 
     @property
     def longest(self) -> int | None:
-        """How many tokens it takes, as far as config.json says."""
+        """How many tokens it takes, as far as config.json says, and of a sentence as sentence-transformers cuts it."""
+        most = self.sentence_head.max_length if self.sentence_head is not None else None
+        return min((count for count in (self._positions, most) if count is not None), default=None)
+
+    @property
+    def _positions(self) -> int | None:
         positions = self.config.get("max_position_embeddings")
         if not isinstance(positions, int) or self.config.get("position_biased_input") is False:
             return None
@@ -225,7 +254,7 @@ class Checkpoint:
     def inputs(self, max_length: int, *, pairs: bool) -> tuple[TensorSpec, ...]:
         """What its .tflite is fed: segments only where rows are pairs and the model tells two texts apart by them."""
         kinds = self.config.get("type_vocab_size")
-        return token_specs(max_length, segments=pairs and isinstance(kinds, int) and kinds > 1)
+        return token_specs(max_length, segments=pairs and not self.task.headless and isinstance(kinds, int) and kinds > 1)
 
     def check_length(self, max_length: int) -> None:
         """Raise `ConfigError` if the model has fewer positions than `max_length` tokens, as far as config.json says."""
@@ -243,10 +272,12 @@ class Checkpoint:
     @property
     def has_head(self) -> bool:
         """Whether it has a head for its task."""
-        return tasks.of_heads(_heads(self.config)) == self.task
+        return self.task.headless or tasks.of_heads(_heads(self.config)) == self.task
 
     def refuse_other_head(self) -> None:
         """Raise `CheckpointError` if its head is trained for another task: the tensors' names alone prove nothing."""
+        if self.task.headless:
+            return
         if others := [name for name in _heads(self.config) if "For" in name and not name.endswith(self.task.heads or ("",))]:
             served = tasks.of_heads(others)
             serves = f"whose task is {served.name}; leave --task out, or" if served else "which no task of edgekit's reads;"

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.errors import CheckpointError, ConfigError
+from edgekit.models import sentence_head
 from edgekit.models.architectures import inputs_first, linear_layers
 
 KEY = "edgekit_quantization"
@@ -84,7 +85,8 @@ def refuse_quantized(path: Path, config: Mapping[str, Any], verb: str) -> None:
 
 
 def _linear_layers(model: Any) -> list[tuple[str, Any]]:
-    return linear_layers(model.base_model, model.base_model_prefix)
+    prefix = "" if model.base_model is model else model.base_model_prefix
+    return [(name, layer) for name, layer in linear_layers(model.base_model, prefix) if not name.startswith(sentence_head.NAME)]
 
 
 def _fits(layer: Any, weight: Any, scale: Any) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 from edgekit.errors import CheckpointError, one_line
 from edgekit.models import architectures, linear8
 from edgekit.models.checkpoint import PICKLED, SAFE, Checkpoint, load_tokenizer
+from edgekit.models.sentence_head import Dense
 
 
 def weight_files(path: Path) -> list[Path]:
@@ -64,12 +65,12 @@ def load_model(checkpoint: Checkpoint) -> Any:
     check_weights(path)
     checkpoint.refuse_other_head()
     model, missing = _from_pretrained(checkpoint, None)
-    if missing:
+    if missing and not checkpoint.task.headless:
         raise CheckpointError(
             f"{path}: has no trained {checkpoint.task.name} head ({missing[0]} is missing); run edgekit finetune on it first"
         )
     _name_padding(path, model)
-    return model.eval()
+    return _with_sentence_head(checkpoint, model).eval()
 
 
 def start_model(checkpoint: Checkpoint, settings: Mapping[str, Any]) -> Any:
@@ -83,7 +84,7 @@ def start_model(checkpoint: Checkpoint, settings: Mapping[str, Any]) -> Any:
         check_weights(path)
         model = _from_pretrained(checkpoint, head)[0]
         _name_padding(path, model)
-        return model
+        return _with_sentence_head(checkpoint, model)
     if others := [
         file.name for file in sorted(path.iterdir()) if file.suffix in (".h5", ".msgpack", ".pt", ".pth", ".pkl", ".ckpt", ".bin")
     ]:
@@ -92,7 +93,32 @@ def start_model(checkpoint: Checkpoint, settings: Mapping[str, Any]) -> Any:
         )
     model = _unfilled(checkpoint, _auto_config(checkpoint, head))
     _name_padding(path, model)
-    return model
+    return _with_sentence_head(checkpoint, model)
+
+
+def _with_sentence_head(checkpoint: Checkpoint, model: Any) -> Any:
+    """`model`, with the modules that make a sentence's vector where that is the task. Raises `CheckpointError`."""
+    head = checkpoint.sentence_head
+    if head is None:
+        return model
+    from edgekit.models import sentence_model
+
+    path, skipped, tensors = checkpoint.path, 0, []
+    tokenizer = load_tokenizer(path)
+    if head.prompt and not head.include_prompt:
+        ids = tokenizer(head.prompt)["input_ids"]
+        # The token that ends a text does not stand behind a prompt.
+        skipped = len(ids) - int(bool(ids) and ids[-1] in (tokenizer.eos_token_id, tokenizer.sep_token_id))
+    for layer in head.layers:
+        if isinstance(layer, Dense):
+            check_weights(path / layer.path)
+            tensors.append({name: tensor for file in weight_files(path / layer.path) for name, tensor in _tensors(file)})
+    try:
+        return sentence_model.joined(model, head, path, tensors, skipped, from_left=tokenizer.padding_side == "left")
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"{path}: the weights of its Dense do not fit its config.json ({one_line(error)}); give matching files"
+        ) from None
 
 
 def _name_padding(path: Path, model: Any) -> None:
@@ -137,7 +163,7 @@ def _from_pretrained(checkpoint: Checkpoint, head: Mapping[str, Any] | None) -> 
             f"{path}: the weights do not fit config.json ({name} is {tuple(stored)}, not {tuple(wanted)}); give matching files"
         )
     missing = {*info["missing_keys"], *(key[0] for key in mismatched)}
-    return model, _head_alone(path, model, missing)
+    return model, _head_alone(checkpoint, model, missing)
 
 
 def _auto(checkpoint: Checkpoint) -> Any:
@@ -159,7 +185,7 @@ def _from_stored(checkpoint: Checkpoint, config: Any) -> tuple[Any, list[str]]:
         name: tensor for name, tensor in stored.items() if name in wanted and name not in given and _fits(tensor, wanted[name])
     }
     model.load_state_dict(fitting, strict=False)
-    return model, _head_alone(path, model, set(wanted) - set(fitting) - given)
+    return model, _head_alone(checkpoint, model, set(wanted) - set(fitting) - given)
 
 
 def _fits(tensor: Any, place: Any) -> bool:
@@ -185,12 +211,13 @@ def _unfilled(checkpoint: Checkpoint, config: Any) -> Any:
     return model
 
 
-def _head_alone(path: Path, model: Any, missing: set[str]) -> list[str]:
+def _head_alone(checkpoint: Checkpoint, model: Any, missing: set[str]) -> list[str]:
     """The names of the weights that are `missing`, in order. Raises `CheckpointError` if they are of the encoder."""
     # A pooler comes with some pretraining heads and not with others; everything else of the encoder must be there.
-    if lost := [name for name in sorted(missing) if name.startswith(f"{model.base_model_prefix}.") and "pooler" not in name]:
+    encoder = "" if checkpoint.task.headless else f"{model.base_model_prefix}."
+    if lost := [name for name in sorted(missing) if name.startswith(encoder) and "pooler" not in name]:
         raise CheckpointError(
-            f"{path}: the weights do not fit config.json ({len(lost)} tensors such as {lost[0]}); give matching files"
+            f"{checkpoint.path}: the weights do not fit config.json ({len(lost)} tensors such as {lost[0]}); give matching files"
         )
     return sorted(missing)
 

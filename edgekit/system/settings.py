@@ -79,6 +79,7 @@ def setting(
 seed = partial(setting, 0, "", between(0, MOST_SEED))
 max_drop = partial(setting, 0.05, "What of the metric, or of decisions, may be lost before a file is refused.", share())
 min_db = partial(setting, 20.0, "Worst output's error in dB that is allowed where nothing is decided.", FINITE)
+min_cosine = partial(setting, 0.99, "Least mean cosine of vectors with float32's, of a model of embeddings.", share(0.99))
 task = partial(setting, None, "What the model is for, where it does not say; generic compares the values of its outputs.")
 mean = partial(setting, None, "Mean of each channel, comma-separated; images: 127.5.", metavar="123.7,116.3,103.5")
 std = partial(setting, None, "Divisor of each channel after --mean is taken off; images: 127.5.", metavar="58.4,57.1,57.4")

@@ -59,7 +59,9 @@ class Task(ABC):
 
     `name` is a Hugging Face pipeline tag. `heads` are the suffixes of the architectures that serve it, `auto` is the transformers
     class that loads them, `outputs` are the fields of what that gives, all of which are kept. `modality` is text, image or
-    arrays. `columns` are the names that its rows' columns are found by."""
+    arrays. `columns` are the names that its rows' columns are found by. `headless` is one that reads an encoder's states: any
+    checkpoint serves it, each text of a row goes in by itself, and it is learned from a teacher without labels. `per_token` says
+    that outputs (N, L, …) are about tokens, whatever its labels are."""
 
     name: str
     modality: str = "arrays"
@@ -67,6 +69,12 @@ class Task(ABC):
     auto: str = ""
     outputs: tuple[str, ...] = ()
     columns: ColumnNames = COLUMNS
+    headless: bool = False
+    per_token: bool = False
+
+    def serves(self, architecture: str) -> bool:
+        """Whether the head of an architecture, such as BertForTokenClassification, is this task's."""
+        return architecture.endswith(self.heads)
 
     def settings(self, config: Mapping[str, Any], labels: Sequence[str]) -> dict[str, Any]:
         """What of a checkpoint's config.json decides how its outputs are read."""
@@ -93,6 +101,14 @@ class Task(ABC):
         """What rows with labels are judged by; the first one gates."""
         return ()
 
+    def likeness_metrics(self) -> tuple[Metric, ...]:
+        """What rows are judged by against a reference, with or without labels, beside decisions and the error of values."""
+        return ()
+
+    def likeness(self, ours: Reading, theirs: Reading, samples: Samples) -> Mapping[str, Array]:
+        """Tallies (rows, k) of `likeness_metrics` by name, of what was read of the same `samples`."""
+        return {}
+
     def encode(self, rows: Rows, inputs: Sequence[TensorSpec], encoding: Encoding, settings: Settings, folder: Path) -> Samples:
         """Samples for `inputs` with labels in the task's own form, here none; large arrays lie under `folder`.
 
@@ -117,10 +133,16 @@ class Task(ABC):
         """Mean loss, a torch scalar, of a transformers model's outputs against `Samples.labels` of the batch as a tensor."""
         raise NotImplementedError
 
+    def sensitivity(self, outputs: Any) -> Any:
+        """A torch scalar whose gradient says what outputs depend on, mean over rows, where no labels say what is right.
+
+        None where labels are needed."""
+        return None
+
     def soft_targets(self, outputs: Any, settings: Settings) -> list[tuple[Any, str]]:
         """What a student learns from a teacher's outputs: torch logits (rows, …, classes), each with how they are compared.
 
-        That is "softmax" over the last axis, "sigmoid" for each value, or "values" as they are."""
+        That is "softmax" over the last axis, "sigmoid" for each value, "values" as they are, or "vectors" along the last axis."""
         raise NotImplementedError
 
     @abstractmethod

@@ -26,7 +26,7 @@ class OutputError:
 
     `error_db` is 10 log10 of the power of what varies between rows over that of the difference: an offset that all rows share
     counts as nothing, and values that do not vary count as they are. `cosine` is over all values, `max_abs` the largest
-    difference. `decisive` says that the task reads its decisions from it."""
+    difference. `decisive` says that the task reads its decisions from it, or compares its vectors by a metric of their own."""
 
     name: str
     error_db: float
@@ -38,6 +38,8 @@ class OutputError:
 @dataclass(frozen=True)
 class Judgement:
     """What was found on `rows` rows: the task's metrics where there are labels, and the rest where there is a reference.
+
+    Metrics that compare with the reference are the last of `scores`.
 
     `drop` is what is lost of the first metric. `agreement` counts decisions that equal the reference's, `beyond_chance` is
     Cohen's kappa of them: 0 where a file agrees no more often than by naming each decision as often as it does."""
@@ -85,17 +87,21 @@ def judge(outputs: Outputs, samples: Samples, reference: Outputs | None = None) 
         base = {name: np.asarray(array[places]) for name, array in reference.items()}
         expected = task.reading(base, rows)
         theirs.add(expected)
+        for name, tally in task.likeness(reading, expected, rows).items():
+            gathered.tallies[name].append(tally)
         pairs = {name: (values, expected.values[name]) for name, values in reading.values.items()}
         pairs |= {name: (ours[name], base[name]) for name in ours if name in base and name not in pairs}
         for name, (values, wanted) in pairs.items():
             errors.setdefault(name, _Error()).add(name, values, wanted)
     metrics = [metric for metric in task.metrics(settings) if metric.name in gathered.tallies]
-    scores = tuple(score for metric in metrics if (score := metric.score(gathered.tally(metric.name))) is not None)
+    likeness = [metric for metric in task.likeness_metrics() if metric.name in gathered.tallies]
+    scores = tuple(score for metric in (*metrics, *likeness) if (score := metric.score(gathered.tally(metric.name))) is not None)
     if reference is None:
         return Judgement(samples.row_count(count), scores)
     drop = metrics[0].drop(gathered.tally(metrics[0].name), theirs.tally(metrics[0].name)) if metrics else None
     agreement, kappa = _agreement(gathered.decisions, theirs.decisions)
-    outputs_off = tuple(error.of(name, agreement is not None and name in decisive) for name, error in errors.items())
+    judged = agreement is not None or bool(likeness)
+    outputs_off = tuple(error.of(name, judged and name in decisive) for name, error in errors.items())
     return Judgement(samples.row_count(count), scores, drop, agreement, kappa, outputs_off)
 
 

@@ -156,6 +156,19 @@ def moments(x: Array, y: Array) -> Array:
     return np.stack([np.ones_like(x), x, y, x * x, y * y, x * y], axis=1)
 
 
+def cosines(ours: Array, theirs: Array) -> Array:
+    """float64 (N,) cosines of vectors (N, D) with others; 1 of equal ones, and 0 of one that is nothing with one that is not."""
+    one, other = ours.astype(np.float64), theirs.astype(np.float64)
+    lengths = np.sqrt((one * one).sum(axis=-1) * (other * other).sum(axis=-1))
+    same = (one == other).all(axis=-1)
+    return np.where(same, 1.0, np.clip((one * other).sum(axis=-1) / np.where(lengths > 0, lengths, 1), -1, 1))
+
+
+def least(tallies: Array) -> float:
+    """The smallest of tallies (rows, 1)."""
+    return float(tallies.min())
+
+
 def spearman(pairs: Array) -> float:
     """Rank correlation of pairs (rows, 2), ties at their mean rank."""
     return float(pearson(moments(*map(_ranks, pairs.T)).sum(axis=0)))
@@ -176,6 +189,8 @@ ANSWER_F1 = Metric("F1", mean)
 EXACT_MATCH = Metric("exact match", right=True)
 PEARSON = Metric("Pearson", pearson)
 SPEARMAN = Metric("Spearman", of_rows=spearman)
+COSINE = Metric("cosine", mean, percent=False)
+WORST_COSINE = Metric("worst cosine", of_rows=least, percent=False)
 MEAN_ABSOLUTE_ERROR = Metric("mean absolute error", mean, percent=False, lower_is_better=True)
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from edgekit.errors import ConfigError
 from edgekit.tasks.base import Task
 from edgekit.tasks.classification import IMAGE_CLASSIFICATION, TABULAR_CLASSIFICATION, TABULAR_REGRESSION, TEXT_CLASSIFICATION
+from edgekit.tasks.embeddings import FEATURE_EXTRACTION, SENTENCE_SIMILARITY
 from edgekit.tasks.generic import GENERIC
 from edgekit.tasks.question_answering import QUESTION_ANSWERING
 from edgekit.tasks.token_classification import TOKEN_CLASSIFICATION
@@ -15,6 +16,8 @@ TASKS: Mapping[str, Task] = {
         TEXT_CLASSIFICATION,
         TOKEN_CLASSIFICATION,
         QUESTION_ANSWERING,
+        FEATURE_EXTRACTION,
+        SENTENCE_SIMILARITY,
         IMAGE_CLASSIFICATION,
         TABULAR_CLASSIFICATION,
         TABULAR_REGRESSION,
@@ -31,6 +34,6 @@ def find(name: str) -> Task:
 
 
 def of_heads(architectures: Iterable[str]) -> Task | None:
-    """The task of the first architecture, such as BertForTokenClassification, whose head serves one."""
-    served = (task for architecture in architectures for task in TASKS.values() if architecture.endswith(task.heads))
-    return next(served, None)
+    """The task of the first architecture, such as BertForTokenClassification, whose head serves one; of none, its encoder's."""
+    served = [task for architecture in architectures for task in TASKS.values() if task.serves(architecture)]
+    return next((task for task in served if not task.headless), next(iter(served), None))

@@ -1,9 +1,11 @@
 """Train a student to say what its teacher says; torch stays in a worker."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from edgekit.errors import CheckpointError, ConfigError
 from edgekit.models.checkpoint import Checkpoint, resolve
+from edgekit.models.sentence_head import MODULES, Normalize
 from edgekit.stages.train.config import DistillConfig, FinetuneResult
 from edgekit.system import artifacts
 from edgekit.system.worker import OnProgress, Worker
@@ -20,6 +22,8 @@ def distill(
 ) -> FinetuneResult:
     """Train `model` on what `config.teacher` says of `config.data` and on the rows' labels; publish the checkpoint folder `out`.
 
+    Of embeddings rows need no labels.
+
     The student may be the teacher pruned, or smaller, with another tokenizer and with or without a head; the task and the classes
     are the same ones. Rows held out, manifest and resumption are those of `finetune`; the result's `distillation` says which
     losses were used. Raises `CheckpointError`, `DatasetError`, `ConfigError`, `OutputError` or a `WorkerError`."""
@@ -29,11 +33,15 @@ def distill(
         raise ConfigError("teacher is missing; name the checkpoint to learn from")
     teacher = Checkpoint.read(resolve(config.teacher), config.task)
     student = Checkpoint.read(resolve(str(model)), teacher.task.name)
+    if student.sentence_head is None or not (student.path / MODULES).is_file():
+        head = teacher.sentence_head
+        layers = tuple(layer for layer in head.layers if isinstance(layer, Normalize)) if head is not None else ()
+        student = replace(student, sentence_head=head and replace(head, layers=layers))
     settings, order = dict(teacher.settings), None
     if "labels" in settings:
         settings["labels"] = list((student if "id2label" in student.config else teacher).labels)
         order = _order(teacher, student, settings["labels"])
-    train = read_texts(config.data, teacher.task)
+    train = read_texts(config.data, teacher.task, labelled=not teacher.task.headless)
     worker = Worker(on_progress=on_progress)
     return run_training(student, settings, train, out, config, overwrite=overwrite, worker=worker, teacher=(teacher, order))
 

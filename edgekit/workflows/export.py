@@ -67,6 +67,7 @@ class ExportConfig:
     backend: str = setting(linear8.TORCHAO, "Who makes int8 linear layers.", choices=linear8.BACKENDS)
     max_drop: float = settings.max_drop()
     min_db: float = settings.min_db()
+    min_cosine: float = settings.min_cosine()
     task: str | None = settings.task()
     seed: int = settings.seed()
 
@@ -172,7 +173,7 @@ def _judge(result: CompactExport, checkpoint: Checkpoint, config: ExportConfig) 
         require(result.parity, "PyTorch to int8", _INT8_TOLERANCE)
         return {}
     judged = Measurement("", 0, None).judged(result.judgement, checkpoint.task.name)
-    if reason := refusal(judged, config.max_drop, config.min_db, "choose --format float16 or allow more"):
+    if reason := refusal(judged, config.max_drop, config.min_db, "choose --format float16 or allow more", config.min_cosine):
         raise RefusedError(f"int8: {reason}")
     return {"metric": judged.metric, "drop": judged.drop, "agreement": judged.agreement, "outputs": judged.outputs}
 

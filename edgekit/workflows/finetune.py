@@ -42,11 +42,11 @@ def finetune(
     Raises `CheckpointError`, `DatasetError`, `ConfigError`, `OutputError` or a `WorkerError`."""
     out = Path(out)
     artifacts.refuse_existing(out, overwrite=overwrite)
-    checkpoint = Checkpoint.read(resolve(str(model)), config.task)
-    train = read_texts(config.data, checkpoint.task)
+    checkpoint = Checkpoint.read_to_train(resolve(str(model)), config.task)
+    train = read_texts(config.data, checkpoint.task, labelled=bool(checkpoint.task.columns.labels))
     names = checkpoint.labels if "id2label" in checkpoint.config else ()
     labelled = replace(train, class_names=config.labels) if config.labels else train
-    settings = checkpoint.task.settings_for(labelled, checkpoint.config, names, config.problem, checkpoint.has_head)
+    settings = checkpoint.task.settings_for(labelled, checkpoint.described, names, config.problem, checkpoint.has_head)
     return run_training(checkpoint, settings, train, out, config, overwrite=overwrite, worker=Worker(on_progress=on_progress))
 
 
@@ -70,7 +70,8 @@ def encode(rows: TextRows, checkpoint: Checkpoint, settings: Mapping[str, Any], 
     Raises `ConfigError` if the checkpoint takes fewer tokens, and what the task's `encode` does."""
     checkpoint.check_length(max_length)
     encoding = Encoding(checkpoint.tokenizer, vocabulary=checkpoint.vocabulary)
-    return checkpoint.task.encode(rows, token_specs(max_length, segments=rows.pairs is not None), encoding, settings, Path())
+    inputs = token_specs(max_length, segments=rows.pairs is not None and not checkpoint.task.headless)
+    return checkpoint.task.encode(rows, inputs, encoding, settings, Path())
 
 
 def run_training(
@@ -88,7 +89,8 @@ def run_training(
     started = time.perf_counter()
     for source in (checkpoint, *teacher[:1]) if teacher else (checkpoint,):
         artifacts.refuse_source(out, source.path)
-    evaluation = read_texts(config.evaluation_data, checkpoint.task) if config.evaluation_data else None
+    labelled = teacher is None or not checkpoint.task.headless
+    evaluation = read_texts(config.evaluation_data, checkpoint.task, labelled=labelled) if config.evaluation_data else None
     models = {"": checkpoint} | ({loop.TEACHER: teacher[0]} if teacher else {})
     parts: dict[str, Samples] = {}
     for prefix, model in models.items():

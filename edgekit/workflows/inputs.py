@@ -33,9 +33,13 @@ _KINDS = {
     "channels_first": (list | tuple, str),
     "edgekit": (str,),
     "labels": (list | tuple, str),
+    "lower_case_texts": (bool,),
     "max_length": (int,),
+    "normalized": (bool,),
     "pairs": (bool,),
+    "pooling": (list | tuple, str),
     "problem": (str,),
+    "prompt": (str,),
     "task": (str,),
     "threshold": (int | float,),
 }

@@ -61,6 +61,11 @@ class Predictor:
             return ("text",)
         return self.task.columns.texts[0] if self.task.columns.pairs else ("first text", "second text")
 
+    @property
+    def is_compared(self) -> bool:
+        """Whether it takes a text alone, and two that are compared with each other."""
+        return self.task.headless and not self.task.per_token
+
     def __call__(
         self, text: str | Path | None = None, pair: str | None = None, *, question: str | None = None, context: str | None = None
     ) -> Prediction:
@@ -140,7 +145,7 @@ class Predictor:
         if isinstance(first, Path):
             raise DatasetError(f"{self.path}: takes texts, not images")
         names = self.halves
-        if first is None or (second is not None) != (len(names) == 2):
+        if first is None or ((second is not None) != (len(names) == 2) and not (self.is_compared and second is not None)):
             takes = "single texts; leave --pair out"
             if self.task.columns.pairs:
                 takes = f"a {' and a '.join(names)}; give {' and '.join(f'--{name}' for name in names)}, or a tab between them"

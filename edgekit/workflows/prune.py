@@ -129,7 +129,7 @@ def prune(
     artifacts.refuse_source(out, checkpoint.path)
     surgery.check_architecture(checkpoint)
     digest = artifacts.sha256(checkpoint.path)
-    rows = read_texts(config.data, checkpoint.task, labelled=config.recovery is not None)
+    rows = read_texts(config.data, checkpoint.task, labelled=config.recovery is not None and not checkpoint.task.headless)
     probes: tuple[Probe, ...] = ()
     if config.target is not None:
         config, probes = _search(checkpoint, rows, config, config.target, worker)

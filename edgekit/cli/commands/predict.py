@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from edgekit.tasks.base import Prediction
 
 _STREAM = "-"
+# Values of a vector; --json gives all.
+_SHOWN = 6
 
 
 @options.command()
@@ -61,7 +63,7 @@ def predict(
         # A file with several sequence lengths loads those that are needed when they are.
         try:
             with hushed(), timed(file):
-                found = predictor(*halves(text, pair, pairs=len(predictor.halves) == 2))
+                found = predictor(*halves(text, pair, pairs=len(predictor.halves) == 2 or predictor.is_compared))
         except DatasetError as error:
             raise DatasetError(f"input {number}: {error.message}" if _STREAM in inputs or inputs[1:] else error.message) from None
         if found.remark:
@@ -74,13 +76,16 @@ def predict(
 
 
 def lines(found: "Prediction", text: str) -> list[str]:
-    """The answer with its score and, where it stands in the text, its characters; then each entity on a line of its own."""
+    """The answer with its score and, where it stands in the text, its characters; then each entity on a line of its own, or the
+    first values of a vector."""
     place = [_place(found.fields)] if {"start", "end"} <= found.fields.keys() else []
     first = [" ".join(found.answer.split()), f"{found.score:.4f}", *place, f"{found.milliseconds:.2f} ms", " ".join(text.split())]
     entities = found.fields.get("entities", ())
+    vector = found.fields.get("embedding", ())
     return [
         "\t".join(first),
         *(f"  {entity['label']}\t{entity['score']:.4f}\t{_place(entity)}\t{entity['text']}" for entity in entities),
+        *(["  " + ", ".join(f"{value:.4f}" for value in vector[:_SHOWN]) + ", …"] if vector else []),
     ]
 
 

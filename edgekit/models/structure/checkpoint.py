@@ -60,6 +60,10 @@ def read(checkpoint: Checkpoint, specs: Sequence[TensorSpec]) -> Structure:
     remarks = (
         [f"labels: {', '.join(map(str, labels[:_MOST_LABELS]))}{', …' if len(labels) > _MOST_LABELS else ''}"] if labels else []
     )
+    if (sentence := checkpoint.sentence_head) is not None:
+        settings = sentence.settings
+        unit = ", of length 1" if settings["normalized"] else ""
+        remarks.append(f"a text's vector: {' and '.join(settings['pooling'])} of its tokens{unit}")
     remarks += [f"takes up to {checkpoint.longest:,} tokens"] if checkpoint.longest else []
     remarks += [f"knows {checkpoint.vocabulary:,} tokens"] if checkpoint.vocabulary else []
     if not safe and pickled:

@@ -7,7 +7,7 @@ from typing import Any
 
 from edgekit.data.samples import Samples
 from edgekit.errors import RefusedError
-from edgekit.models import linear8
+from edgekit.models import linear8, sentence_head
 from edgekit.models.architectures import copy_plan
 from edgekit.models.checkpoint import Checkpoint, copy_tokenizer
 from edgekit.models.weights import load_model
@@ -29,14 +29,14 @@ def export_float16(source: Checkpoint, samples_folder: Path, target: Path) -> Co
 
     Raises `CheckpointError`, and `RefusedError` if a weight lies beyond float16's range. Needs torch."""
     model = load_model(source)
-    _save(_halved(model.state_dict(), source.path), source, target, model, {})
+    _save(_halved(_encoder(source, model.state_dict()), source.path), source, target, model, {})
     return _compared(source, target, samples_folder)
 
 
 def export_int8(source: Checkpoint, samples_folder: Path, target: Path, backend: str) -> CompactExport:
     """As `export_float16`, but the encoder's linear layers in 8 bits; needs the backend's package, too."""
     model = load_model(source)
-    tensors = linear8.quantize(model, backend)
+    tensors = _encoder(source, linear8.quantize(model, backend))
     names = {name for name in tensors if name.endswith(linear8.SCALE) or f"{name}{linear8.SCALE}" in tensors}
     layers = {name: tensor for name, tensor in tensors.items() if name in names}
     rest = {name: tensor for name, tensor in tensors.items() if name not in names}
@@ -59,6 +59,12 @@ def _halved(tensors: dict[str, Any], source: Path) -> dict[str, Any]:
     return halved
 
 
+def _encoder(source: Checkpoint, tensors: dict[str, Any]) -> dict[str, Any]:
+    """What is no sentence head's, which has files of its own."""
+    own = f"{sentence_head.NAME}." if source.sentence_head is not None else None
+    return {name: tensor for name, tensor in tensors.items() if own is None or not name.startswith(own)}
+
+
 def _save(tensors: dict[str, Any], source: Checkpoint, target: Path, model: Any, changed: dict[str, Any]) -> None:
     from safetensors.torch import save_file
 
@@ -69,6 +75,8 @@ def _save(tensors: dict[str, Any], source: Checkpoint, target: Path, model: Any,
     (target / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     copy_tokenizer(source.path, target)
     copy_plan(source.path, target)
+    if source.sentence_head is not None:
+        model.save_head(target)
 
 
 def _compared(source: Checkpoint, target: Path, samples_folder: Path) -> CompactExport:

@@ -46,11 +46,12 @@ def score(model: Any, samples: Samples, method: Importance, seed: int) -> Scores
 def _measured(model: Any, layers: tuple[architectures.Layer, ...], samples: Samples, method: Importance) -> Scores:
     import torch
 
-    if samples.labels is None and method.needs_labels:
+    task = tasks.find(samples.task)
+    if samples.labels is None and method.needs_labels and not task.headless:
         raise DatasetError(
             "importance by gradients needs labelled rows; name the column with --label-column, or take --importance activation"
         )
-    task, rows = tasks.find(samples.task), Batches.of(samples, model, Path(model.name_or_path))
+    rows = Batches.of(samples, model, Path(model.name_or_path))
     gates = [_Gate(layer.heads.output, layer.heads.count) for layer in layers]
     units = [[_Gate(part.down, part.width) for part in layer.ffns] for layer in layers]
     every = [*gates, *(gate for row in units for gate in row)]
@@ -61,8 +62,10 @@ def _measured(model: Any, layers: tuple[architectures.Layer, ...], samples: Samp
             with torch.set_grad_enabled(method.needs_labels):
                 outputs = model(**batch.inputs)
             if method.needs_labels:
-                # The sum over rows, whose gradient is each row's own.
-                (task.loss(outputs, batch.labels, samples.settings) * len(numbers)).backward()
+                # Without labels what outputs are moved by counts as much as a loss. Of the sum over rows each has its own gradient.
+                labels = batch.labels
+                loss = task.sensitivity(outputs) if labels is None else task.loss(outputs, labels, samples.settings)
+                (loss * len(numbers)).backward()
                 model.zero_grad()
             for gate in every:
                 gate.add(method, batch.mask)

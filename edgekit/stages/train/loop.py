@@ -98,8 +98,9 @@ def run(job: Job, room: Path) -> FinetuneResult:
     task, folder = job.checkpoint.task, job.checkpoint.path
     model = _prepared(start_model(job.checkpoint, job.settings), config).train()
     train, evaluation = (Batches.of(Samples.load(job.rows / name), model, folder) for name in (TRAIN, EVALUATION))
-    teacher, distillation = _taught(job, model, train)
-    per_epoch = -(-len(train) // config.batch_size)
+    teacher, distillation, reference = _taught(job, model, train)
+    lengths = train.group_lengths
+    per_epoch = -(-len(lengths) // config.batch_size)
     total = per_epoch * config.epochs
     rounding = FakeQuantization(model, train.batch(np.arange(1)).inputs, total) if config.quantization_aware else None
     optimizer = _optimizer(model, config, rounding)
@@ -115,7 +116,8 @@ def run(job: Job, room: Path) -> FinetuneResult:
     noted = clock = time.perf_counter()
     while position.step < total:
         epoch, first = divmod(position.step, per_epoch)
-        for numbers in itertools.islice(batches(train.lengths, config.batch_size, (config.seed, epoch)), first, None):
+        for groups in itertools.islice(batches(lengths, config.batch_size, (config.seed, epoch)), first, None):
+            numbers = train.members(groups)
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * _schedule(position.step, total, config.warmup_ratio)
             if rounding is not None:
@@ -124,7 +126,7 @@ def run(job: Job, room: Path) -> FinetuneResult:
             with torch.autocast("cpu", torch.bfloat16, enabled=config.bfloat16):
                 targets = teacher.outputs(numbers) if teacher is not None else None
                 outputs = model(**batch.inputs, **(teacher.extra_outputs if teacher is not None else {}))
-            loss = task.loss(outputs, batch.labels, job.settings)
+            loss: Any = task.loss(outputs, batch.labels, job.settings) if batch.labels is not None else None
             if teacher is not None:
                 loss = teacher.loss(loss, outputs, targets, batch)
             if not bool(torch.isfinite(loss)):
@@ -147,7 +149,7 @@ def run(job: Job, room: Path) -> FinetuneResult:
             if rounding is not None:
                 rounding.at(position.step)
             if position.step % per_epoch == 0:
-                evaluation_loss, scores = _evaluate(model, evaluation, task)
+                evaluation_loss, scores, _ = _evaluate(model, evaluation, task, reference=reference)
                 position.epochs.append(Epoch(scores, position.loss_sum / len(train), evaluation_loss))
                 position.loss_sum = 0.0
                 position.evaluation_s += time.perf_counter() - clock
@@ -158,7 +160,7 @@ def run(job: Job, room: Path) -> FinetuneResult:
     if rounding is not None:
         # What the weights give without rounding.
         rounding.detach()
-        loss, scores = _evaluate(model, evaluation, task)
+        loss, scores, _ = _evaluate(model, evaluation, task, reference=reference)
         aware = QuantizationAware(scores, len(rounding.used), loss)
     _save_model(room / MODEL, model, load_tokenizer(folder))
     if rounding is not None:
@@ -235,23 +237,31 @@ def _prepared(model: Any, config: FinetuneConfig) -> Any:
     return model
 
 
-def _taught(job: Job, student: Any, train: Batches) -> tuple[Teacher | None, Distillation | None]:
-    """The teacher, ready for the first batch, and what can be said of it beforehand; None for fine-tuning."""
+def _taught(job: Job, student: Any, train: Batches) -> tuple[Teacher | None, Distillation | None, dict[str, Array] | None]:
+    """The teacher, ready for the first batch, what can be said of it beforehand, and its vectors of the evaluation rows, where
+    the student's are compared with them; None for fine-tuning."""
     if job.teacher is None or not isinstance(job.config, DistillConfig):
-        return None, None
+        return None, None, None
     checkpoint, order = job.teacher
     teacher = Teacher(checkpoint, order, student, train, Samples.load(job.rows / f"{TEACHER}{TRAIN}"), job.config)
     evaluation = Batches.of(Samples.load(job.rows / f"{TEACHER}{EVALUATION}"), teacher.model, checkpoint.path)
-    scores = _evaluate(teacher.model, evaluation, checkpoint.task, order)[1]
+    _, scores, outputs = _evaluate(teacher.model, evaluation, checkpoint.task, order)
+    reference = outputs if checkpoint.task.likeness_metrics() else None
+    if reference is not None:
+        scores = judge(reference, evaluation.samples, reference).scores
     if job.config.bfloat16:
         teacher.hasten()
     used = tuple(name for name in (SOFT_TARGETS, LABELS, HIDDEN, ATTENTION) if name in teacher.used)
     lessons = teacher.lessons
-    return teacher, Distillation(scores, checkpoint.name, used, lessons.left_out, lessons.layers)
+    return teacher, Distillation(scores, checkpoint.name, used, lessons.left_out, lessons.layers), reference
 
 
-def _evaluate(model: Any, rows: Batches, task: Task, order: Sequence[int] | None = None) -> tuple[float, tuple[Score, ...]]:
-    """Mean loss and scores; `order` is the model's number of each class, if not the same."""
+def _evaluate(
+    model: Any, rows: Batches, task: Task, order: Sequence[int] | None = None, reference: dict[str, Array] | None = None
+) -> tuple[float, tuple[Score, ...], dict[str, Array]]:
+    """Mean loss, scores and outputs; `order` is the model's number of each class, if not the same.
+
+    Where rows have no labels the loss is what the cosine to the `reference` lacks of 1, and 0 without one."""
     import torch
 
     settings, total, outputs, training = rows.samples.settings, 0.0, dict[str, Array](), model.training
@@ -268,9 +278,13 @@ def _evaluate(model: Any, rows: Batches, task: Task, order: Sequence[int] | None
                     spans = [(0, 0), (batch.span.start, rows.mask.shape[1] - batch.span.stop)]
                     values = np.pad(values, [*spans, *[(0, 0)] * (values.ndim - 2)])
                 outputs.setdefault(name, np.empty((len(rows), *values.shape[1:]), np.float32))[numbers] = values
-            total += task.loss(output, batch.labels, settings).item() * len(numbers)
+            if batch.labels is not None:
+                total += task.loss(output, batch.labels, settings).item() * len(numbers)
     model.train(training)
-    return total / len(rows), judge(outputs, rows.samples).scores
+    scores = judge(outputs, rows.samples, reference).scores
+    if rows.samples.labels is None:
+        return 1 - scores[0].value if scores else 0.0, scores, outputs
+    return total / len(rows), scores, outputs
 
 
 def _save_state(room: Path, key: str, model: Any, optimizer: Any, position: _Position, rounding: FakeQuantization | None) -> None:

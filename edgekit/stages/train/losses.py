@@ -5,19 +5,23 @@ from typing import Any
 
 # A logit that no softmax gives any probability; finite, so that differences of two are.
 _NEVER = -1e4
+_LEAST = 1e-12
 
 
 def soft_targets(student: Any, teacher: Any, temperature: float, how: str = "softmax") -> Any:
     """How far a student's logits (rows, …, classes) are from its teacher's, mean over all but the classes.
 
     `how` they are compared: "softmax" is the Kullback–Leibler divergence of softened classes, "sigmoid" that of each softened
-    label, mean over them, both times temperature² so that gradients keep their size; "values" is the mean squared difference.
+    label, mean over them, both times temperature² so that gradients keep their size; "values" is the mean squared difference;
+    "vectors" is each vector's as a share of the teacher's square, which is 2 (1 - cosine) where both have the same length.
     Hinton, Vinyals and Dean, 2015, "Distilling the Knowledge in a Neural Network"."""
     from torch.nn import functional
 
     student, teacher = student.float(), teacher.float()
     if how == "values":
         return functional.mse_loss(student, teacher)
+    if how == "vectors":
+        return ((student - teacher).square().sum(-1) / teacher.square().sum(-1).clamp(min=_LEAST)).mean()
     student, teacher = student / temperature, teacher / temperature
     if how == "sigmoid":
         ours, theirs = ((functional.logsigmoid(values), functional.logsigmoid(-values)) for values in (student, teacher))
@@ -32,7 +36,7 @@ def without_padding(student: Any, teacher: Any, labels: Any, mask: Any) -> tuple
 
     Logits of each token (rows, tokens, classes) become (real tokens, classes); where tokens are what is chosen from
     (rows, tokens), padding gets no probability."""
-    real = (mask > 0) & (labels >= 0) if labels.shape == mask.shape else mask > 0
+    real = (mask > 0) & (labels >= 0) if labels is not None and labels.shape == mask.shape else mask > 0
     if student.dim() > 2:
         return student[real], teacher[real]
     return student.masked_fill(~real, _NEVER), teacher.masked_fill(~real, _NEVER)

@@ -67,6 +67,7 @@ class Teacher:
         # Autocast would keep a copy of each weight that may be trained.
         self.model = load_model(checkpoint).requires_grad_(False)
         self.rows, self.by_token = Batches.of(rows, self.model, checkpoint.path), train.by_token
+        self.labelled = train.samples.labels is not None
         self.lessons = self._lessons(student, train)
         if not self.used - {LABELS}:
             reasons = "; ".join(f"{name}: {reason}" for name, reason in self.lessons.left_out.items()) or "no loss compares with it"
@@ -99,7 +100,7 @@ class Teacher:
         """The names of the losses that are not left out."""
         config, lessons = self.config, self.lessons
         soft = config.alpha > 0 and SOFT_TARGETS not in lessons.left_out
-        parts = {SOFT_TARGETS: soft, LABELS: config.alpha < 1, HIDDEN: lessons.layers, ATTENTION: lessons.heads}
+        parts = {SOFT_TARGETS: soft, LABELS: config.alpha < 1 and self.labelled, HIDDEN: lessons.layers, ATTENTION: lessons.heads}
         return {name for name, there in parts.items() if there}
 
     def hasten(self) -> None:
@@ -120,12 +121,17 @@ class Teacher:
             return self.model(**self.rows.batch(numbers).inputs, **self.extra_outputs)
 
     def loss(self, labels_loss: Any, student: Any, teacher: Any, batch: Batch) -> Any:
-        """The weighted sum of all losses on the student's `batch`."""
+        """The weighted sum of all losses on the student's `batch`; that of the labels is None where there are none.
+
+        Raises `ConfigError` for vectors of another size than the teacher's."""
         config, lessons, mask = self.config, self.lessons, batch.mask
-        total = (1 - config.alpha) * labels_loss
+        total = 0.0 if labels_loss is None else (1 - config.alpha) * labels_loss
         if SOFT_TARGETS in self.used:
             ours, theirs = (self.task.soft_targets(outputs, self.settings) for outputs in (student, teacher))
             for (values, how), (targets, _) in zip(ours, theirs, strict=True):
+                if values.shape[-1] != targets.shape[-1]:
+                    sizes = f"the student's vectors have {values.shape[-1]} values, the teacher's {targets.shape[-1]}"
+                    raise ConfigError(f"{sizes}; give a student with a Dense module of {targets.shape[-1]} outputs, or as wide")
                 targets = targets if self.order is None else targets[..., list(self.order)]
                 if self.by_token:
                     values, targets = losses.without_padding(values, targets, batch.labels, mask)

@@ -54,6 +54,7 @@ class ConvertConfig:
     )
     max_drop: float | None = settings.max_drop()
     min_db: float | None = settings.min_db()
+    min_cosine: float | None = settings.min_cosine()
     bridge: Bridge = setting(Bridge.AUTO, "Road to TensorFlow Lite; the next one is taken where auto's first fails.")
     inputs: str = setting("float32", "Of an int8 file.", choices=_DTYPES)
     outputs: str = setting("float32", "Of an int8 file.", choices=_DTYPES)

@@ -16,11 +16,13 @@ from edgekit.data.sources import ImageRows, Rows
 from edgekit.data.text import open_tokenizer, serialized
 from edgekit.errors import ConfigError, DatasetError, ModelFormatError
 from edgekit.models.checkpoint import Checkpoint
+from edgekit.models.sentence_head import MODULES
 from edgekit.models.source import Kind, Source
 from edgekit.spec import Signature, TensorSpec
 from edgekit.stages.quantize import mediapipe
 from edgekit.system.serial import parse_json
 from edgekit.tasks.base import Description, Settings, Task
+from edgekit.tasks.generic import GENERIC
 from edgekit.tasks.recognition import recognise
 from edgekit.tflite import flatbuffer, metadata, package
 from edgekit.tflite.metadata import AssociatedFile, ModelMetadata, TensorMetadata
@@ -36,6 +38,7 @@ _MEDIAPIPE_INPUTS = {
     mediapipe.SEGMENTS: ("segment_ids", "0 for the first text and for padding, 1 for the second text of a pair."),
 }
 _SINGLE = "Made for single texts, since no data was given; if the model judges pairs of texts, convert it again with rows of pairs."
+_PLAIN = "It has no modules.json: the mean of its tokens is taken for the text's vector, as it is, as sentence-transformers does."
 _UNREAD = "Any values: the model is for single texts and does not read them."
 _FILES = {
     SETTINGS: AssociatedFile(SETTINGS, "Settings of this model, as edgekit predict reads them."),
@@ -66,7 +69,7 @@ class Package:
         """The model at `model`, with all that it needs, as `target`. Raises `ConfigError` and `ModelFormatError`."""
         content: bytes | memoryview = flatbuffer.mapped(model)
         # A file whose task nobody knows says none: rows with labels may still tell it.
-        named = {"task": self.task.name} if self.task.metrics(self.settings) else {}
+        named = {"task": self.task.name} if self.task is not GENERIC else {}
         settings = {"edgekit": __version__, **named, **self.settings}
         file = flatbuffer.parse(content, str(model))
         had_segments = mediapipe.SEGMENTS in file.entry().inputs
@@ -164,7 +167,7 @@ def of_source(
             "or give the checkpoint of a text classifier"
         )
     moved = settings.get("channels_first", ())
-    if not task.metrics(settings) and not (image and (config.mean or config.std)) and not moved:
+    if task is GENERIC and not (image and (config.mean or config.std)) and not moved:
         return None
     labels = list(settings.get("labels", ()))
     if image and task.name == "image-classification":
@@ -218,12 +221,12 @@ def _of_checkpoint(name: str, checkpoint: Checkpoint, rows: Rows | None, config:
     classifies = task.name in _MEDIAPIPE_TASKS and settings["problem"] != "regression" and len(signature.outputs) == 1
     one_output = ["MediaPipe's TextClassifier takes classifiers of one output"]
     limits = mediapipe_limits(encoder, text, settings, inputs) if classifies else one_output
-    notes = []
+    notes = [_PLAIN] if checkpoint.sentence_head is not None and not (checkpoint.path / MODULES).is_file() else []
     if limits and (classifies or config.mediapipe):
         notes.append(f"MediaPipe's TextClassifier cannot run these files: {'; '.join(limits)}. edgekit predict can.")
     elif config.mediapipe:
         notes.append("MediaPipe lower-cases ASCII alone and keeps accents: texts with accents get other ids there.")
-    if not pairs and rows is None and (checkpoint.config.get("type_vocab_size") or 0) > 1:
+    if not pairs and rows is None and not task.headless and (checkpoint.config.get("type_vocab_size") or 0) > 1:
         notes.append(_SINGLE)
     files = {TOKENIZER: _json(text), **_labels_file(settings, signature)}
     if (text.get("model") or {}).get("type") == "WordPiece":

