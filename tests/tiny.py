@@ -67,6 +67,30 @@ def model(
     return folder
 
 
+def encoder(folder: Path, architecture: str, task: str, **config: Any) -> Path:
+    """A 2-layer, 64-wide model of any architecture with seeded random weights and the head of a task."""
+    import torch
+    import transformers
+
+    from edgekit.tasks.table import TASKS
+
+    tokenizer = _tokenizer()
+    torch.manual_seed(0)
+    sizes = {
+        "hidden_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 128,
+        "initializer_range": 0.2,
+    }
+    settings = transformers.AutoConfig.for_model(
+        architecture, vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id, **sizes, **config
+    )
+    getattr(transformers, TASKS[task].auto).from_config(settings).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
 def sentence_encoder(
     folder: Path,
     layers: tuple[str, ...] = ("Normalize",),
