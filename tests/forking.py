@@ -16,7 +16,8 @@ from edgekit.system.forkserver import Forked, ForkServer
 # What is loaded, and the functions that want it by the beginning of their names.
 _LOADED = {
     "torch transformers.models.bert.modeling_bert transformers.models.auto.modeling_auto edgekit.models.weights": """
-        stages.train. stages.prune. stages.export.onnx. stages.export.torchscript. stages.export.litert. stages.export.compact.
+        data.checkpoint_tokenizer. stages.train. stages.prune. stages.export.onnx. stages.export.torchscript. stages.export.litert.
+        stages.export.compact. tests.unit.data.tokenizers.
         tests.tiny. tests.unit.tasks. tests.unit.models. tests.unit.stages.train. tests.unit.stages.prune.
         tests.unit.stages.export.architectures.save_ tests.unit.stages.export.architectures.to_onnx
         tests.unit.stages.export.architectures.ranges tests.unit.stages.export.architectures.layer_outputs
