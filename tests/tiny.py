@@ -151,5 +151,6 @@ def _tokenizer() -> Any:
         pad_token="[PAD]",
         cls_token="[CLS]",
         mask_token="[MASK]",
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
         model_max_length=128,
     )

@@ -21,10 +21,11 @@ FIELDS = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_id
 _KNOWN_PADS = ("[PAD]", "<pad>", "<PAD>")
 _BATCH, _BATCH_CHARACTERS = 1024, 2**21
 _SPARSE = 100
+_CHECKED = 2000
 _STOPS = "tokenizer.json: stops at a text ({}); save the tokenizer again with save_pretrained"
 # The later one goes before the earlier.
 _SETTINGS = ("special_tokens_map.json", "tokenizer_config.json")
-_CONFIG = "config.json"
+_CONFIG, _ADDED = "config.json", "added_tokens.json"
 
 
 def encode_text(rows: TextRows, tokenizer: Path, max_length: int, input_names: Sequence[str]) -> Samples:
@@ -81,11 +82,8 @@ def _length(text: Any) -> int:
 
 
 def check_room(tokenizer: Path, max_length: int) -> None:
-    """Raise `ConfigError` if `max_length` leaves no room for text, and `CheckpointError` for a tokenizer.json that is unusable.
-
-    A folder without one is judged when texts are encoded, since that takes a framework."""
-    if (tokenizer / "tokenizer.json").is_file():
-        open_tokenizer(tokenizer, max_length, pair=False)
+    """Raise `ConfigError` if `max_length` leaves no room for text, and `CheckpointError` for a tokenizer that is unusable."""
+    open_tokenizer(tokenizer, max_length, pair=False)
 
 
 def class_numbers(rows: TextRows, label_ids: Mapping[str, int]) -> Array | None:
@@ -124,31 +122,64 @@ def open_tokenizer(checkpoint: Path, max_length: int, *, pair: bool) -> Any:
 
     It is opened once and shared: change a copy. Raises `CheckpointError` for an unusable one, `ConfigError` if `max_length`
     leaves no room for text."""
-    return _opened(checkpoint, max_length, pair, _changed(checkpoint))
+    folder = checkpoint if checkpoint.is_dir() else checkpoint.parent
+    file = folder / "tokenizer.json" if checkpoint.is_dir() else checkpoint
+    return _opened(folder, file, max_length, pair, checkpoint.is_dir(), _changed(folder, file))
 
 
-def open_uncut(checkpoint: Path) -> Any:
-    """The same tokenizer for whole texts: it neither cuts nor pads. Raises `CheckpointError` for an unusable one."""
-    encoder = _read(checkpoint, _changed(checkpoint))[0]
-    encoder.no_truncation()
-    encoder.no_padding()
-    return encoder
+def standalone(checkpoint: Path) -> bytes:
+    """The tokenizer.json that gives, by itself, the ids of a checkpoint's folder. Raises `CheckpointError`."""
+    file = checkpoint / "tokenizer.json"
+    return _content(checkpoint, file, True, _changed(checkpoint, file))
 
 
-def _parts(checkpoint: Path) -> tuple[Path, Path]:
-    """The folder of a tokenizer, and its tokenizer.json, which may not be there."""
-    return (checkpoint, checkpoint / "tokenizer.json") if checkpoint.is_dir() else (checkpoint.parent, checkpoint)
+def check_ids(checkpoint: Path, rows: TextRows) -> None:
+    """Raise `CheckpointError` where AutoTokenizer gives one of the first rows other ids than what travels.
+
+    A tokenizer.json of which that is certain is not asked about, since it takes seconds."""
+    if not _is_plain(checkpoint, checkpoint / "tokenizer.json"):
+        from edgekit.system.worker import Worker
+
+        texts = [text if isinstance(text, str) else " ".join(text) for text in rows.texts[:_CHECKED]]
+        pairs = None if rows.pairs is None else rows.pairs[:_CHECKED]
+        Worker().run(checkpoint_tokenizer.check, checkpoint, standalone(checkpoint).decode(), texts, pairs)
 
 
-def _changed(checkpoint: Path) -> tuple[int, ...]:
-    """The times at which what it is read from was written."""
-    folder, file = _parts(checkpoint)
-    parts = (file if file.is_file() else folder, *(folder / name for name in (*_SETTINGS, _CONFIG)))
+def _changed(folder: Path, file: Path) -> tuple[int, ...]:
+    """The times at which what a tokenizer is read from was written."""
+    parts = (file if file.is_file() else folder, *(folder / name for name in (*_SETTINGS, _ADDED, _CONFIG)))
     return tuple(part.stat().st_mtime_ns for part in parts if part.exists())
 
 
-def _read(checkpoint: Path, changed: tuple[int, ...]) -> tuple[Any, Mapping[str, Any]]:
-    """The tokenizer as it is stored, and what is said beside it of padding and cutting, which for some its own JSON says."""
+def _is_plain(folder: Path, file: Path) -> bool:
+    """Whether a tokenizer.json alone decides the ids; where a checkpoint's config.json lies beside it, its class may."""
+    if not file.is_file() or not (folder / _CONFIG).is_file():
+        return file.is_file()
+    if (folder / _ADDED).is_file():
+        return False
+    with thrown_as(CheckpointError, f"{file}: not a usable tokenizer ({{}}); save it again with save_pretrained"):
+        # What is no checkpoint's config.json names no type.
+        config = read_json(folder / _CONFIG)
+        kind = config.get("model_type") if isinstance(config, dict) else None
+        return not isinstance(kind, str) or checkpoint_tokenizer.is_plain(read_json(file), _settings(folder), kind)
+
+
+@lru_cache(maxsize=8)
+def _content(folder: Path, file: Path, whole: bool, changed: tuple[int, ...]) -> bytes:
+    """`whole` says that the folder is what was named, not the file alone; `changed` is for the cache: asking takes seconds."""
+    if file.is_file() and (not whole or _is_plain(folder, file)):
+        return file.read_bytes()
+    # What reads a file alone needs no children, which take a while to import.
+    from edgekit.system.worker import Worker
+
+    with rooms.temporary("tokenizer") as room:
+        written = Path(room) / "tokenizer.json"
+        Worker().run(checkpoint_tokenizer.write, folder, written)
+        return written.read_bytes()
+
+
+@lru_cache(maxsize=8)
+def _opened(folder: Path, file: Path, max_length: int, pair: bool, whole: bool, changed: tuple[int, ...]) -> Any:
     from tokenizers import Tokenizer
 
     folder, file = _parts(checkpoint)
@@ -156,20 +187,10 @@ def _read(checkpoint: Path, changed: tuple[int, ...]) -> tuple[Any, Mapping[str,
     called = "its tokenizer" if rooms.holds(file) else file
     settings = _settings(folder)
     with thrown_as(CheckpointError, f"{called}: not a usable tokenizer ({{}}); save it again with save_pretrained"), hushed():
-        if file.is_file():
-            # Its own reader takes no names that are not UTF-8.
-            encoder = Tokenizer.from_buffer(content := file.read_bytes())
-            # What a checkpoint's tokenizer is, its class decides.
-            alone = not checkpoint.is_dir() or not (folder / _CONFIG).is_file()
-            if alone or checkpoint_tokenizer.is_berts(parse_json(content), settings):
-                return encoder, settings
-        return Tokenizer.from_buffer(_by_class(folder, changed)), {}
-
-
-@lru_cache(maxsize=8)
-def _opened(checkpoint: Path, max_length: int, pair: bool, changed: tuple[int, ...]) -> Any:
-    encoder, settings = _read(checkpoint, changed)
-    folder, file = _parts(checkpoint)
+        # Its own reader takes no names that are not UTF-8.
+        encoder = Tokenizer.from_buffer(_content(folder, file, whole, changed))
+    # What the class decided is in the file that was made.
+    settings = _settings(folder) if file.is_file() and (not whole or _is_plain(folder, file)) else {}
     if max_length <= encoder.num_special_tokens_to_add(pair):
         raise ConfigError(
             f"a maximum length of {max_length} leaves no room for text beside the special tokens; give a larger --max-length"

@@ -4,15 +4,15 @@ import importlib.util
 import re
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from edgekit.data.text import token_specs
-from edgekit.errors import CheckpointError, ConfigError, InputError, OutputError, one_line, thrown_as
-from edgekit.models import sentence_head
-from edgekit.models.sentence_head import SentenceHead
+from edgekit.data import checkpoint_tokenizer
+from edgekit.data.text import standalone, token_specs
+from edgekit.errors import CheckpointError, ConfigError, InputError, OutputError, thrown_as
 from edgekit.spec import TensorSpec, path_of
 from edgekit.system.serial import read_json
 from edgekit.tasks import table as tasks
@@ -305,18 +305,28 @@ def tokenizer_files(path: Path) -> list[Path]:
 
 
 def copy_tokenizer(folder: Path, target: Path) -> None:
-    """Into a folder that is not published yet."""
+    """As it is, into the folder of another checkpoint that is not published yet."""
     for file in tokenizer_files(folder):
         shutil.copyfile(file, target / file.name)
 
 
+def standalone_tokenizer(folder: Path) -> dict[str, bytes]:
+    """The files of its tokenizer for a folder without a config.json: its tokenizer.json decides the ids by itself.
+
+    A tokenizer of Python code has none."""
+    files = {file.name: file.read_bytes() for file in tokenizer_files(folder)}
+    with suppress(CheckpointError):
+        files["tokenizer.json"] = standalone(folder)
+    return files
+
+
 def refuse_other_tokenizer(folder: Path, out: Path, *, overwrite: bool) -> None:
     """Raise `OutputError` if `out` holds another tokenizer than `folder` and it may not be replaced; asked before the work."""
-    if overwrite:
+    if overwrite or not tokenizer_files(out):
         return
-    for file in tokenizer_files(folder):
-        there = out / file.name
-        if there.is_file() and there.read_bytes() != file.read_bytes():
+    for name, content in standalone_tokenizer(folder).items():
+        there = out / name
+        if there.is_file() and there.read_bytes() != content:
             raise OutputError(f"{there}: is another model's tokenizer; add --overwrite to replace it or choose another --out")
 
 
@@ -325,16 +335,11 @@ def publish_tokenizer(folder: Path, out: Path) -> None:
     # Every child that runs a model imports this module, and none publishes: the import would be a third of its start.
     from edgekit.system import artifacts
 
-    for file in tokenizer_files(folder):
-        with artifacts.staged(out / file.name, overwrite=True) as partial:
-            shutil.copyfile(file, partial)
+    for name, content in standalone_tokenizer(folder).items():
+        with artifacts.staged(out / name, overwrite=True) as partial:
+            partial.write_bytes(content)
 
 
 def load_tokenizer(path: Path) -> Any:
     """The checkpoint's tokenizer as transformers has it. Raises `CheckpointError` if there is none or it does not load."""
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(str(tokenizer_folder(path)), local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
-        raise CheckpointError(f"{path}: its tokenizer does not load ({one_line(error)}); save one with save_pretrained") from error
+    return checkpoint_tokenizer.load(tokenizer_folder(path))

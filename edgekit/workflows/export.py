@@ -12,11 +12,11 @@ from edgekit.data.encode import Encoding
 from edgekit.data.representative import draw
 from edgekit.data.samples import Samples, random_samples
 from edgekit.data.sources import TextRows
-from edgekit.data.text import check_room
+from edgekit.data.text import check_ids, check_room
 from edgekit.errors import ConfigError, RefusedError, about
 from edgekit.measure.measurement import Measurement, refusal
 from edgekit.models import linear8
-from edgekit.models.checkpoint import Checkpoint, copy_tokenizer, publish_tokenizer, refuse_other_tokenizer, resolve
+from edgekit.models.checkpoint import Checkpoint, publish_tokenizer, refuse_other_tokenizer, resolve, standalone_tokenizer
 from edgekit.spec import DataSpec
 from edgekit.stages.export.compact import CompactExport, export_float16, export_int8
 from edgekit.stages.export.module import PARITY_ROWS
@@ -111,7 +111,9 @@ def export(
     artifacts.refuse_source(out, checkpoint.path)
     linear8.refuse_quantized(checkpoint.path, checkpoint.config, "exported")
     checkpoint.check_length(config.max_length)
-    check_room(checkpoint.tokenizer, config.max_length)
+    # Without texts a tokenizer of Python code is not asked.
+    if config.data is not None or (checkpoint.tokenizer / "tokenizer.json").is_file():
+        check_room(checkpoint.tokenizer, config.max_length)
     if kind not in _FOLDERS:
         refuse_other_tokenizer(checkpoint.path, out.parent, overwrite=overwrite)
     worker = Worker(on_progress=on_progress)
@@ -139,7 +141,8 @@ def export(
         ) as draft:
             shutil.move(made, draft.path)
             if kind is Format.SAVED_MODEL:
-                copy_tokenizer(checkpoint.path, draft.path)
+                for name, content in standalone_tokenizer(checkpoint.path).items():
+                    (draft.path / name).write_bytes(content)
         if kind not in _FOLDERS:
             publish_tokenizer(checkpoint.path, out.parent)
     return draft.artifact
@@ -154,6 +157,8 @@ def _samples(checkpoint: Checkpoint, config: ExportConfig, work: Path) -> Sample
     rows = sources.take(rows, draw(rows, _JUDGED_ROWS if config.format is Format.INT8 else PARITY_ROWS, config.seed))
     inputs = checkpoint.inputs(config.max_length, pairs=isinstance(rows, TextRows) and rows.pairs is not None)
     encoding = Encoding(checkpoint.tokenizer, vocabulary=checkpoint.vocabulary)
+    if isinstance(rows, TextRows):
+        check_ids(checkpoint.tokenizer, rows)
     return task.encode(rows, inputs, encoding, checkpoint.settings, work / "images")
 
 

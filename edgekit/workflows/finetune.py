@@ -16,7 +16,7 @@ from edgekit.data.encode import Encoding
 from edgekit.data.representative import draw
 from edgekit.data.samples import Array, Samples
 from edgekit.data.sources import TextRows
-from edgekit.data.text import token_specs
+from edgekit.data.text import check_ids, token_specs
 from edgekit.errors import ConfigError, DatasetError, about
 from edgekit.models.checkpoint import Checkpoint, resolve
 from edgekit.spec import DataSpec, shown
@@ -69,6 +69,7 @@ def encode(rows: TextRows, checkpoint: Checkpoint, settings: Mapping[str, Any], 
 
     Raises `ConfigError` if the checkpoint takes fewer tokens, and what the task's `encode` does."""
     checkpoint.check_length(max_length)
+    check_ids(checkpoint.tokenizer, rows)
     encoding = Encoding(checkpoint.tokenizer, vocabulary=checkpoint.vocabulary)
     inputs = token_specs(max_length, segments=rows.pairs is not None and not checkpoint.task.headless)
     return checkpoint.task.encode(rows, inputs, encoding, settings, Path())

@@ -150,7 +150,7 @@ def _tokens(checkpoint: Checkpoint, rows: TextRows, vocabulary_of: Vocabulary) -
             ids = vocabulary.named(folder, vocabulary_of.tokens)
             vocabulary.check(folder, ids, config_ids, str(vocabulary_of.tokens))
         else:
-            ids = vocabulary.used(folder, rows.texts, rows.pairs)
+            ids = vocabulary.used(checkpoint.tokenizer, rows.texts, rows.pairs)
         if vocabulary_of.extra is not None:
             ids |= vocabulary.named(folder, vocabulary_of.extra)
         return vocabulary.complete(folder, ids, config_ids)

@@ -14,7 +14,7 @@ from edgekit.data.encode import Encoding, refuse_statistics
 from edgekit.data.representative import MINIMUM, draw, representative
 from edgekit.data.samples import Samples, described, random_samples
 from edgekit.data.sources import ColumnNames, Rows, TextRows
-from edgekit.data.text import check_room
+from edgekit.data.text import check_ids, check_room
 from edgekit.errors import CalibrationError, ConfigError, EdgekitError, about
 from edgekit.measure.judge import BenchmarkConfig, benchmark
 from edgekit.measure.machine import machine
@@ -392,6 +392,9 @@ def _float_model(source: Source, config: ConvertConfig, drawn: Drawn, work: Path
     def of_checkpoint(model: Checkpoint, road: Bridge, room: Path) -> tuple[FloatModel, Data]:
         inputs = model.inputs(config.max_length, pairs=isinstance(rows, TextRows) and rows.pairs is not None)
         encoding = Encoding(model.tokenizer, vocabulary=model.vocabulary)
+        for part in (drawn.calibration, drawn.trial, drawn.judged):
+            if isinstance(part, TextRows):
+                check_ids(model.tokenizer, part)
         data = _save(drawn, inputs, encoding, model.task, model.settings, config, room)
         made = bridge.from_checkpoint(model, data.held_out, road, config.max_length, room, worker)
         bridge.finish(source, made, data.held_out, room, worker)

@@ -112,7 +112,7 @@ def test_vocabulary_alone_is_turned_into_a_tokenizer(tmp_path: Path) -> None:
 
 
 def test_folder_without_a_tokenizer(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="no tokenizer can be loaded"):
+    with pytest.raises(CheckpointError, match="its tokenizer does not load"):
         encode_text(text_rows("good"), tmp_path, 6, ["input_ids"])
 
 

@@ -43,7 +43,7 @@ def write_all(room: Path) -> None:
         write(folder)
 
 
-def write_expected(room: Path, texts: Sequence[str], pairs: Sequence[str] = ()) -> None:
+def write_expected(room: Path, texts: Sequence[str], pairs: Sequence[str]) -> None:
     """Beside each tokenizer, the ids, masks and segments that AutoTokenizer gives texts alone and with `pairs`."""
     import numpy as np
     from transformers import AutoTokenizer
@@ -51,10 +51,26 @@ def write_expected(room: Path, texts: Sequence[str], pairs: Sequence[str] = ()) 
     how: dict[str, Any] = {"truncation": "longest_first", "max_length": LENGTH, "padding": "max_length"}
     for name in TOKENIZERS:
         loaded = AutoTokenizer.from_pretrained(str(room / name))
-        fed = {"texts": loaded(list(texts), return_token_type_ids=True, **how)}
-        if pairs:
-            fed["pairs"] = loaded(list(texts), list(pairs), return_token_type_ids=True, **how)
-        np.savez(room / name / EXPECTED, **{f"{kind} {key}": fed[kind][key] for kind in fed for key in fed[kind]})
+        fed = {"texts": loaded(list(texts), **how), "pairs": loaded(list(texts), list(pairs), **how)}
+        arrays = {f"{kind} {key}": np.array(fed[kind][key]) for kind in fed for key in fed[kind]}
+        for kind in fed:
+            # Segments that transformers does not feed are all the model's first.
+            arrays.setdefault(f"{kind} token_type_ids", np.zeros_like(arrays[f"{kind} input_ids"]))
+        np.savez(room / name / EXPECTED, **arrays)  # type: ignore[arg-type]
+
+
+def of_words(folder: Path, rows: Sequence[Sequence[str]]) -> list[tuple[list[int], list[tuple[int, int]]]]:
+    """The ids of each row's words, and where in the words with spaces between each token stands, as AutoTokenizer has them."""
+    from transformers import AutoTokenizer
+
+    loaded = AutoTokenizer.from_pretrained(str(folder))
+    return [
+        (
+            loaded(list(words), is_split_into_words=True)["input_ids"],
+            loaded(" ".join(words), return_offsets_mapping=True)["offset_mapping"],
+        )
+        for words in rows
+    ]
 
 
 def _config(folder: Path, model_type: str, **settings: Any) -> None:
@@ -175,5 +191,6 @@ TOKENIZERS: dict[str, Callable[[Path], None]] = {
     "xlnet": lambda folder: _pieces_of_sentences(folder, "spiece.model", "xlnet", (5, 0, 1, 2), "<sep>,<cls>,<mask>"),
     "xlm_roberta": lambda folder: _pieces_of_sentences(folder, "sentencepiece.bpe.model", "xlm-roberta", (-1, 0, 1, 2)),
     "words": _generic,
+    "words_with_segments": lambda folder: _generic(folder, model_input_names=["input_ids", "token_type_ids", "attention_mask"]),
     "words_left": lambda folder: _generic(folder, padding_side="left", truncation_side="left"),
 }
