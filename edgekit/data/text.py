@@ -14,7 +14,7 @@ from edgekit.errors import CheckpointError, ConfigError, DatasetError, thrown_as
 from edgekit.spec import TensorSpec
 from edgekit.system import rooms
 from edgekit.system.child import hushed
-from edgekit.system.serial import parse_json, read_json
+from edgekit.system.serial import read_json
 
 # Input name -> attribute of a tokenizers Encoding. Every text model takes the first two, some the third.
 FIELDS = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
@@ -182,10 +182,8 @@ def _content(folder: Path, file: Path, whole: bool, changed: tuple[int, ...]) ->
 def _opened(folder: Path, file: Path, max_length: int, pair: bool, whole: bool, changed: tuple[int, ...]) -> Any:
     from tokenizers import Tokenizer
 
-    folder, file = _parts(checkpoint)
     # One that was unpacked is known by the file that it came in, which whoever asked for it names.
     called = "its tokenizer" if rooms.holds(file) else file
-    settings = _settings(folder)
     with thrown_as(CheckpointError, f"{called}: not a usable tokenizer ({{}}); save it again with save_pretrained"), hushed():
         # Its own reader takes no names that are not UTF-8.
         encoder = Tokenizer.from_buffer(_content(folder, file, whole, changed))
@@ -212,18 +210,6 @@ def _opened(folder: Path, file: Path, max_length: int, pair: bool, whole: bool, 
             f"{folder / 'tokenizer_config.json'}: has a side or a padding type that no tokenizer knows ({error}); mend it there"
         ) from None
     return encoder
-
-
-@lru_cache(maxsize=8)
-def _by_class(folder: Path, changed: tuple[int, ...]) -> bytes:
-    """The tokenizer.json of what transformers makes of the folder; that takes seconds."""
-    # What reads a file alone needs no children, which take a while to import.
-    from edgekit.system.worker import Worker
-
-    with rooms.temporary("tokenizer") as room:
-        written = Path(room) / "tokenizer.json"
-        Worker().run(checkpoint_tokenizer.write, folder, written)
-        return written.read_bytes()
 
 
 @lru_cache(maxsize=8)

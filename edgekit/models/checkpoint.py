@@ -13,6 +13,8 @@ from typing import Any
 from edgekit.data import checkpoint_tokenizer
 from edgekit.data.text import standalone, token_specs
 from edgekit.errors import CheckpointError, ConfigError, InputError, OutputError, thrown_as
+from edgekit.models import sentence_head
+from edgekit.models.sentence_head import SentenceHead
 from edgekit.spec import TensorSpec, path_of
 from edgekit.system.serial import read_json
 from edgekit.tasks import table as tasks

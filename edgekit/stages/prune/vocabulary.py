@@ -39,7 +39,7 @@ def used(tokenizer: Path, texts: Sequence[Any], pairs: Sequence[Any] | None) -> 
 
 def named(tokenizer: Path, file: Path) -> set[int]:
     """Ids of the tokens that `file` lists, one a line. Raises `ConfigError` for one that the tokenizer does not have."""
-    encoder = open_uncut(tokenizer)
+    encoder = _open(tokenizer)
     try:
         # Not splitlines: a token may hold one of the other characters that end a line.
         lines = file.read_text(encoding="utf-8").split("\n")

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from edgekit.data.text import open_uncut
 from edgekit.errors import CheckpointError, ConfigError
 from edgekit.stages.prune import vocabulary
 from edgekit.system.worker import Worker
@@ -95,11 +94,11 @@ def test_an_unknown_character_costs_what_it_did(tmp_path: Path) -> None:
     }
     folder = _write(tmp_path / "unigram", content)
     texts = ("aXbc", "abc")
-    before = open_uncut(folder)
+    before = vocabulary._open(folder)
     kept = vocabulary.complete(folder, vocabulary.used(folder, texts, None), {})
     pieces_before = [before.encode(text).tokens for text in texts]
     vocabulary.cut(folder, kept)
-    after = open_uncut(folder)
+    after = vocabulary._open(folder)
     assert [after.encode(text).tokens for text in texts] == pieces_before
     assert len(kept) < len(pieces)
     assert min(score for _, score in json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"]) == -40
@@ -150,7 +149,7 @@ def test_another_kind_of_tokenizer_is_refused(tmp_path: Path) -> None:
     (folder / "tokenizer.json").write_text("{")
     with pytest.raises(CheckpointError, match="not a readable tokenizer"):
         vocabulary.complete(folder, {1}, {})
-    with pytest.raises(CheckpointError, match="not a usable tokenizer"):
+    with pytest.raises(CheckpointError, match="not a readable tokenizer"):
         vocabulary.used(folder, ("a",), None)
 
 
