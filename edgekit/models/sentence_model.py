@@ -58,16 +58,20 @@ def _module(head: SentenceHead, tensors: Sequence[Mapping[str, Any]], skipped: i
 
         def __init__(self) -> None:
             super().__init__()
+            # Constants, which a scalar or torch.ones would not be in every exporter's graph.
+            self.register_buffer("one", torch.ones(1), persistent=False)
+            self.register_buffer("none", torch.zeros(1), persistent=False)
             dense = [layer for layer in head.layers if isinstance(layer, Dense)]
             self.dense = torch.nn.ModuleList(torch.nn.Linear(layer.inputs, layer.outputs, layer.bias) for layer in dense)
             for layer, stored in zip(self.dense, tensors, strict=True):
                 layer.load_state_dict({name.removeprefix("linear."): value.float() for name, value in stored.items()})
 
         def forward(self, states: Any, mask: Any) -> Any:
-            real = mask.to(states.dtype)
+            # Selected and not cast: a CAST has no integer form.
+            real = torch.where(mask > 0, self.one, self.none)
             # Of each token its place in the text, from 1.
             places = real.cumsum(1) if from_left else torch.arange(1, mask.shape[1] + 1, dtype=states.dtype)
-            pooled = real * (places > skipped) if skipped else real
+            pooled = torch.where(places > skipped, real, self.none) if skipped else real
             vector = torch.cat([pool(way, states, pooled, places) for way in head.pooling], dim=-1)
             dense = iter(self.dense)
             for layer in head.layers:
@@ -87,9 +91,9 @@ def _module(head: SentenceHead, tensors: Sequence[Mapping[str, Any]], skipped: i
         if way == "cls" and not from_left and not skipped:
             return states[:, 0]
         if way == "cls":
-            weights = mask * (functional.pad(mask, (1, 0))[:, :-1] == 0)
+            weights = mask * (1 - functional.pad(mask, (1, 0))[:, :-1])
         if way == "lasttoken":
-            weights = mask * (functional.pad(mask, (0, 1))[:, 1:] == 0)
+            weights = mask * (1 - functional.pad(mask, (0, 1))[:, 1:])
         total = (states * weights.unsqueeze(-1)).sum(1)
         if way in ("cls", "lasttoken"):
             return total
