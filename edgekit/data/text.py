@@ -18,7 +18,7 @@ from edgekit.system.serial import read_json
 
 # Input name -> attribute of a tokenizers Encoding. Every text model takes the first two, some the third.
 FIELDS = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
-_KNOWN_PADS = ("[PAD]", "<pad>", "<PAD>")
+KNOWN_PADS = ("[PAD]", "<pad>", "<PAD>")
 _BATCH, _BATCH_CHARACTERS = 1024, 2**21
 _SPARSE = 100
 _CHECKED = 2000
@@ -248,7 +248,7 @@ def _settings(folder: Path) -> dict[str, Any]:
 def _pad(encoder: Any, settings: Mapping[str, Any], padding: Mapping[str, Any], file: Path) -> tuple[str, int]:
     named = settings.get("pad_token")
     named = named.get("content") if isinstance(named, dict) else named
-    for token in (named, padding.get("pad_token"), *_KNOWN_PADS):
+    for token in (named, padding.get("pad_token"), *KNOWN_PADS):
         if isinstance(token, str) and (number := encoder.token_to_id(token)) is not None:
             return token, number
     raise CheckpointError(f"{file}: the tokenizer has no padding token; set pad_token in tokenizer_config.json")

@@ -13,7 +13,7 @@ from typing import Any
 from edgekit.data import checkpoint_tokenizer
 from edgekit.data.text import standalone, token_specs
 from edgekit.errors import CheckpointError, ConfigError, InputError, OutputError, thrown_as
-from edgekit.models import sentence_head
+from edgekit.models import positions, refusals, sentence_head
 from edgekit.models.sentence_head import SentenceHead
 from edgekit.spec import TensorSpec, path_of
 from edgekit.system.serial import read_json
@@ -35,16 +35,6 @@ _TOKENIZER_FILES = (
     "vocab.json",
 )
 _BESIDE_TOKENIZER = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "merges.txt")
-_OFFSET_POSITIONS = (
-    "camembert",
-    "ibert",
-    "longformer",
-    "mpnet",
-    "roberta",
-    "roberta-prelayernorm",
-    "xlm-roberta",
-    "xlm-roberta-xl",
-)
 _MOST_LAYERS = 10**4
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
@@ -60,6 +50,7 @@ def resolve(reference: str) -> Path:
     if path.is_dir():
         return path
     if path.exists():
+        refusals.refuse_file(path)
         raise CheckpointError(f"{reference}: is a file, not a checkpoint; give the folder that holds config.json and the weights")
     if not _HUB_ID.fullmatch(reference) or reference.startswith(".") or Path(reference).parts[0] == ".." or _below_a_folder(path):
         raise CheckpointError(f"{reference}: no such folder; check the path, or give a hub id or package:NAME")
@@ -136,6 +127,7 @@ def read_config(path: Path) -> dict[str, Any]:
     file = path / "config.json"
     if not path.is_dir():
         raise CheckpointError(f"{path}: no such folder; check the path")
+    refusals.refuse_folder(path)
     if not file.is_file():
         raise CheckpointError(f"{path}: holds no config.json; give a folder that save_pretrained wrote")
     try:
@@ -174,6 +166,7 @@ class Checkpoint:
         One that names no architecture is taken for a text classifier's. Raises `CheckpointError`, and `ConfigError` for a task that
         is not known."""
         config = read_config(path)
+        refusals.refuse(path, config, task)
         asked = tasks.find(task) if task is not None else None
         head = sentence_head.read(path) if asked in (None, SENTENCE_SIMILARITY) else None
         chosen = asked or (SENTENCE_SIMILARITY if head is not None else tasks.of_heads(_heads(config)))
@@ -240,18 +233,7 @@ class Checkpoint:
     def longest(self) -> int | None:
         """How many tokens it takes, as far as config.json says, and of a sentence as sentence-transformers cuts it."""
         most = self.sentence_head.max_length if self.sentence_head is not None else None
-        return min((count for count in (self._positions, most) if count is not None), default=None)
-
-    @property
-    def _positions(self) -> int | None:
-        positions = self.config.get("max_position_embeddings")
-        if not isinstance(positions, int) or self.config.get("position_biased_input") is False:
-            return None
-        # RoBERTa and its kin count positions from behind the padding token's id.
-        if self.model_type in _OFFSET_POSITIONS:
-            padding = self.config.get("pad_token_id", 1)
-            positions -= (padding if isinstance(padding, int) else 1) + 1
-        return positions
+        return min((count for count in (positions.longest(self.config), most) if count is not None), default=None)
 
     def inputs(self, max_length: int, *, pairs: bool) -> tuple[TensorSpec, ...]:
         """What its .tflite is fed: segments only where rows are pairs and the model tells two texts apart by them."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgekit.errors import ModelFormatError
-from edgekit.models import keras2
+from edgekit.models import keras2, refusals
 from edgekit.models.checkpoint import PACKAGE, Checkpoint, check_name, resolve
 from edgekit.models.linear8 import refuse_quantized
 from edgekit.spec import path_of
@@ -51,6 +51,7 @@ def classify(reference: str, task: str | None = None) -> Source:
             raise ModelFormatError(f"{reference}: no such file; check the path")
         return Source(SUFFIXES[suffix], path.resolve(), path.stem)
     if path.is_file():
+        refusals.refuse_file(path)
         raise ModelFormatError(
             f"{reference}: not a model that edgekit reads; give a checkpoint folder, a hub id, .onnx, SavedModel, .keras, .h5, "
             ".pt2 or .tflite"

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from edgekit.data.text import KNOWN_PADS
 from edgekit.errors import CheckpointError, one_line
 from edgekit.models import architectures, linear8
 from edgekit.models.checkpoint import PICKLED, SAFE, Checkpoint, load_tokenizer
@@ -122,10 +123,13 @@ def _with_sentence_head(checkpoint: Checkpoint, model: Any) -> Any:
 
 
 def _name_padding(path: Path, model: Any) -> None:
-    """A GPT-2's head reads the last token that is no padding: config gets the tokenizer's id. Raises `CheckpointError`."""
-    if model.config.model_type != "gpt2" or model.config.pad_token_id is not None:
+    """A decoder's head reads the last token that is no padding: config gets the tokenizer's id. Raises `CheckpointError`."""
+    if getattr(model.config, "pad_token_id", None) is not None:
         return
-    model.config.pad_token_id = load_tokenizer(path).pad_token_id
+    tokenizer = load_tokenizer(path)
+    vocabulary = tokenizer.get_vocab()
+    usual = next((vocabulary[token] for token in KNOWN_PADS if token in vocabulary), None)
+    model.config.pad_token_id = usual if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     if model.config.pad_token_id is None:
         raise CheckpointError(f"{path}: names no padding token; set pad_token in tokenizer_config.json")
 
