@@ -18,7 +18,7 @@ from edgekit.system.serial import parse_json, read_json
 
 # Input name -> attribute of a tokenizers Encoding. Every text model takes the first two, some the third.
 FIELDS = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
-_KNOWN_PADS = ("[PAD]", "<pad>", "<PAD>")
+_KNOWN_PADS, _KNOWN_MASKS = ("[PAD]", "<pad>", "<PAD>"), ("[MASK]", "<mask>", "<special1>")
 _BATCH, _BATCH_CHARACTERS = 1024, 2**21
 _SPARSE = 100
 _STOPS = "tokenizer.json: stops at a text ({}); save the tokenizer again with save_pretrained"
@@ -78,6 +78,16 @@ def token_specs(max_length: int, *, segments: bool) -> tuple[TensorSpec, ...]:
 
 def _length(text: Any) -> int:
     return len(text) if isinstance(text, str) else sum(map(len, text))
+
+
+def mask_token(checkpoint: Path) -> tuple[str, int]:
+    """What masks a token in the tokenizer of a checkpoint's folder, and its id. Raises `CheckpointError` if it has none."""
+    encoder, settings = open_uncut(checkpoint), _settings(checkpoint)
+    named = settings.get("mask_token")
+    for token in (named.get("content") if isinstance(named, dict) else named, *_KNOWN_MASKS):
+        if isinstance(token, str) and (number := encoder.token_to_id(token)) is not None:
+            return token, int(number)
+    raise CheckpointError(f"{checkpoint}: its tokenizer has no mask token; set mask_token in tokenizer_config.json")
 
 
 def check_room(tokenizer: Path, max_length: int) -> None:
