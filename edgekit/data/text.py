@@ -18,7 +18,7 @@ from edgekit.system.serial import read_json
 
 # Input name -> attribute of a tokenizers Encoding. Every text model takes the first two, some the third.
 FIELDS = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
-KNOWN_PADS = ("[PAD]", "<pad>", "<PAD>")
+KNOWN_PADS, _KNOWN_MASKS = ("[PAD]", "<pad>", "<PAD>"), ("[MASK]", "<mask>", "<special1>")
 _BATCH, _BATCH_CHARACTERS = 1024, 2**21
 _SPARSE = 100
 _CHECKED = 2000
@@ -79,6 +79,17 @@ def token_specs(max_length: int, *, segments: bool) -> tuple[TensorSpec, ...]:
 
 def _length(text: Any) -> int:
     return len(text) if isinstance(text, str) else sum(map(len, text))
+
+
+def mask_token(checkpoint: Path) -> tuple[str, int]:
+    """What masks a token in the tokenizer of a checkpoint's folder, and its id. Raises `CheckpointError` if it has none."""
+    from tokenizers import Tokenizer
+
+    encoder, named = Tokenizer.from_buffer(standalone(checkpoint)), _settings(checkpoint).get("mask_token")
+    for token in (named.get("content") if isinstance(named, dict) else named, *_KNOWN_MASKS):
+        if isinstance(token, str) and (number := encoder.token_to_id(token)) is not None:
+            return token, int(number)
+    raise CheckpointError(f"{checkpoint}: its tokenizer has no mask token; set mask_token in tokenizer_config.json")
 
 
 def check_room(tokenizer: Path, max_length: int) -> None:

@@ -188,7 +188,8 @@ def numbers(config: Any, there: Sequence[Layer]) -> dict[str, Any]:
 
 
 def keep_tokens(model: Any, kept: Sequence[int]) -> None:
-    """Cut the token embeddings in place to the rows `kept`, and renumber the config's special token ids; None is one that went.
+    """Cut the token embeddings, and what of a head gives a value of each token, in place to the rows `kept`, and renumber the
+    config's special token ids; None is one that went.
 
     Raises `CheckpointError` if there is no such row."""
     import torch
@@ -197,8 +198,12 @@ def keep_tokens(model: Any, kept: Sequence[int]) -> None:
     if max(kept) >= table.num_embeddings:
         raise CheckpointError(f"the tokenizer has a token {max(kept)}, but the model embeds {table.num_embeddings}; give its own")
     index = torch.as_tensor(list(kept))
+    _cut_head(model, table, index)
     table.weight = torch.nn.Parameter(table.weight.detach()[index].clone())
     table.num_embeddings = len(kept)
+    model.config.vocab_size = len(kept)
+    if model.get_output_embeddings() is not None:
+        model.tie_weights()
     places = {number: place for place, number in enumerate(kept)}
     if table.padding_idx is not None:
         table.padding_idx = places.get(table.padding_idx)
@@ -207,7 +212,21 @@ def keep_tokens(model: Any, kept: Sequence[int]) -> None:
         if name.endswith("_token_id") and value is not None:
             ids = [places[number] for number in value if number in places] if isinstance(value, list) else places.get(value)
             setattr(model.config, name, ids)
-    model.config.vocab_size = len(kept)
+
+
+def _cut_head(model: Any, table: Any, index: Any) -> None:
+    """Weights and biases that a language model's head has for each token of the embeddings `table`, those of a tied one too."""
+    import torch
+
+    if model.get_output_embeddings() is None:
+        return
+    encoder, count = {*model.base_model.modules()}, table.num_embeddings
+    for module in (module for module in model.modules() if module not in encoder):
+        for name, values in list(module.named_parameters(recurse=False)):
+            if count in values.shape:
+                setattr(module, name, torch.nn.Parameter(values.detach().index_select(values.shape.index(count), index)))
+        if isinstance(module, torch.nn.Linear):
+            module.out_features, module.in_features = module.weight.shape
 
 
 def encoder_parameters(model: Any) -> int:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.data import checkpoint_tokenizer
-from edgekit.data.text import standalone, token_specs
+from edgekit.data.text import mask_token, standalone, token_specs
 from edgekit.errors import CheckpointError, ConfigError, InputError, OutputError, thrown_as
 from edgekit.models import positions, refusals, sentence_head
 from edgekit.models.sentence_head import SentenceHead
@@ -21,6 +21,7 @@ from edgekit.tasks import table as tasks
 from edgekit.tasks.base import Task
 from edgekit.tasks.classification import MOST_CLASSES
 from edgekit.tasks.embeddings import SENTENCE_SIMILARITY
+from edgekit.tasks.fill_mask import FILL_MASK
 
 PACKAGE = "package:"
 SAFE, PICKLED = "model*.safetensors", "pytorch_model*.bin"
@@ -176,9 +177,10 @@ class Checkpoint:
 
     @staticmethod
     def read_to_train(path: Path, task: str | None = None) -> "Checkpoint":
-        """As `read`, but where no `task` is asked for an encoder is the start of a text classifier."""
+        """As `read`, but where no `task` is asked for an encoder, pretrained head or none, is the start of a text classifier."""
         checkpoint = Checkpoint.read(path, task)
-        return checkpoint if task is not None or not checkpoint.task.headless else Checkpoint.read(path, "text-classification")
+        started = checkpoint.task.headless or checkpoint.task.self_supervised
+        return Checkpoint.read(path, "text-classification") if task is None and started else checkpoint
 
     @property
     def name(self) -> str:
@@ -220,7 +222,10 @@ class Checkpoint:
 
     @property
     def described(self) -> Mapping[str, Any]:
-        """What its task makes its settings of: config.json, and of a sentence's vector how it is made."""
+        """What its task makes its settings of: config.json, of a sentence's vector how it is made, and what masks a token."""
+        if self.task == FILL_MASK:
+            token, number = mask_token(self.tokenizer)
+            return {**self.config, "mask_token": token, "mask_token_id": number}
         return {**self.config, **(self.sentence_head.settings if self.sentence_head is not None else {})}
 
     @property

@@ -9,9 +9,10 @@ from typing import Any
 
 from edgekit.data.text import KNOWN_PADS
 from edgekit.errors import CheckpointError, one_line
-from edgekit.models import architectures, linear8
+from edgekit.models import architectures, linear8, masked_head
 from edgekit.models.checkpoint import PICKLED, SAFE, Checkpoint, load_tokenizer
 from edgekit.models.sentence_head import Dense
+from edgekit.tasks.fill_mask import FILL_MASK
 
 
 def weight_files(path: Path) -> list[Path]:
@@ -71,7 +72,7 @@ def load_model(checkpoint: Checkpoint) -> Any:
             f"{path}: has no trained {checkpoint.task.name} head ({missing[0]} is missing); run edgekit finetune on it first"
         )
     _name_padding(path, model)
-    return _with_sentence_head(checkpoint, model).eval()
+    return _with_own_head(checkpoint, model).eval()
 
 
 def start_model(checkpoint: Checkpoint, settings: Mapping[str, Any]) -> Any:
@@ -85,7 +86,7 @@ def start_model(checkpoint: Checkpoint, settings: Mapping[str, Any]) -> Any:
         check_weights(path)
         model = _from_pretrained(checkpoint, head)[0]
         _name_padding(path, model)
-        return _with_sentence_head(checkpoint, model)
+        return _with_own_head(checkpoint, model)
     if others := [
         file.name for file in sorted(path.iterdir()) if file.suffix in (".h5", ".msgpack", ".pt", ".pth", ".pkl", ".ckpt", ".bin")
     ]:
@@ -94,11 +95,15 @@ def start_model(checkpoint: Checkpoint, settings: Mapping[str, Any]) -> Any:
         )
     model = _unfilled(checkpoint, _auto_config(checkpoint, head))
     _name_padding(path, model)
-    return _with_sentence_head(checkpoint, model)
+    return _with_own_head(checkpoint, model)
 
 
-def _with_sentence_head(checkpoint: Checkpoint, model: Any) -> Any:
-    """`model`, with the modules that make a sentence's vector where that is the task. Raises `CheckpointError`."""
+def _with_own_head(checkpoint: Checkpoint, model: Any) -> Any:
+    """`model` with what its task has beside transformers' head: the modules that make a sentence's vector, the mask's place.
+
+    Raises `CheckpointError`."""
+    if checkpoint.task == FILL_MASK:
+        return masked_head.at_mask(model, checkpoint.settings["mask_token_id"])
     head = checkpoint.sentence_head
     if head is None:
         return model
@@ -189,7 +194,10 @@ def _from_stored(checkpoint: Checkpoint, config: Any) -> tuple[Any, list[str]]:
         name: tensor for name, tensor in stored.items() if name in wanted and name not in given and _fits(tensor, wanted[name])
     }
     model.load_state_dict(fitting, strict=False)
-    return model, _head_alone(checkpoint, model, set(wanted) - set(fitting) - given)
+    # A head that is tied to the embeddings is stored once.
+    loaded = {wanted[name].data_ptr() for name in fitting}
+    missing = {name for name in set(wanted) - set(fitting) - given if wanted[name].data_ptr() not in loaded}
+    return model, _head_alone(checkpoint, model, missing)
 
 
 def _fits(tensor: Any, place: Any) -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 
 from edgekit.data.encode import Encoding, feed
 from edgekit.data.samples import Array, Samples
-from edgekit.data.sources import COLUMNS, ColumnNames, Rows
+from edgekit.data.sources import COLUMNS, ColumnNames, Rows, TextRows
 from edgekit.errors import ConfigError
 from edgekit.spec import TensorSpec
 from edgekit.tasks.metrics import Metric
@@ -61,7 +61,8 @@ class Task(ABC):
     class that loads them, `outputs` are the fields of what that gives, all of which are kept. `modality` is text, image or
     arrays. `columns` are the names that its rows' columns are found by. `headless` is one that reads an encoder's states: any
     checkpoint serves it, each text of a row goes in by itself, and it is learned from a teacher without labels. `per_token` says
-    that outputs (N, L, …) are about tokens, whatever its labels are."""
+    that outputs (N, L, …) are about tokens, whatever its labels are. `self_supervised` is what encoders are pretrained for: rows
+    are their own labels."""
 
     name: str
     modality: str = "arrays"
@@ -71,6 +72,7 @@ class Task(ABC):
     columns: ColumnNames = COLUMNS
     headless: bool = False
     per_token: bool = False
+    self_supervised: bool = False
 
     def serves(self, architecture: str) -> bool:
         """Whether the head of an architecture, such as BertForTokenClassification, is this task's."""
@@ -114,6 +116,10 @@ class Task(ABC):
 
         Raises `DatasetError`."""
         return feed(rows, inputs, encoding, folder).labelled(None, self.name, settings)
+
+    def refuse(self, rows: TextRows, settings: Settings) -> None:
+        """Raise `DatasetError` for rows of which there is nothing to predict."""
+        return
 
     def wrap(self, outputs: Any, inputs: Mapping[str, Any], settings: Settings) -> tuple[Any, ...]:
         """The task's outputs (B, …), in their order, from a transformers model's `outputs` for the torch tensors `inputs` (B, L).

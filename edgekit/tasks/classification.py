@@ -375,11 +375,16 @@ def _within(rows: Rows, labels: Array, classes: int | None) -> Array:
 
 
 def _cross_entropy(outputs: Array, labels: Array) -> Array | None:
-    """Cross-entropy of each row in nats; None where the outputs are probabilities already, which an int8 softmax rounds to zero."""
+    """As `cross_entropy`; None where the outputs are probabilities already, which an int8 softmax rounds to zero."""
     logits = outputs.astype(np.float64)
     if (logits >= 0).all() and (logits <= 1).all() and np.allclose(logits.sum(axis=1), 1, atol=_SUM_TOLERANCE):
         return None
-    shifted = logits - logits.max(axis=1, keepdims=True)
+    return cross_entropy(logits, labels)
+
+
+def cross_entropy(logits: Array, labels: Array) -> Array:
+    """Cross-entropy (N,) of each row's logits (N, C) in nats, float64."""
+    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
     return np.asarray(np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(labels)), labels])
 
 

@@ -141,6 +141,11 @@ def mean(sums: Array) -> Array:
     return sums[..., 0] / np.maximum(sums[..., 1], 1)
 
 
+def exponential(sums: Array) -> Array:
+    """exp of the mean of sums (..., 2) of values and their number."""
+    return np.exp(mean(sums))
+
+
 def pearson(sums: Array) -> Array:
     """Correlation of sums (..., 6) of 1, x, y, x², y², xy; 0 where one of the two does not vary."""
     count, x, y, xx, yy, xy = (sums[..., place] for place in range(6))
@@ -182,6 +187,8 @@ def _ranks(values: Array) -> Array:
 ACCURACY = Metric("accuracy", right=True)
 TOKEN_ACCURACY = Metric("token accuracy", mean)
 CROSS_ENTROPY = Metric("loss", mean, percent=False, lower_is_better=True)
+# Of J. Salazar et al., "Masked language model scoring", 2020, with one token masked in each text and not each in turn.
+PSEUDO_PERPLEXITY = Metric("pseudo-perplexity", exponential, percent=False, lower_is_better=True)
 MICRO_F1 = Metric("micro F1", f1)
 MACRO_F1 = Metric("macro F1", macro_f1)
 ENTITY_F1 = Metric("entity F1", f1)

@@ -6,6 +6,7 @@ from edgekit.errors import ConfigError
 from edgekit.tasks.base import Task
 from edgekit.tasks.classification import IMAGE_CLASSIFICATION, TABULAR_CLASSIFICATION, TABULAR_REGRESSION, TEXT_CLASSIFICATION
 from edgekit.tasks.embeddings import FEATURE_EXTRACTION, SENTENCE_SIMILARITY
+from edgekit.tasks.fill_mask import FILL_MASK
 from edgekit.tasks.generic import GENERIC
 from edgekit.tasks.question_answering import QUESTION_ANSWERING
 from edgekit.tasks.token_classification import TOKEN_CLASSIFICATION
@@ -18,6 +19,7 @@ TASKS: Mapping[str, Task] = {
         QUESTION_ANSWERING,
         FEATURE_EXTRACTION,
         SENTENCE_SIMILARITY,
+        FILL_MASK,
         IMAGE_CLASSIFICATION,
         TABULAR_CLASSIFICATION,
         TABULAR_REGRESSION,

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+from edgekit.data.text import open_uncut
 from edgekit.errors import CheckpointError, ConfigError
 from edgekit.models.checkpoint import Checkpoint, resolve
 from edgekit.models.sentence_head import MODULES, Normalize
@@ -38,12 +39,28 @@ def distill(
         layers = tuple(layer for layer in head.layers if isinstance(layer, Normalize)) if head is not None else ()
         student = replace(student, sentence_head=head and replace(head, layers=layers))
     settings, order = dict(teacher.settings), None
-    if "labels" in settings:
+    if teacher.task.self_supervised:
+        order = _token_order(teacher, student)
+    elif "labels" in settings:
         settings["labels"] = list((student if "id2label" in student.config else teacher).labels)
         order = _order(teacher, student, settings["labels"])
     train = read_texts(config.data, teacher.task, labelled=not teacher.task.headless)
     worker = Worker(on_progress=on_progress)
     return run_training(student, settings, train, out, config, overwrite=overwrite, worker=worker, teacher=(teacher, order))
+
+
+def _token_order(teacher: Checkpoint, student: Checkpoint) -> tuple[int, ...] | None:
+    """The teacher's id of each of the student's tokens; None if they are the same. Raises `CheckpointError` for one it lacks."""
+    theirs, ours = (open_uncut(model.tokenizer).get_vocab() for model in (teacher, student))
+    if theirs == ours and teacher.vocabulary == student.vocabulary:
+        return None
+    names = {number: token for token, number in ours.items()}
+    if lacking := [names.get(number) for number in range(student.vocabulary or len(ours)) if names.get(number) not in theirs]:
+        raise CheckpointError(
+            f"{student.path}: has the token {lacking[0]!r}, which the teacher {teacher.path} lacks; "
+            "give a teacher with the student's vocabulary"
+        )
+    return tuple(theirs[names[number]] for number in range(student.vocabulary or len(ours)))
 
 
 def _order(teacher: Checkpoint, student: Checkpoint, labels: list[str]) -> tuple[int, ...] | None:

@@ -56,6 +56,7 @@ def read_texts(data: DataSpec | None, task: Task, *, labelled: bool = True) -> T
     Raises `ConfigError` where there is no data set, `DatasetError` for one of any other kind."""
     if data is None:
         raise ConfigError("--dataset is missing: name the rows to learn from")
+    labelled = labelled and not task.self_supervised
     rows = sources.read(data, task.columns, labelled=labelled)
     if not isinstance(rows, TextRows):
         raise DatasetError(f"{data.origin}: holds no texts; give a .tsv, .csv, .jsonl or .parquet file, or hub:NAME")
@@ -95,13 +96,19 @@ def run_training(
     models = {"": checkpoint} | ({loop.TEACHER: teacher[0]} if teacher else {})
     parts: dict[str, Samples] = {}
     for prefix, model in models.items():
-        learn = encode(train, model, settings, config.max_length)
+        # Each tokenizer has its own mask, and the student's labels are what is learned.
+        own = model.settings if model.task.self_supervised else settings
+        learn = encode(train, model, own, config.max_length)
         if evaluation is not None:
-            judge = encode(evaluation, model, settings, config.max_length)
+            judge = encode(evaluation, model, own, config.max_length)
         else:
             if not prefix:
                 kept, held = _split(learn, train.origin, config)
             learn, judge = learn.take_rows(kept), learn.take_rows(held)
+        if prefix and model.task.self_supervised:
+            learn, judge = (
+                replace(own, labels=parts[name].labels) for own, name in ((learn, loop.TRAIN), (judge, loop.EVALUATION))
+            )
         parts |= {f"{prefix}{loop.TRAIN}": learn, f"{prefix}{loop.EVALUATION}": judge}
     if evaluation is None:
         evaluated_on = f"{len(held)} of the {len(train)} rows of {shown(train.origin)}, held out"
@@ -134,7 +141,8 @@ def _split(samples: Samples, origin: str, config: FinetuneConfig) -> tuple[Array
     rng = np.random.default_rng(config.seed)
     rows = np.arange(len(samples)) if samples.row is None else np.unique(samples.row)
     groups, labels = [rows], samples.labels
-    if labels is not None and samples.row is None and labels.ndim == 1 and labels.dtype.kind == "i":
+    classes = samples.settings.get("labels")
+    if classes and labels is not None and samples.row is None and labels.ndim == 1 and labels.dtype.kind == "i":
         groups = [np.flatnonzero(labels == number) for number in np.unique(labels)]
     held: list[int] = []
     for members in groups:

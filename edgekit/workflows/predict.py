@@ -87,6 +87,8 @@ class Predictor:
         folder = nullcontext(self._room.name) if self.is_text else tempfile.TemporaryDirectory(dir=self._room.name)
         with folder as place:
             rows = self._rows(first, second)
+            if isinstance(rows, TextRows):
+                self.task.refuse(rows, self.settings)
             samples = self.task.encode(rows, self.signature.inputs, self._encoding, self.settings, Path(place))
         remark = ""
         if isinstance(rows, TextRows):

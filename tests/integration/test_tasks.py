@@ -58,6 +58,23 @@ def answers(folder: Path, rows: list[Row]) -> list[Row]:
     ]
 
 
+def fillings(folder: Path, rows: list[Row]) -> list[Row]:
+    """In a worker: the five tokens that transformers' own pipeline fills in."""
+    import transformers
+
+    model = transformers.AutoModelForMaskedLM.from_pretrained(folder).eval()
+    ask = transformers.pipeline("fill-mask", model=model, tokenizer=transformers.AutoTokenizer.from_pretrained(folder))
+    told = [[{"token": one["token_str"], "id": one["token"], "score": one["score"]} for one in ask(row["text"])] for row in rows]
+    return [{"token": best[0]["token"], "score": best[0]["score"], "candidates": best} for best in told]
+
+
+def masked() -> list[Row]:
+    """Each text with another of its words masked."""
+    texts = [text.split() for text, _ in tiny.sentences(COUNT)]
+    places = [number % len(words) for number, words in enumerate(texts)]
+    return [{"text": " ".join([*words[:place], "[MASK]", *words[place + 1 :]])} for words, place in zip(texts, places, strict=True)]
+
+
 def sentences() -> list[Row]:
     return [{"text": text} for text, _ in tiny.sentences(COUNT)]
 
@@ -124,6 +141,16 @@ CASES = (
         lambda told: told["answer"],
         label="answer",
         rows=questions_and_contexts,
+    ),
+    Case(
+        "masks",
+        "fill-mask",
+        ("LABEL_0", "LABEL_1"),
+        "accuracy",
+        fillings,
+        lambda told: told["token"],
+        label="masked",
+        rows=masked,
     ),
 )
 

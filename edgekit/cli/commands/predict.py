@@ -76,15 +76,16 @@ def predict(
 
 
 def lines(found: "Prediction", text: str) -> list[str]:
-    """The answer with its score and, where it stands in the text, its characters; then each entity on a line of its own, or the
-    first values of a vector."""
+    """The answer with its score and, where it stands in the text, its characters; then each entity or token on a line of its own,
+    or the first values of a vector."""
     place = [_place(found.fields)] if {"start", "end"} <= found.fields.keys() else []
     first = [" ".join(found.answer.split()), f"{found.score:.4f}", *place, f"{found.milliseconds:.2f} ms", " ".join(text.split())]
-    entities = found.fields.get("entities", ())
+    entities, candidates = (found.fields.get(name, ()) for name in ("entities", "candidates"))
     vector = found.fields.get("embedding", ())
     return [
         "\t".join(first),
         *(f"  {entity['label']}\t{entity['score']:.4f}\t{_place(entity)}\t{entity['text']}" for entity in entities),
+        *(f"  {candidate['token']}\t{candidate['score']:.4f}" for candidate in candidates),
         *(["  " + ", ".join(f"{value:.4f}" for value in vector[:_SHOWN]) + ", …"] if vector else []),
     ]
 

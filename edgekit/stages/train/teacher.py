@@ -129,10 +129,10 @@ class Teacher:
         if SOFT_TARGETS in self.used:
             ours, theirs = (self.task.soft_targets(outputs, self.settings) for outputs in (student, teacher))
             for (values, how), (targets, _) in zip(ours, theirs, strict=True):
+                targets = targets if self.order is None else targets[..., list(self.order)]
                 if values.shape[-1] != targets.shape[-1]:
                     sizes = f"the student's vectors have {values.shape[-1]} values, the teacher's {targets.shape[-1]}"
                     raise ConfigError(f"{sizes}; give a student with a Dense module of {targets.shape[-1]} outputs, or as wide")
-                targets = targets if self.order is None else targets[..., list(self.order)]
                 if self.by_token:
                     values, targets = losses.without_padding(values, targets, batch.labels, mask)
                 share = config.alpha / len(ours)

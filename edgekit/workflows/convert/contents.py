@@ -226,7 +226,8 @@ def _of_checkpoint(name: str, checkpoint: Checkpoint, rows: Rows | None, config:
         notes.append(f"MediaPipe's TextClassifier cannot run these files: {'; '.join(limits)}. edgekit predict can.")
     elif config.mediapipe:
         notes.append("MediaPipe lower-cases ASCII alone and keeps accents: texts with accents get other ids there.")
-    if not pairs and rows is None and not task.headless and (checkpoint.config.get("type_vocab_size") or 0) > 1:
+    compares = any(len(group) == 2 for group in task.columns.texts) and not task.headless
+    if not pairs and rows is None and compares and (checkpoint.config.get("type_vocab_size") or 0) > 1:
         notes.append(_SINGLE)
     files = {TOKENIZER: _json(text), **_labels_file(settings, signature)}
     if (text.get("model") or {}).get("type") == "WordPiece":

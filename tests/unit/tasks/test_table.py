@@ -24,19 +24,22 @@ from tests import tiny
 
 @dataclass(frozen=True)
 class Case:
-    """`columns` are a row's texts; what the model itself says, `field` of a prediction, is the truth, in the column `label`."""
+    """`columns` are a row's texts, with `mask` in place of the first word of each; what the model itself says, `field` of a
+    prediction, is the truth, in the column `label`."""
 
     task: str
     labels: tuple[str, ...]
     columns: tuple[str, ...]
     label: str
     field: str
+    mask: str = ""
 
 
 CASES = (
     Case("text-classification", ("negative", "positive"), ("text",), "label", "label"),
     Case("token-classification", ("O", "B-A", "I-A", "B-B", "I-B"), ("text",), "spans", "entities"),
     Case("question-answering", ("LABEL_0", "LABEL_1"), ("question", "context"), "answer", "answer"),
+    Case("fill-mask", ("LABEL_0", "LABEL_1"), ("text",), "masked", "token", mask="[MASK]"),
 )
 LENGTH = 24
 
@@ -78,6 +81,7 @@ def run(case: Case, folder: Path) -> tuple[list[Any], dict[str, Array], dict[str
     tiny.model(folder, case.task, case.labels)
     checkpoint = Checkpoint.read(folder)
     model, texts = load_model(checkpoint), [text for text, _ in tiny.sentences(60)]
+    texts = [" ".join([case.mask, *text.split()[1:]]) for text in texts] if case.mask else texts
     rows = [dict(zip(reversed(case.columns), (text, texts[-1 - place]), strict=False)) for place, text in enumerate(texts)]
     samples = encode(case, checkpoint, rows)
 
