@@ -83,9 +83,7 @@ def _length(text: Any) -> int:
 
 def mask_token(checkpoint: Path) -> tuple[str, int]:
     """What masks a token in the tokenizer of a checkpoint's folder, and its id. Raises `CheckpointError` if it has none."""
-    from tokenizers import Tokenizer
-
-    encoder, named = Tokenizer.from_buffer(standalone(checkpoint)), _settings(checkpoint).get("mask_token")
+    encoder, named = open_uncut(checkpoint), _settings(checkpoint).get("mask_token")
     for token in (named.get("content") if isinstance(named, dict) else named, *_KNOWN_MASKS):
         if isinstance(token, str) and (number := encoder.token_to_id(token)) is not None:
             return token, int(number)
@@ -142,6 +140,17 @@ def standalone(checkpoint: Path) -> bytes:
     """The tokenizer.json that gives, by itself, the ids of a checkpoint's folder. Raises `CheckpointError`."""
     file = checkpoint / "tokenizer.json"
     return _content(checkpoint, file, True, _changed(checkpoint, file))
+
+
+def open_uncut(checkpoint: Path) -> Any:
+    """The tokenizer of a checkpoint's folder for whole texts: it neither cuts nor pads. Raises `CheckpointError`."""
+    from tokenizers import Tokenizer
+
+    with thrown_as(CheckpointError, f"{checkpoint}: not a usable tokenizer ({{}}); save it again with save_pretrained"), hushed():
+        encoder = Tokenizer.from_buffer(standalone(checkpoint))
+    encoder.no_truncation()
+    encoder.no_padding()
+    return encoder
 
 
 def check_ids(checkpoint: Path, rows: TextRows) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from edgekit.data.text import batches, standalone
+from edgekit.data.text import batches, open_uncut
 from edgekit.errors import CheckpointError, ConfigError, thrown_as
 from edgekit.system.child import hushed
 from edgekit.system.serial import read_json
@@ -26,7 +26,7 @@ _ODD = f"{TOKENIZER}: is not as tokenizers writes it ({{}}); save it again with 
 
 def used(tokenizer: Path, texts: Sequence[Any], pairs: Sequence[Any] | None) -> set[int]:
     """Ids of all tokens in texts or tuples of words, whole and not cut to a length, with the special ones around them."""
-    encoder = _parsed(tokenizer, standalone(tokenizer))
+    encoder = open_uncut(tokenizer)
     ids: set[int] = set()
     words = not isinstance(next(iter(texts), ""), str)
     for part in batches(texts, pairs):
@@ -242,15 +242,11 @@ def _read(file: Path) -> Any:
 
 
 def _open(folder: Path) -> Any:
-    return _parsed(folder, (folder / TOKENIZER).read_bytes())
-
-
-def _parsed(folder: Path, content: bytes) -> Any:
     from tokenizers import Tokenizer
 
     file = folder / TOKENIZER
     with thrown_as(CheckpointError, f"{file}: not a readable tokenizer ({{}}); save it again with save_pretrained"), hushed():
-        encoder = Tokenizer.from_buffer(content)
+        encoder = Tokenizer.from_buffer(file.read_bytes())
     encoder.no_truncation()
     encoder.no_padding()
     return encoder

@@ -149,7 +149,7 @@ def test_another_kind_of_tokenizer_is_refused(tmp_path: Path) -> None:
     (folder / "tokenizer.json").write_text("{")
     with pytest.raises(CheckpointError, match="not a readable tokenizer"):
         vocabulary.complete(folder, {1}, {})
-    with pytest.raises(CheckpointError, match="not a readable tokenizer"):
+    with pytest.raises(CheckpointError, match="not a usable tokenizer"):
         vocabulary.used(folder, ("a",), None)
 
 
