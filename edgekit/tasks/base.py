@@ -121,12 +121,6 @@ class Task(ABC):
         """Raise `DatasetError` for rows of which there is nothing to predict."""
         return
 
-    def wrap(self, outputs: Any, inputs: Mapping[str, Any], settings: Settings) -> tuple[Any, ...]:
-        """The task's outputs (B, …), in their order, from a transformers model's `outputs` for the torch tensors `inputs` (B, L).
-
-        What becomes part of the .tflite stands here: pooling, what is gathered at a token."""
-        return tuple(outputs[name] for name in self.outputs)
-
     @abstractmethod
     def reading(self, outputs: Outputs, samples: Samples) -> Reading:
         """What the outputs (N, …) of `samples`, which are whole rows, mean. Raises `RefusedError` where they mean nothing."""

@@ -22,7 +22,7 @@ def load(checkpoint: Checkpoint, input_names: Sequence[str]) -> Any:
     model = load_model(checkpoint)
     # The fused attention kernels have no ONNX form of their own, and their decompositions differ from version to version.
     model.set_attn_implementation("eager")
-    task, settings = checkpoint.task, checkpoint.settings
+    names = checkpoint.task.outputs
 
     class Exported(torch.nn.Module):
         def __init__(self) -> None:
@@ -31,8 +31,8 @@ def load(checkpoint: Checkpoint, input_names: Sequence[str]) -> Any:
 
         def forward(self, input_ids: Any, attention_mask: Any, token_type_ids: Any = None) -> Any:
             named = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
-            inputs = {name: named[name] for name in input_names}
-            return task.wrap(self.model(**inputs), inputs, settings)
+            outputs = self.model(**{name: named[name] for name in input_names})
+            return tuple(outputs[name] for name in names)
 
     return Exported().eval()
 
