@@ -23,16 +23,18 @@ from edgekit.spec import DataSpec, TensorSpec
 class ColumnNames:
     """Names that a task's columns are found by, regardless of case: groups of text columns and label columns, best first.
 
-    `verbatim` labels are texts or objects, in which a number is a word like any other."""
+    `verbatim` labels are texts or objects, in which a number is a word like any other. `choices` are names of columns that hold a
+    list of second texts, or, with numbers behind them, of columns that hold one each; a second text column begins them all."""
 
     texts: tuple[tuple[str, ...], ...]
     labels: tuple[str, ...]
     verbatim: bool = False
+    choices: tuple[str, ...] = ()
 
     @property
     def pairs(self) -> bool:
         """Whether every row has two texts."""
-        return all(len(group) == 2 for group in self.texts)
+        return bool(self.choices) or all(len(group) == 2 for group in self.texts)
 
 
 COLUMNS = ColumnNames(
@@ -253,7 +255,8 @@ def _table(
     """Rows of the text and label columns among those `present`; `class_names` are those of the columns that have some."""
     origin = spec.origin
     text_columns, label_columns = _choose(spec, names, present, tuple(class_names), labelled)
-    values = read_columns([*text_columns, *label_columns])
+    choices = _choice_columns(origin, names, present)
+    values = read_columns([*text_columns, *label_columns, *choices])
     texts = [_texts(origin, name, values[name]) for name in text_columns]
     classes = class_names.get(label_columns[0]) if len(label_columns) == 1 else None
     held = [
@@ -268,7 +271,31 @@ def _table(
     if labels and classes and all(label == -1 for label in labels):
         labels = None
     second = texts[1] if len(texts) > 1 else None
+    if choices:
+        second = _joined(second, [_texts(origin, name, values[name]) for name in choices])
     return TextRows(texts[0], second, labels, origin, classes, range(len(texts[0])), label_columns)
+
+
+def _choice_columns(origin: str, names: ColumnNames, present: Sequence[str]) -> tuple[str, ...]:
+    """The column of lists, or the numbered ones in their order, that hold a row's choices; none where the task has none."""
+    for name in names.choices:
+        parts = {column: re.fullmatch(rf"{name}_?([0-9]+)", column, re.IGNORECASE) for column in present}
+        numbered = {int(part[1]): column for column, part in parts.items() if part}
+        if len(numbered) > 1:
+            return tuple(numbered[number] for number in sorted(numbered))
+        if single := [column for column in present if column.casefold() == name]:
+            return tuple(single[:1])
+    if names.choices:
+        listed = ", ".join(map(repr, present))
+        raise DatasetError(f"{origin}: no choices among {listed}; give a column `choices` with lists, or choice1, choice2, …")
+    return ()
+
+
+def _joined(stems: Sequence[str] | None, columns: Sequence[Sequence[Any]]) -> tuple[Any, ...]:
+    """The choices of each row, each with the row's stem before it, where there is one."""
+    single = len(columns) == 1
+    rows = [(row,) if isinstance(row, str) else tuple(row) for row in columns[0]] if single else list(zip(*columns, strict=True))
+    return tuple(row if stems is None else tuple(f"{stems[place]} {choice}" for choice in row) for place, row in enumerate(rows))
 
 
 def _choose(

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from edgekit.data.samples import Array, Samples
-from edgekit.errors import CheckpointError
+from edgekit.errors import CheckpointError, DatasetError
 from edgekit.tasks import table as tasks
 
 
@@ -68,8 +68,13 @@ class Batches:
 
     @property
     def _group(self) -> int:
-        together = tasks.find(self.samples.task).headless and self.samples.row is not None
-        return len(self) // self.samples.row_count() if together else 1
+        task = tasks.find(self.samples.task)
+        if self.samples.row is None or not (task.headless or task.columns.choices):
+            return 1
+        counts = np.unique(np.unique(self.samples.row, return_counts=True)[1])
+        if len(counts) > 1:
+            raise DatasetError(f"rows have {counts[0]} to {counts[-1]} choices; training takes as many of each row")
+        return int(counts[0])
 
     def ranked(self, size: int) -> Iterator[Array]:
         """Numbers of the samples in batches of `size` groups, shortest first."""

@@ -8,6 +8,7 @@ from edgekit.tasks.classification import IMAGE_CLASSIFICATION, TABULAR_CLASSIFIC
 from edgekit.tasks.embeddings import FEATURE_EXTRACTION, SENTENCE_SIMILARITY
 from edgekit.tasks.fill_mask import FILL_MASK
 from edgekit.tasks.generic import GENERIC
+from edgekit.tasks.multiple_choice import MULTIPLE_CHOICE
 from edgekit.tasks.question_answering import QUESTION_ANSWERING
 from edgekit.tasks.token_classification import TOKEN_CLASSIFICATION
 
@@ -20,6 +21,7 @@ TASKS: Mapping[str, Task] = {
         FEATURE_EXTRACTION,
         SENTENCE_SIMILARITY,
         FILL_MASK,
+        MULTIPLE_CHOICE,
         IMAGE_CLASSIFICATION,
         TABULAR_CLASSIFICATION,
         TABULAR_REGRESSION,

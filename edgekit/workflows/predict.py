@@ -2,7 +2,7 @@
 
 import tempfile
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -59,6 +59,8 @@ class Predictor:
         """What its texts are called: one name, or those of the two texts of a row."""
         if not self.settings["pairs"]:
             return ("text",)
+        if self.task.columns.choices:
+            return ("context", "choices")
         return self.task.columns.texts[0] if self.task.columns.pairs else ("first text", "second text")
 
     @property
@@ -67,12 +69,20 @@ class Predictor:
         return self.task.headless and not self.task.per_token
 
     def __call__(
-        self, text: str | Path | None = None, pair: str | None = None, *, question: str | None = None, context: str | None = None
+        self,
+        text: str | Path | None = None,
+        pair: str | Sequence[str] | None = None,
+        *,
+        question: str | None = None,
+        context: str | None = None,
+        choices: Sequence[str] | None = None,
     ) -> Prediction:
-        """The answer for one text, a text and its second half, a question and its context, or an image file.
+        """The answer for one text, a text and its second half, a question and its context, a context and its choices, or an image.
 
         Raises `DatasetError` for a row that the model does not take."""
         started = time.perf_counter()
+        if choices is not None:
+            text, pair = context if text is None else text, choices
         samples, remark = self.encode(question if text is None else text, context if pair is None else pair)
         return replace(self.answer(samples, started), remark=remark)
 
@@ -82,7 +92,7 @@ class Predictor:
             self(**row) if isinstance(row, Mapping) else self(*row) if isinstance(row, tuple | list) else self(row) for row in rows
         ]
 
-    def encode(self, first: str | Path | None, second: str | None = None) -> tuple[Samples, str]:
+    def encode(self, first: str | Path | None, second: str | Sequence[str] | None = None) -> tuple[Samples, str]:
         """The samples of one row, and what happened to a text that was empty or too long. Raises `DatasetError`."""
         folder = nullcontext(self._room.name) if self.is_text else tempfile.TemporaryDirectory(dir=self._room.name)
         with folder as place:
@@ -138,7 +148,7 @@ class Predictor:
     def _stored(self, samples: Samples, number: int) -> dict[str, Array]:
         return {spec.name: quantize(samples.inputs[spec.name][number : number + 1], spec) for spec in self.signature.inputs}
 
-    def _rows(self, first: str | Path | None, second: str | None) -> TextRows | ImageRows:
+    def _rows(self, first: str | Path | None, second: str | Sequence[str] | None) -> TextRows | ImageRows:
         if not self.is_text:
             if second is not None or not first:
                 named = ", and the name given is empty; give an image file" if first == "" else "; give image files"
@@ -149,7 +159,9 @@ class Predictor:
         names = self.halves
         if first is None or ((second is not None) != (len(names) == 2) and not (self.is_compared and second is not None)):
             takes = "single texts; leave --pair out"
-            if self.task.columns.pairs:
+            if self.task.columns.choices:
+                takes = "a context and its choices; give them all with a tab between each two"
+            elif self.task.columns.pairs:
                 takes = f"a {' and a '.join(names)}; give {' and '.join(f'--{name}' for name in names)}, or a tab between them"
             elif len(names) == 2:
                 takes = "pairs of texts; give the second after a tab or with --pair"
@@ -158,6 +170,8 @@ class Predictor:
             f"{first}{second or ''}".encode()
         except UnicodeEncodeError:
             raise DatasetError(f"{self.path}: a text is not UTF-8; convert it, for example with iconv") from None
+        if second is not None and self.task.columns.choices:
+            second = tuple(second.split("\t") if isinstance(second, str) else second)
         return TextRows((first,), None if second is None else (second,), None, str(self.path))
 
     def _is_cut(self, rows: TextRows, samples: Samples) -> bool:

@@ -75,6 +75,33 @@ def masked() -> list[Row]:
     return [{"text": " ".join([*words[:place], "[MASK]", *words[place + 1 :]])} for words, place in zip(texts, places, strict=True)]
 
 
+def choosings(folder: Path, rows: list[Row]) -> list[Row]:
+    """In a worker: what transformers chooses when it is given all choices of a row at once, (1, C, L), without a length."""
+    import torch
+    import transformers
+
+    model = transformers.AutoModelForMultipleChoice.from_pretrained(folder).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    told = []
+    for row in rows:
+        choices = row["choices"]
+        encoded = tokenizer([row["context"]] * len(choices), choices, padding=True, return_token_type_ids=True, return_tensors="pt")
+        with torch.no_grad():
+            scores = model(**{name: values[None] for name, values in encoded.items()}).logits[0].softmax(0)
+        best = int(scores.argmax())
+        told.append({"choice": choices[best], "index": best, "score": float(scores[best]), "scores": scores.tolist()})
+    return told
+
+
+def contexts_and_choices() -> list[Row]:
+    """Two to four choices each."""
+    texts = [" ".join(text.split()[:8]) for text, _ in tiny.sentences(COUNT)]
+    return [
+        {"context": text, "choices": [texts[number - back] for back in range(1, 3 + number % 3)]}
+        for number, text in enumerate(texts)
+    ]
+
+
 def sentences() -> list[Row]:
     return [{"text": text} for text, _ in tiny.sentences(COUNT)]
 
@@ -151,6 +178,15 @@ CASES = (
         lambda told: told["token"],
         label="masked",
         rows=masked,
+    ),
+    Case(
+        "choices",
+        "multiple-choice",
+        ("LABEL_0", "LABEL_1"),
+        "accuracy",
+        choosings,
+        lambda told: told["index"],
+        rows=contexts_and_choices,
     ),
 )
 

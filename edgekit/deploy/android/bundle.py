@@ -15,7 +15,7 @@ from edgekit.data.encode import is_image, is_text
 from edgekit.data.images import Preprocessing, for_input
 from edgekit.deploy.android.golden import Golden, golden, per_token
 from edgekit.deploy.android.kotlin import Tensor, identifier, literal, tensors
-from edgekit.errors import ModelFormatError, about
+from edgekit.errors import ModelFormatError, UnsupportedOpError, about
 from edgekit.spec import DataSpec, Signature
 from edgekit.stages.quantize.mediapipe import gives_probabilities
 from edgekit.system import artifacts
@@ -79,6 +79,10 @@ def bundle(model: str | Path, out: str | Path, config: BundleConfig = BundleConf
         raise ModelFormatError(f"{file.name!r}: an asset needs a name without control characters; rename the file")
     signature = content.signature(content.entry())
     task, settings = read_task(content)
+    if task.columns.choices:
+        raise UnsupportedOpError(
+            f"{file}: task {task.name}: a bundle's rows are one input each, and an answer compares several; use edgekit predict"
+        )
     with about(file):
         described = metadata.parse(content.model_metadata) if content.model_metadata else None
     digest = artifacts.sha256(file)

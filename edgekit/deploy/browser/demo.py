@@ -60,6 +60,11 @@ def find_runtime(given: Path | None) -> Path:
 def check_runs(predictor: Predictor) -> None:
     """Raise `UnsupportedOpError` if LiteRT.js cannot feed the file or read it."""
     signature = predictor.signature
+    if predictor.task.columns.choices:
+        raise UnsupportedOpError(
+            f"{predictor.path}: task {predictor.task.name}: the page runs one input, and an answer compares several; "
+            "use edgekit predict"
+        )
     for spec, option in [*((spec, "--inputs") for spec in signature.inputs), *((spec, "--outputs") for spec in signature.outputs)]:
         if spec.dtype not in _DTYPES:
             raise UnsupportedOpError(

@@ -39,6 +39,7 @@ CASES = (
     Case("text-classification", ("negative", "positive"), ("text",), "label", "label"),
     Case("token-classification", ("O", "B-A", "I-A", "B-B", "I-B"), ("text",), "spans", "entities"),
     Case("question-answering", ("LABEL_0", "LABEL_1"), ("question", "context"), "answer", "answer"),
+    Case("multiple-choice", ("LABEL_0", "LABEL_1"), ("context", "choices"), "label", "index"),
     Case("fill-mask", ("LABEL_0", "LABEL_1"), ("text",), "masked", "token", mask="[MASK]"),
 )
 LENGTH = 24
@@ -82,7 +83,11 @@ def run(case: Case, folder: Path) -> tuple[list[Any], dict[str, Array], dict[str
     checkpoint = Checkpoint.read(folder)
     model, texts = load_model(checkpoint), [text for text, _ in tiny.sentences(60)]
     texts = [" ".join([case.mask, *text.split()[1:]]) for text in texts] if case.mask else texts
-    rows = [dict(zip(reversed(case.columns), (text, texts[-1 - place]), strict=False)) for place, text in enumerate(texts)]
+    rows: list[dict[str, Any]] = [
+        dict(zip(reversed(case.columns), (text, texts[-1 - place]), strict=False)) for place, text in enumerate(texts)
+    ]
+    if case.columns[-1] == "choices":
+        rows = [{**row, "choices": [texts[place - back] for back in range(3)]} for place, row in enumerate(rows)]
     samples = encode(case, checkpoint, rows)
 
     def forward(labels: Array | None) -> tuple[dict[str, Array], float]:

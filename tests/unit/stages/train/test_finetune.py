@@ -392,7 +392,13 @@ def test_fractions_are_a_regression_named_after_their_column(tiny_bert: Path, tm
 
 
 @pytest.mark.parametrize(
-    ("task", "metric"), [("token-classification", "entity F1"), ("question-answering", "F1"), ("fill-mask", "accuracy")]
+    ("task", "metric"),
+    [
+        ("token-classification", "entity F1"),
+        ("question-answering", "F1"),
+        ("fill-mask", "accuracy"),
+        ("multiple-choice", "accuracy"),
+    ],
 )
 def test_tasks_of_tokens_are_learned_and_taught(tiny_bert: Path, tmp_path: Path, task: str, metric: str) -> None:
     words = [text.split() for text, _ in tiny.sentences(320)]
@@ -400,6 +406,12 @@ def test_tasks_of_tokens_are_learned_and_taught(tiny_bert: Path, tmp_path: Path,
     second = [{"text": [row[1]], "answer_start": [len(row[0]) + 1]} for row in words]
     columns = {
         "token-classification": {"tokens": words, "ner_tags": tags},
+        "multiple-choice": {
+            "premise": ["which is it"] * 320,
+            "choice1": ["good" if place % 2 else row[0] for place, row in enumerate(words)],
+            "choice2": [row[0] if place % 2 else "good" for place, row in enumerate(words)],
+            "label": [0 if place % 2 else 1 for place in range(320)],
+        },
         # The last word says what the first was.
         "fill-mask": {"text": [f"[MASK] {row[0]}" for row in words], "masked": [row[0] for row in words]},
         "question-answering": {"question": ["was it good"] * 320, "context": list(map(" ".join, words)), "answers": second},
