@@ -8,7 +8,7 @@ import json
 import math
 
 from checks import Checks, ask
-from tiny_checkpoints import ARCHITECTURES, LENGTH, save
+from tiny_checkpoints import ARCHITECTURES, LENGTH, all_pairs, save
 
 from edgekit.models.source import Kind
 from edgekit.system import rooms
@@ -29,7 +29,8 @@ def main() -> None:
     causes: list[str] = []
     stuck: list[str] = []
     with rooms.temporary("benchmark") as room:
-        for name in arguments.only or ARCHITECTURES:
+        classifiers = [name for name, task in Worker().run(all_pairs).value if task == "text-classification"]
+        for name in arguments.only or classifiers:
             folder, cells, took = room / name, [], {}
             Worker().run(save, folder, name)
             for road in roads:

@@ -257,7 +257,7 @@ def _given(where: str, label: Any, context: str) -> list[tuple[str, int]]:
 QUESTION_ANSWERING = QuestionAnswering(
     "question-answering",
     "text",
-    ("ForQuestionAnswering",),
+    ("ForQuestionAnswering", "ForQuestionAnsweringSimple"),
     "AutoModelForQuestionAnswering",
     ("start_logits", "end_logits"),
     ColumnNames(texts=(("question", "context"),), labels=("answers", "answer"), verbatim=True),

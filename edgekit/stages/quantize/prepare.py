@@ -8,10 +8,12 @@ import numpy as np
 
 from edgekit.stages.quantize.moments import BIAS, has_bias
 from edgekit.tflite import flatbuffer, schema
-from edgekit.tflite.tree import add_constant, add_like, each_op, listed, load, operation, pack, reshape, sharers
+from edgekit.tflite.tree import add_constant, add_like, constant, each_op, listed, load, op_name, operation, pack, reshape, sharers
 
 # Ops that a RESHAPE can stand for.
 _RESHAPING = ("SQUEEZE", "EXPAND_DIMS")
+# Ops that look rows up, and where their table stands among the inputs.
+_TABLES = {"GATHER": 0, "EMBEDDING_LOOKUP": 1}
 # Columns of a table get ranges of their own where that takes this share off the mean square of what rounding adds: a bit.
 _GAIN = 0.75
 # Ranges are counted in so many steps of the largest, so that the multiplication's int8 constant holds them exactly.
@@ -23,7 +25,8 @@ def prepare(model: bytes) -> bytes:
 
     Up to schema 3a an op's code stood in a field that it does not look at; ranges and instructions go by tensor names, so no
     two are alike; of a fully connected op's bias of shape (1, N), such as a multiplication folded into it leaves, it makes one
-    of N x N values; it knows RESHAPE, but neither SQUEEZE nor EXPAND_DIMS; and a look-up table has one step for all its values."""
+    of N x N values; it knows RESHAPE, but neither SQUEEZE nor EXPAND_DIMS; a table that is looked up and multiplied with gets the
+    weights' steps; and a look-up table has one step for all its values."""
     tree = load(model)
     if tree is None:
         return model
@@ -40,6 +43,8 @@ def prepare(model: bytes) -> bytes:
         changed |= _flatten_bias(graph, operator)
     for graph, place, operator in each_op(tree, *_RESHAPING):
         changed |= _reshape(tree, graph, place, operator)
+    for graph, _, operator in each_op(tree, *_TABLES):
+        changed |= _own_table(tree, graph, operator, _TABLES[op_name(tree, operator)])
     for graph, place, operator in each_op(tree, "GATHER"):
         changed |= _scale_columns(tree, graph, place, operator)
     return pack(tree) if changed else model
@@ -65,6 +70,20 @@ def _reshape(tree: Any, graph: Any, place: int, operator: Any) -> bool:
     if output.type != schema.TensorType.FLOAT32 or any(size < 0 for size in listed(output.shapeSignature)) or not shape:
         return False
     graph.operators[place] = reshape(tree, graph, operator.inputs[0], operator.outputs[0])
+    return True
+
+
+def _own_table(tree: Any, graph: Any, operator: Any, which: int) -> bool:
+    """A look-up table that is a product's weights as well, as in a language model whose head is tied to its embeddings, once more:
+
+    weights have a step for each row, which a look-up does not read."""
+    index = operator.inputs[which]
+    others = (other for other in listed(graph.operators) if index in listed(other.inputs))
+    if (values := constant(tree, graph, index)) is None or all(op_name(tree, other) in _TABLES for other in others):
+        return False
+    inputs = listed(operator.inputs)
+    inputs[which] = add_constant(tree, graph, graph.tensors[index].name + b"_looked_up", values)
+    operator.inputs = inputs
     return True
 
 

@@ -194,11 +194,11 @@ def test_checkpoint(tiny_bert: Path, tmp_path: Path) -> None:
     assert summary.weights[0].data_bytes < (tiny_bert / "model.safetensors").stat().st_size
     shutil.copytree(tiny_bert, tmp_path / "other")
     config = json.loads((tmp_path / "other/config.json").read_text())
-    config |= {"architectures": ["BertForMaskedLM"], "max_position_embeddings": 32}
+    config |= {"architectures": ["BertForNextSentencePrediction"], "max_position_embeddings": 32}
     (tmp_path / "other/config.json").write_text(json.dumps(config))
     other = source(tmp_path / "other")
     assert other.command is None
-    assert "its head is a BertForMaskedLM" in other.obstacles[0]
+    assert "its head is a BertForNextSentencePrediction" in other.obstacles[0]
     assert other.inputs[0].converted == TensorSpec("input_ids", (1, 32), "int32")
 
 

@@ -13,7 +13,6 @@ from edgekit.stages.quantize import calibrate, quantizer
 from edgekit.stages.quantize.bias import correct
 from edgekit.stages.quantize.forms import Form
 from edgekit.stages.quantize.plan import IntegerSettings, quantize
-from edgekit.stages.quantize.prepare import prepare
 from edgekit.stages.quantize.schemes import SCHEMES
 from edgekit.tflite import flatbuffer, tree
 from edgekit.tflite.interpreter import Model
@@ -303,6 +302,14 @@ def test_a_table_with_a_large_column_loses_no_more_than_one_without(tmp_path):
     assert lost[30.0] > lost[1.0] - 3
 
 
-def test_a_table_that_is_also_a_product_s_weights_stays_as_it_is(tmp_path):
-    data = table_net(30.0, tied=True).pack()
-    assert prepare(data) == data
+@pytest.mark.parametrize("scheme", ["int8", "int16x8"])
+def test_a_table_that_is_also_a_product_s_weights_is_looked_up_in_one_of_its_own(tmp_path, scheme):
+    """Weights have a step for each row, with which no look-up loads: language models whose head is tied to their embeddings."""
+    calibrated(table_net(30.0, tied=True), token_samples(32), tmp_path)
+    given = {"samples": tmp_path / "rows", "calibration": tmp_path / "calibration"}
+    quantize(tmp_path / "float32.tflite", SCHEMES[scheme], tmp_path / "integer.tflite", **given)
+    float32, integer = (outputs(tmp_path / name, token_samples(32)) for name in ("float32.tflite", "integer.tflite"))
+    assert sqnr_db(integer, float32) > 25
+    graph = flatbuffer.read(tmp_path / "integer.tflite").subgraphs[0]
+    lookup, product = (next(item for item in graph.operators if item.name == name) for name in ("GATHER", "FULLY_CONNECTED"))
+    assert lookup.inputs[0] != product.inputs[1]
