@@ -30,20 +30,8 @@ INTEGERS = "int8, integers alone"
 TOLERANCE = 1e-3
 # What optimum-cli export tflite had, architecture by architecture.
 _OPTIMUM = (
-    *(
-        "albert",
-        "bert",
-        "camembert",
-        "convbert",
-        "deberta",
-        "deberta-v2",
-        "distilbert",
-        "electra",
-        "flaubert",
-        "mobilebert",
-        "mpnet",
-    ),
-    *("roberta", "roformer", "xlm", "xlm-roberta"),
+    *("albert", "bert", "camembert", "convbert", "deberta", "deberta-v2", "distilbert", "electra", "flaubert", "mobilebert"),
+    *("mpnet", "roberta", "roformer", "xlm", "xlm-roberta"),
 )
 _ROWS, _JUDGED = 160, 64
 _SEARCH_SECONDS = 3.0
@@ -54,7 +42,7 @@ def in_optimum(name: str, task: str) -> bool:
     return name in _OPTIMUM and not (task == "multiple-choice" and name.startswith("deberta"))
 
 
-def figures(result: Any) -> Row:
+def scheme_row(result: Any) -> Row:
     """What is told of one scheme."""
     measurement = result.measurement
     row: Row = {"refused": _shortened(result.refused)} if result.refused else {}
@@ -86,7 +74,7 @@ def run(name: str, task: str, room: Path) -> Row:
         conversion = edgekit.convert(str(folder), out, ConvertConfig(schemes=SCHEMES, **options))
     except EdgekitError as error:
         return {"cause": _shortened(error.message.replace(f"{folder}: ", ""))}
-    row: Row = {"road": str(conversion.float_model.road), "schemes": {one.scheme: figures(one) for one in conversion.results}}
+    row: Row = {"road": str(conversion.float_model.road), "schemes": {one.scheme: scheme_row(one) for one in conversion.results}}
     float_file = out / f"{name}_float32.tflite"
     if float_file.is_file():
         try:
@@ -98,21 +86,21 @@ def run(name: str, task: str, room: Path) -> Row:
             row["cause"] = f"not compared: {_shortened(error.message)}"
         try:
             integers = ConvertConfig(schemes=("int8",), integer_only=True, **options)
-            row["schemes"][INTEGERS] = figures(edgekit.convert(str(float_file), room / "integers", integers).results[0])
+            row["schemes"][INTEGERS] = scheme_row(edgekit.convert(str(float_file), room / "integers", integers).results[0])
         except EdgekitError as error:
             row["schemes"][INTEGERS] = {"refused": _shortened(error.message.replace(f"{float_file}: ", ""))}
     return row | {"seconds": time.monotonic() - started}
 
 
 def _cell(row: Row, scheme: str) -> str:
-    told = row.get("schemes", {}).get(scheme)
-    if told is None:
+    figures = row.get("schemes", {}).get(scheme)
+    if figures is None:
         return "–"
-    parts = [f"{100 * told['agreement']:.0f} %"] if "agreement" in told else []
-    parts += [f"cos {told['cosine']:.4f}"] if "cosine" in told else []
-    parts += [f"{told['db']:.0f} dB"] if "db" in told else []
+    parts = [f"{100 * figures['agreement']:.0f} %"] if "agreement" in figures else []
+    parts += [f"cos {figures['cosine']:.4f}"] if "cosine" in figures else []
+    parts += [f"{figures['db']:.0f} dB"] if "db" in figures else []
     text = ", ".join(parts) or "–"
-    return f"({text})" if "refused" in told else text
+    return f"({text})" if "refused" in figures else text
 
 
 def page(rows: Mapping[str, Row], pairs: Sequence[tuple[str, str]]) -> str:
@@ -141,19 +129,19 @@ def page(rows: Mapping[str, Row], pairs: Sequence[tuple[str, str]]) -> str:
     ]
     missing = [f"{name} × {task}" for name, task in pairs if f"{name}/{task}" not in rows]
     for task in CLASSES:
-        told = {name: rows[f"{name}/{task}"] for name, each in pairs if each == task and f"{name}/{task}" in rows}
-        if not told:
+        done = {name: rows[f"{name}/{task}"] for name, each in pairs if each == task and f"{name}/{task}" in rows}
+        if not done:
             continue
         lines += [f"## {task}", "", f"| architecture | road | from PyTorch | {' | '.join((*SCHEMES[1:], INTEGERS))} |"]
         lines += ["| --- " * (3 + len(SCHEMES)) + "|"]
-        for name, row in told.items():
+        for name, row in done.items():
             parity = f"{row['parity']:.0e}" if "parity" in row else "–"
             parity = parity if row.get("parity", 0) <= TOLERANCE else f"**{parity}**"
             cells = [_cell(row, scheme) for scheme in (*SCHEMES[1:], INTEGERS)]
             lines.append(f"| {name} | {row.get('road', '–')} | {parity} | {' | '.join(cells)} |")
         causes = [
             f"- {name}{f', {scheme}' if scheme else ''}: {cause}"
-            for name, row in told.items()
+            for name, row in done.items()
             for scheme, cause in (
                 ("", row.get("cause", "")),
                 *((scheme, cells.get("refused", "")) for scheme, cells in row.get("schemes", {}).items()),
@@ -179,8 +167,8 @@ def main() -> None:
     # What optimum had comes first.
     for name, task in sorted(pairs, key=lambda pair: not in_optimum(*pair)):
         key = f"{name}/{task}"
-        asked = name in (arguments.architecture or ARCHITECTURES) and task in (arguments.task or CLASSES)
-        if not asked or task not in CASES or (key in rows and not arguments.again):
+        selected = name in (arguments.architecture or ARCHITECTURES) and task in (arguments.task or CLASSES)
+        if not selected or task not in CASES or (key in rows and not arguments.again):
             continue
         if time.monotonic() - started > 60 * arguments.minutes:
             break

@@ -59,6 +59,8 @@ _FLAGS = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": 
 # Larger ones transformers may mend the splitting of.
 _LARGE = 100_000
 _SEGMENTS = "token_type_ids"
+# Texts, and the second ones of pairs.
+Part = tuple[Sequence[str], Sequence[str] | None]
 
 
 def is_plain(described: Mapping[str, Any], settings: Mapping[str, Any], model_type: str) -> bool:
@@ -75,7 +77,7 @@ def is_plain(described: Mapping[str, Any], settings: Mapping[str, Any], model_ty
         token != {name: value for name, value in listed.get(token.get("content"), {}).items() if name != "id"} for token in decoder
     ):
         return False
-    named = {_content(value) for name, value in settings.items() if name.endswith("_token")} - {None}
+    named = {content(value) for name, value in settings.items() if name.endswith("_token")} - {None}
     if kind in _GENERIC_CLASSES:
         processor = described.get("post_processor") or {}
         segments = _SEGMENTS in (settings.get("model_input_names") or ())
@@ -107,12 +109,13 @@ def _is_berts(
         and described.get("post_processor") == _template("[CLS]", "[SEP]", vocabulary)
         and all(token.get(name) == value for token in listed.values() for name, value in _FLAGS.items())
         and listed.keys() == {*_BERT_TOKENS.values()} >= named
-        and all(_content(settings.get(name, usual)) == usual for name, usual in _BERT_TOKENS.items())
+        and all(content(settings.get(name, usual)) == usual for name, usual in _BERT_TOKENS.items())
         and _SEGMENTS in settings.get("model_input_names", [_SEGMENTS])
     )
 
 
-def _content(token: Any) -> Any:
+def content(token: Any) -> Any:
+    """A token's text: settings hold it so, or with what is said of it."""
     return token.get("content") if isinstance(token, dict) else token
 
 
@@ -163,11 +166,10 @@ def write(folder: Path, written: Path) -> None:
     backend = getattr(loaded, "backend_tokenizer", None)
     if backend is None:
         raise CheckpointError(f"{folder}: its tokenizer, {type(loaded).__name__}, is Python code, which no file holds; {_WAY_OUT}")
-    content = parse_json(backend.to_str())
+    described = parse_json(backend.to_str())
     if _SEGMENTS not in loaded.model_input_names:
-        content["post_processor"] = _one_segment(content["post_processor"])
-    encoder = Tokenizer.from_str(json.dumps(content))
-    encoder.no_truncation()
+        described["post_processor"] = _one_segment(described["post_processor"])
+    encoder = Tokenizer.from_str(json.dumps(described))
     encoder.no_padding()
     encoder.enable_truncation(_UNCUT, direction=loaded.truncation_side)
     if loaded.pad_token is not None:
@@ -178,17 +180,16 @@ def write(folder: Path, written: Path) -> None:
             pad_token=str(loaded.pad_token),
         )
     encoder.save(str(written))
-    _compare(loaded, folder, Tokenizer.from_file(str(written)), HARD_TEXTS)
-    _compare(loaded, folder, Tokenizer.from_file(str(written)), HARD_TEXTS, HARD_TEXTS[::-1])
+    _compare(loaded, folder, Tokenizer.from_file(str(written)), [(HARD_TEXTS, None), (HARD_TEXTS, HARD_TEXTS[::-1])])
 
 
-def check(folder: Path, content: str, texts: Sequence[str], pairs: Sequence[str] | None) -> None:
-    """Raise `CheckpointError` for a text, or a pair, to which the tokenizer.json `content` gives other ids than AutoTokenizer.
+def check(folder: Path, tokenizer: str, parts: Sequence[Part]) -> None:
+    """Raise `CheckpointError` for a text, or a pair, to which the tokenizer.json `tokenizer` gives other ids than AutoTokenizer.
 
     In a child, as `write`."""
     from tokenizers import Tokenizer
 
-    _compare(load(folder), folder, Tokenizer.from_str(content), texts, pairs)
+    _compare(load(folder), folder, Tokenizer.from_str(tokenizer), parts)
 
 
 def load(folder: Path) -> Any:
@@ -203,15 +204,16 @@ def load(folder: Path) -> Any:
         ) from error
 
 
-def _compare(loaded: Any, folder: Path, encoder: Any, texts: Sequence[str], pairs: Sequence[str] | None = None) -> None:
+def _compare(loaded: Any, folder: Path, encoder: Any, parts: Sequence[Part]) -> None:
     encoder.no_truncation()
     encoder.no_padding()
-    both = (list(texts),) if pairs is None else (list(texts), list(pairs))
-    theirs, ours = loaded(*both, verbose=False), encoder.encode_batch([*zip(*both, strict=True)] if pairs else both[0])
-    for index, (ids, encoded) in enumerate(zip(theirs["input_ids"], ours, strict=True)):
-        segments = theirs[_SEGMENTS][index] if _SEGMENTS in theirs else [0] * len(ids)
-        if list(ids) != encoded.ids or list(segments) != encoded.type_ids:
-            raise CheckpointError(
-                f"{folder}: its tokenizer, {type(loaded).__name__}, gives {texts[index][:40]!r} the ids {list(ids)[:8]}, "
-                f"as a file it gives {encoded.ids[:8]}; {_WAY_OUT}"
-            )
+    for texts, pairs in parts:
+        both = (list(texts),) if pairs is None else (list(texts), list(pairs))
+        theirs, ours = loaded(*both, verbose=False), encoder.encode_batch([*zip(*both, strict=True)] if pairs else both[0])
+        for index, (ids, encoded) in enumerate(zip(theirs["input_ids"], ours, strict=True)):
+            segments = theirs[_SEGMENTS][index] if _SEGMENTS in theirs else [0] * len(ids)
+            if list(ids) != encoded.ids or list(segments) != encoded.type_ids:
+                raise CheckpointError(
+                    f"{folder}: its tokenizer, {type(loaded).__name__}, gives {texts[index][:40]!r} the ids {list(ids)[:8]}, "
+                    f"as a file it gives {encoded.ids[:8]}; {_WAY_OUT}"
+                )

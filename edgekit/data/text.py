@@ -9,7 +9,7 @@ import numpy as np
 
 from edgekit.data import checkpoint_tokenizer
 from edgekit.data.samples import Array, Samples
-from edgekit.data.sources import TextRows, are_numbers
+from edgekit.data.sources import Rows, TextRows, are_numbers
 from edgekit.errors import CheckpointError, ConfigError, DatasetError, thrown_as
 from edgekit.spec import TensorSpec
 from edgekit.system import rooms
@@ -83,10 +83,9 @@ def _length(text: Any) -> int:
 
 def mask_token(checkpoint: Path) -> tuple[str, int]:
     """What masks a token in the tokenizer of a checkpoint's folder, and its id. Raises `CheckpointError` if it has none."""
-    encoder, named = open_uncut(checkpoint), _settings(checkpoint).get("mask_token")
-    for token in (named.get("content") if isinstance(named, dict) else named, *_KNOWN_MASKS):
-        if isinstance(token, str) and (number := encoder.token_to_id(token)) is not None:
-            return token, int(number)
+    named = _settings(checkpoint).get("mask_token")
+    if (first := _first_there(open_uncut(checkpoint), (named, *_KNOWN_MASKS))) is not None:
+        return first
     raise CheckpointError(f"{checkpoint}: its tokenizer has no mask token; set mask_token in tokenizer_config.json")
 
 
@@ -139,7 +138,7 @@ def open_tokenizer(checkpoint: Path, max_length: int, *, pair: bool) -> Any:
 def standalone(checkpoint: Path) -> bytes:
     """The tokenizer.json that gives, by itself, the ids of a checkpoint's folder. Raises `CheckpointError`."""
     file = checkpoint / "tokenizer.json"
-    return _content(checkpoint, file, True, _changed(checkpoint, file))
+    return _read(checkpoint, file, True, _changed(checkpoint, file))[0]
 
 
 def open_uncut(checkpoint: Path) -> Any:
@@ -153,16 +152,23 @@ def open_uncut(checkpoint: Path) -> Any:
     return encoder
 
 
-def check_ids(checkpoint: Path, rows: TextRows) -> None:
-    """Raise `CheckpointError` where AutoTokenizer gives one of the first rows other ids than what travels.
+def check_ids(checkpoint: Path, *parts: Rows | None) -> None:
+    """Raise `CheckpointError` where AutoTokenizer gives one of the first texts of `parts` other ids than what travels.
 
     A tokenizer.json of which that is certain is not asked about, since it takes seconds."""
-    if not _is_plain(checkpoint, checkpoint / "tokenizer.json"):
+    rows, file = [part for part in parts if isinstance(part, TextRows)], checkpoint / "tokenizer.json"
+    content, alone = _read(checkpoint, file, True, _changed(checkpoint, file)) if rows else (b"", True)
+    if not alone:
         from edgekit.system.worker import Worker
 
-        texts = [text if isinstance(text, str) else " ".join(text) for text in rows.texts[:_CHECKED]]
-        pairs = None if rows.pairs is None else rows.pairs[:_CHECKED]
-        Worker().run(checkpoint_tokenizer.check, checkpoint, standalone(checkpoint).decode(), texts, pairs)
+        fed = [
+            (
+                [text if isinstance(text, str) else " ".join(text) for text in part.texts[:_CHECKED]],
+                None if part.pairs is None else part.pairs[:_CHECKED],
+            )
+            for part in rows
+        ]
+        Worker().run(checkpoint_tokenizer.check, checkpoint, content.decode(), fed)
 
 
 def _changed(folder: Path, file: Path) -> tuple[int, ...]:
@@ -185,17 +191,19 @@ def _is_plain(folder: Path, file: Path) -> bool:
 
 
 @lru_cache(maxsize=8)
-def _content(folder: Path, file: Path, whole: bool, changed: tuple[int, ...]) -> bytes:
-    """`whole` says that the folder is what was named, not the file alone; `changed` is for the cache: asking takes seconds."""
+def _read(folder: Path, file: Path, whole: bool, changed: tuple[int, ...]) -> tuple[bytes, bool]:
+    """The tokenizer.json that gives the ids, and whether it is the folder's own and not what its class makes.
+
+    `whole` says that the folder is what was named, not the file alone; `changed` is for the cache: asking takes seconds."""
     if file.is_file() and (not whole or _is_plain(folder, file)):
-        return file.read_bytes()
+        return file.read_bytes(), True
     # What reads a file alone needs no children, which take a while to import.
     from edgekit.system.worker import Worker
 
     with rooms.temporary("tokenizer") as room:
         written = Path(room) / "tokenizer.json"
         Worker().run(checkpoint_tokenizer.write, folder, written)
-        return written.read_bytes()
+        return written.read_bytes(), False
 
 
 @lru_cache(maxsize=8)
@@ -206,9 +214,10 @@ def _opened(folder: Path, file: Path, max_length: int, pair: bool, whole: bool, 
     called = "its tokenizer" if rooms.holds(file) else file
     with thrown_as(CheckpointError, f"{called}: not a usable tokenizer ({{}}); save it again with save_pretrained"), hushed():
         # Its own reader takes no names that are not UTF-8.
-        encoder = Tokenizer.from_buffer(_content(folder, file, whole, changed))
+        content, alone = _read(folder, file, whole, changed)
+        encoder = Tokenizer.from_buffer(content)
     # What the class decided is in the file that was made.
-    settings = _settings(folder) if file.is_file() and (not whole or _is_plain(folder, file)) else {}
+    settings = _settings(folder) if alone else {}
     if max_length <= encoder.num_special_tokens_to_add(pair):
         raise ConfigError(
             f"a maximum length of {max_length} leaves no room for text beside the special tokens; give a larger --max-length"
@@ -266,9 +275,14 @@ def _settings(folder: Path) -> dict[str, Any]:
 
 
 def _pad(encoder: Any, settings: Mapping[str, Any], padding: Mapping[str, Any], file: Path) -> tuple[str, int]:
-    named = settings.get("pad_token")
-    named = named.get("content") if isinstance(named, dict) else named
-    for token in (named, padding.get("pad_token"), *KNOWN_PADS):
-        if isinstance(token, str) and (number := encoder.token_to_id(token)) is not None:
-            return token, number
+    if (first := _first_there(encoder, (settings.get("pad_token"), padding.get("pad_token"), *KNOWN_PADS))) is not None:
+        return first
     raise CheckpointError(f"{file}: the tokenizer has no padding token; set pad_token in tokenizer_config.json")
+
+
+def _first_there(encoder: Any, tokens: Sequence[Any]) -> tuple[str, int] | None:
+    """The first of some tokens, as settings name them, that the tokenizer has, and its id."""
+    for token in map(checkpoint_tokenizer.content, tokens):
+        if isinstance(token, str) and (number := encoder.token_to_id(token)) is not None:
+            return token, int(number)
+    return None

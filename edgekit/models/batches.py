@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ class Batches:
         """Numbers of the samples of some groups, see `group_lengths`."""
         return (groups[:, np.newaxis] * self._group + np.arange(self._group)).reshape(-1)
 
-    @property
+    @cached_property
     def _group(self) -> int:
         task = tasks.find(self.samples.task)
         if self.samples.row is None or not (task.headless or task.columns.choices):

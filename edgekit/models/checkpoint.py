@@ -168,9 +168,9 @@ class Checkpoint:
         is not known."""
         config = read_config(path)
         refusals.refuse(path, config, task)
-        asked = tasks.find(task) if task is not None else None
-        head = sentence_head.read(path) if asked in (None, SENTENCE_SIMILARITY) else None
-        chosen = asked or (SENTENCE_SIMILARITY if head is not None else tasks.of_heads(_heads(config)))
+        chosen = tasks.find(task) if task is not None else None
+        head = sentence_head.read(path) if chosen in (None, SENTENCE_SIMILARITY) else None
+        chosen = chosen or (SENTENCE_SIMILARITY if head is not None else tasks.of_heads(_heads(config)))
         if chosen is SENTENCE_SIMILARITY:
             head = head or SentenceHead()
         return Checkpoint(path, config, chosen or tasks.TASKS["text-classification"], head)
@@ -243,7 +243,7 @@ class Checkpoint:
     def inputs(self, max_length: int, *, pairs: bool) -> tuple[TensorSpec, ...]:
         """What its .tflite is fed: segments only where rows are pairs and the model tells two texts apart by them."""
         kinds = self.config.get("type_vocab_size")
-        return token_specs(max_length, segments=pairs and not self.task.headless and isinstance(kinds, int) and kinds > 1)
+        return token_specs(max_length, segments=pairs and isinstance(kinds, int) and kinds > 1)
 
     def check_length(self, max_length: int) -> None:
         """Raise `ConfigError` if the model has fewer positions than `max_length` tokens, as far as config.json says."""

@@ -67,8 +67,14 @@ class SentenceHead:
     def settings(self) -> dict[str, Any]:
         """What of it the task reads texts by and tells of the file."""
         normalized = bool(self.layers) and isinstance(self.layers[-1], Normalize)
-        told = {"pooling": list(self.pooling), "normalized": normalized, "prompt": self.prompt, "lower_case_texts": self.lower_case}
-        return told | ({"prompts": dict(self.prompts)} if self.prompts else {})
+        prompts = {"prompts": dict(self.prompts)} if self.prompts else {}
+        return {
+            "pooling": list(self.pooling),
+            "normalized": normalized,
+            "prompt": self.prompt,
+            "lower_case_texts": self.lower_case,
+            **prompts,
+        }
 
 
 def read(folder: Path) -> SentenceHead | None:

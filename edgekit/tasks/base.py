@@ -78,6 +78,10 @@ class Task(ABC):
         """Whether the head of an architecture, such as BertForTokenClassification, is this task's."""
         return architecture.endswith(self.heads)
 
+    def joins(self, rows: Rows | None) -> bool:
+        """Whether `rows` are pairs of texts that go in side by side."""
+        return isinstance(rows, TextRows) and rows.pairs is not None and not self.headless
+
     def settings(self, config: Mapping[str, Any], labels: Sequence[str]) -> dict[str, Any]:
         """What of a checkpoint's config.json decides how its outputs are read."""
         return {"labels": list(labels)}

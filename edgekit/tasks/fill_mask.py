@@ -91,10 +91,10 @@ class FillMask(Task):
         labels = np.asarray(samples.labels)
         if labels.max(initial=-1) >= logits.shape[1]:
             raise DatasetError(f"token {labels.max()} is beyond the model's {logits.shape[1]}; give its own tokenizer")
-        known = labels >= 0
-        losses = cross_entropy(logits[known], labels[known])
+        labelled = labels >= 0
+        losses = cross_entropy(logits[labelled], labels[labelled])
         tallies = {
-            ACCURACY.name: (chosen == labels)[known][:, np.newaxis],
+            ACCURACY.name: (chosen == labels)[labelled][:, np.newaxis],
             PSEUDO_PERPLEXITY.name: np.stack([losses, np.ones_like(losses)], axis=1),
         }
         return Reading(chosen, {name: logits}, tallies)

@@ -209,7 +209,7 @@ def _encoded(
     """Each version's samples by its path: the same rows in the same order, with the same labels.
 
     A version that says nothing of its outputs is read as `settings` have it."""
-    pairs = isinstance(rows, TextRows) and rows.pairs is not None and not task.headless
+    pairs = task.joins(rows)
     samples: dict[Path, Samples] = {}
     for number, (version, length) in enumerate(zip(versions, lengths, strict=True)):
         if isinstance(rows, TextRows) and version.encoding.tokenizer is None:

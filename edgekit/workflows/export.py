@@ -11,7 +11,6 @@ from edgekit.data import sources
 from edgekit.data.encode import Encoding
 from edgekit.data.representative import draw
 from edgekit.data.samples import Samples, random_samples
-from edgekit.data.sources import TextRows
 from edgekit.data.text import check_ids, check_room
 from edgekit.errors import ConfigError, RefusedError, about
 from edgekit.measure.measurement import Measurement, refusal
@@ -155,10 +154,9 @@ def _samples(checkpoint: Checkpoint, config: ExportConfig, work: Path) -> Sample
         return samples.labelled(None, task.name, checkpoint.settings)
     rows = sources.read(config.data, task.columns)
     rows = sources.take(rows, draw(rows, _JUDGED_ROWS if config.format is Format.INT8 else PARITY_ROWS, config.seed))
-    inputs = checkpoint.inputs(config.max_length, pairs=isinstance(rows, TextRows) and rows.pairs is not None)
+    inputs = checkpoint.inputs(config.max_length, pairs=task.joins(rows))
     encoding = Encoding(checkpoint.tokenizer, vocabulary=checkpoint.vocabulary)
-    if isinstance(rows, TextRows):
-        check_ids(checkpoint.tokenizer, rows)
+    check_ids(checkpoint.tokenizer, rows)
     return task.encode(rows, inputs, encoding, checkpoint.settings, work / "images")
 
 

@@ -72,7 +72,7 @@ def encode(rows: TextRows, checkpoint: Checkpoint, settings: Mapping[str, Any], 
     checkpoint.check_length(max_length)
     check_ids(checkpoint.tokenizer, rows)
     encoding = Encoding(checkpoint.tokenizer, vocabulary=checkpoint.vocabulary)
-    inputs = token_specs(max_length, segments=rows.pairs is not None and not checkpoint.task.headless)
+    inputs = token_specs(max_length, segments=checkpoint.task.joins(rows))
     return checkpoint.task.encode(rows, inputs, encoding, settings, Path())
 
 

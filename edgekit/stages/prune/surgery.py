@@ -117,7 +117,7 @@ def _importance(checkpoint: Checkpoint, rows: TextRows, config: StructureConfig,
     drawn = sources.take(rows, draw(rows, config.samples, config.seed))
     if not config.importance.needs_labels:
         drawn = replace(drawn, labels=None)
-    inputs = token_specs(config.max_length, segments=rows.pairs is not None and not checkpoint.task.headless)
+    inputs = token_specs(config.max_length, segments=checkpoint.task.joins(rows))
     encoding = Encoding(checkpoint.tokenizer, vocabulary=checkpoint.vocabulary)
     with rooms.temporary("prune") as room:
         checkpoint.task.encode(drawn, inputs, encoding, checkpoint.settings, Path(room)).save(Path(room))

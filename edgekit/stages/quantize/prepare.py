@@ -74,9 +74,8 @@ def _reshape(tree: Any, graph: Any, place: int, operator: Any) -> bool:
 
 
 def _own_table(tree: Any, graph: Any, operator: Any, which: int) -> bool:
-    """A look-up table that is a product's weights as well, as in a language model whose head is tied to its embeddings, once more:
-
-    weights have a step for each row, which a look-up does not read."""
+    """Give a look-up a copy of its table where that is a product's weights as well, as where a head is tied to the embeddings:
+    weights get a step for each row, with which no look-up loads."""
     index = operator.inputs[which]
     others = (other for other in listed(graph.operators) if index in listed(other.inputs))
     if (values := constant(tree, graph, index)) is None or all(op_name(tree, other) in _TABLES for other in others):

@@ -390,11 +390,8 @@ def _float_model(source: Source, config: ConvertConfig, drawn: Drawn, work: Path
     rows = drawn.calibration or drawn.judged
 
     def of_checkpoint(model: Checkpoint, road: Bridge, room: Path) -> tuple[FloatModel, Data]:
-        inputs = model.inputs(config.max_length, pairs=isinstance(rows, TextRows) and rows.pairs is not None)
+        inputs = model.inputs(config.max_length, pairs=model.task.joins(rows))
         encoding = Encoding(model.tokenizer, vocabulary=model.vocabulary)
-        for part in (drawn.calibration, drawn.trial, drawn.judged):
-            if isinstance(part, TextRows):
-                check_ids(model.tokenizer, part)
         data = _save(drawn, inputs, encoding, model.task, model.settings, config, room)
         made = bridge.from_checkpoint(model, data.held_out, road, config.max_length, room, worker)
         bridge.finish(source, made, data.held_out, room, worker)
@@ -424,6 +421,8 @@ def _float_model(source: Source, config: ConvertConfig, drawn: Drawn, work: Path
         return made, data
 
     make = of_file if source.checkpoint is None else partial(of_checkpoint, source.checkpoint)
+    if source.checkpoint is not None:
+        check_ids(source.checkpoint.tokenizer, drawn.calibration, drawn.trial, drawn.judged)
     return bridge.by_first(source.kind, source.path, config.bridge, make, work, worker.on_progress)
 
 

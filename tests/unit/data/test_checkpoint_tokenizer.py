@@ -87,7 +87,7 @@ def test_segments_that_transformers_does_not_feed(room: Path) -> None:
 def test_rows_that_get_other_ids(room: Path) -> None:
     content = (room / "bert_cased_by_its_settings" / "tokenizer.json").read_text()
     with pytest.raises(CheckpointError, match=r"BertTokenizer, gives 'Film' the ids .* as a file it gives .* edgekit export"):
-        checkpoint_tokenizer.check(room / "bert_cased_by_its_settings", content, ["good", "Film"], None)
+        checkpoint_tokenizer.check(room / "bert_cased_by_its_settings", content, [(["good", "Film"], None)])
 
 
 def test_the_published_tokenizer_decides_alone(room: Path, tmp_path: Path) -> None:
