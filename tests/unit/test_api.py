@@ -88,12 +88,13 @@ def test_importing_costs_no_framework_and_little_time() -> None:
     assert not {"numpy", "torch", "tensorflow", "transformers", "click"} & set(modules.split())
 
 
-def test_what_python_md_shows_runs_as_it_is_written(
-    tiny_bert: Path, tiny_tsv: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_python_md_shows_runs_as_it_is_written(tiny_bert: Path, tiny_tsv: Path, tmp_path: Path) -> None:
+    """In a process of its own: it imports torch, which no test's process may hold."""
     shutil.copytree(tiny_bert, tmp_path / "checkpoints/sentiment")
     shutil.copy(tiny_tsv, tmp_path / "train.tsv")
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/python.md").read_text(encoding="utf-8"), re.DOTALL)
-    monkeypatch.chdir(tmp_path)
-    exec("\n".join(blocks), {})
-    assert "exists already; add --overwrite" in capsys.readouterr().out
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(blocks)], cwd=tmp_path, capture_output=True, text=True, env=environment()
+    )
+    assert done.returncode == 0, done.stderr
+    assert "exists already; add --overwrite" in done.stdout
