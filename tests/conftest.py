@@ -3,6 +3,7 @@
 import os
 import signal
 import stat
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -20,6 +21,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     forking.install()
 
 ROOT = Path(__file__).resolve().parent.parent
+_FRAMEWORKS = {"torch", "tensorflow"}
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -27,6 +29,14 @@ def _children_write_where_tests_do(tmp_path_factory: pytest.TempPathFactory) -> 
     """Tests call in children what in a command writes to a room of the run; commands of their own know nothing of this."""
     with rooms.writable(tmp_path_factory.getbasetemp()):
         yield
+
+
+@pytest.fixture(autouse=True)
+def _no_framework_in_the_test_process() -> Iterator[None]:
+    """The test that loads one is the test that fails, and not whichever comes after it."""
+    before = _FRAMEWORKS & set(sys.modules)
+    yield
+    assert _FRAMEWORKS & set(sys.modules) == before, "loads a framework into the test process; run that in a Worker"
 
 
 @pytest.fixture(scope="session")
