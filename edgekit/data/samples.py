@@ -77,6 +77,10 @@ class Samples:
         chosen = np.asarray(indices, dtype=np.int64)
         return self._picked(lambda held: np.asarray(held[chosen]) if isinstance(held, np.ndarray) else [held[i] for i in chosen])
 
+    def first(self, count: int) -> "Samples":
+        """The first `count` samples, or all there are, copied into memory."""
+        return self.take(range(min(count, len(self))))
+
     def take_rows(self, rows: Sequence[int] | Array) -> "Samples":
         """All samples of the rows with these numbers, in their order."""
         if self.row is None:
@@ -139,8 +143,9 @@ def described(samples: Samples, origin: str) -> str:
 def random_samples(inputs: Sequence[TensorSpec], count: int, seed: int = 0) -> Samples:
     """`count` rows that fit `inputs`, for comparing two forms of a model; never for calibration or accuracy.
 
-    Floats are N(0, 1), integers 0 or 1 (valid as ids, masks and segments alike), bools either; a free axis becomes 1. An attention
-    mask keeps its first token. Quantized inputs get real values in float32. Raises `DatasetError` for any other dtype."""
+    Floats are N(0, 1), integers 0 or 1 (valid as ids and segments alike), bools either; a free axis becomes 1. An attention mask is
+    that of texts of any length from 1, the first being the longest. Quantized inputs get real values in float32. Raises
+    `DatasetError` for any other dtype."""
     generator = np.random.default_rng(seed)
     arrays: dict[str, Array] = {}
     for spec in inputs:
@@ -150,8 +155,10 @@ def random_samples(inputs: Sequence[TensorSpec], count: int, seed: int = 0) -> S
             raise DatasetError(f"input {spec.name}: no random values of dtype {spec.dtype} can be made; give a data set")
         values = generator.standard_normal(shape) if dtype.kind == "f" else generator.integers(0, 2, shape)
         arrays[spec.name] = values.astype(dtype)
-    if "attention_mask" in arrays and arrays["attention_mask"].ndim == 2:
-        arrays["attention_mask"][:, 0] = 1
+    if (mask := arrays.get("attention_mask")) is not None and mask.ndim == 2:
+        lengths = generator.integers(1, mask.shape[1] + 1, count)
+        lengths[:1] = mask.shape[1]
+        arrays["attention_mask"] = (np.arange(mask.shape[1]) < lengths[:, np.newaxis]).astype(mask.dtype)
     return Samples(arrays)
 
 

@@ -1,6 +1,7 @@
 """Texts to token ids, masks and segments, through the `tokenizers` package: no framework is loaded."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from edgekit.data import checkpoint_tokenizer
-from edgekit.data.samples import Array, Samples
+from edgekit.data.samples import Array, Samples, random_samples
 from edgekit.data.sources import Rows, TextRows, are_numbers
 from edgekit.errors import CheckpointError, ConfigError, DatasetError, thrown_as
 from edgekit.spec import TensorSpec
@@ -150,6 +151,18 @@ def open_uncut(checkpoint: Path) -> Any:
     encoder.no_truncation()
     encoder.no_padding()
     return encoder
+
+
+def random_texts(checkpoint: Path, inputs: Sequence[TensorSpec], count: int, seed: int = 0) -> Samples:
+    """`random_samples` of ids, padded as the tokenizer of a checkpoint's folder pads.
+
+    Raises `CheckpointError` for an unusable tokenizer, `ConfigError` if the inputs leave no room for text."""
+    samples = random_samples(inputs, count, seed)
+    ids, mask = (samples.inputs[name] for name in ("input_ids", "attention_mask"))
+    padding = open_tokenizer(checkpoint, ids.shape[1], pair=False).padding
+    mask = mask[:, ::-1] if padding["direction"] == "left" else mask
+    ids = np.where(mask > 0, ids, padding["pad_id"]).astype(ids.dtype)
+    return replace(samples, inputs={**samples.inputs, "input_ids": ids, "attention_mask": mask})
 
 
 def check_ids(checkpoint: Path, *parts: Rows | None) -> None:

@@ -52,11 +52,8 @@ class Batches:
 
     @property
     def by_token(self) -> bool:
-        """Whether labels, and so outputs, are about tokens: whole numbers, more than one a row, are their tags or places."""
-        labels = self.samples.labels
-        if tasks.find(self.samples.task).per_token:
-            return True
-        return labels is not None and labels.ndim > 1 and labels.dtype.kind in "iu"
+        """Whether outputs are about tokens, and labels, where there are any, their tags or places."""
+        return tasks.find(self.samples.task).per_token
 
     @property
     def group_lengths(self) -> Array:

@@ -9,7 +9,7 @@ from typing import Any
 
 from edgekit.data.text import KNOWN_PADS
 from edgekit.errors import CheckpointError, one_line
-from edgekit.models import architectures, choice_head, linear8, masked_head
+from edgekit.models import architectures, choice_head, convolutions, linear8, masked_head
 from edgekit.models.checkpoint import PICKLED, SAFE, Checkpoint, load_tokenizer
 from edgekit.models.sentence_head import Dense
 from edgekit.tasks.fill_mask import FILL_MASK
@@ -101,9 +101,10 @@ def start_model(checkpoint: Checkpoint, settings: Mapping[str, Any]) -> Any:
 
 def _with_own_head(checkpoint: Checkpoint, model: Any) -> Any:
     """`model` with what its task has beside transformers' head: the modules that make a sentence's vector, the mask's place, a
-    choice alone.
+    choice alone. What it says of a text does not depend on padding, as far as convolutions go.
 
     Raises `CheckpointError`."""
+    convolutions.without_padding(model)
     if checkpoint.task == FILL_MASK:
         return masked_head.at_mask(model, checkpoint.settings["mask_token_id"])
     if checkpoint.task == MULTIPLE_CHOICE:

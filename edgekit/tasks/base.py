@@ -61,7 +61,7 @@ class Task(ABC):
     class that loads them, `outputs` are the fields of what that gives, all of which are kept. `modality` is text, image or
     arrays. `columns` are the names that its rows' columns are found by. `headless` is one that reads an encoder's states: any
     checkpoint serves it, each text of a row goes in by itself, and it is learned from a teacher without labels. `per_token` says
-    that outputs (N, L, …) are about tokens, whatever its labels are. `self_supervised` is what encoders are pretrained for: rows
+    that outputs (N, L, …) are about tokens. `self_supervised` is what encoders are pretrained for: rows
     are their own labels."""
 
     name: str
@@ -124,6 +124,18 @@ class Task(ABC):
     def refuse(self, rows: TextRows, settings: Settings) -> None:
         """Raise `DatasetError` for rows of which there is nothing to predict."""
         return
+
+    def without_padding(self, outputs: Outputs, samples: Samples) -> Outputs:
+        """`outputs` (N, …) of `samples`, of which those about padding tokens, which nobody reads, are zeros."""
+        mask = samples.inputs.get("attention_mask")
+        if not self.per_token or mask is None:
+            return outputs
+        padding = np.asarray(mask) == 0
+        kept = {name: np.array(array) for name, array in outputs.items()}
+        for array in kept.values():
+            if array.shape[:2] == padding.shape:
+                array[padding] = 0
+        return kept
 
     @abstractmethod
     def reading(self, outputs: Outputs, samples: Samples) -> Reading:

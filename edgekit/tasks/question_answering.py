@@ -261,4 +261,5 @@ QUESTION_ANSWERING = QuestionAnswering(
     "AutoModelForQuestionAnswering",
     ("start_logits", "end_logits"),
     ColumnNames(texts=(("question", "context"),), labels=("answers", "answer"), verbatim=True),
+    per_token=True,
 )

@@ -295,4 +295,5 @@ TOKEN_CLASSIFICATION = TokenClassification(
         texts=(("tokens",), ("words",), ("text",), ("sentence",)),
         labels=("ner_tags", "tags", "labels", "pos_tags", "chunk_tags", "spans", "entities"),
     ),
+    per_token=True,
 )

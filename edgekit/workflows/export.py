@@ -10,8 +10,8 @@ from typing import Any
 from edgekit.data import sources
 from edgekit.data.encode import Encoding
 from edgekit.data.representative import draw
-from edgekit.data.samples import Samples, random_samples
-from edgekit.data.text import check_ids, check_room
+from edgekit.data.samples import Samples
+from edgekit.data.text import check_ids, check_room, random_texts
 from edgekit.errors import ConfigError, RefusedError, about
 from edgekit.measure.measurement import Measurement, refusal
 from edgekit.models import linear8
@@ -150,7 +150,8 @@ def export(
 def _samples(checkpoint: Checkpoint, config: ExportConfig, work: Path) -> Samples:
     task = checkpoint.task
     if config.data is None:
-        samples = random_samples(checkpoint.inputs(config.max_length, pairs=False), PARITY_ROWS, config.seed)
+        inputs = checkpoint.inputs(config.max_length, pairs=False)
+        samples = random_texts(checkpoint.tokenizer, inputs, PARITY_ROWS, config.seed)
         return samples.labelled(None, task.name, checkpoint.settings)
     rows = sources.read(config.data, task.columns)
     rows = sources.take(rows, draw(rows, _JUDGED_ROWS if config.format is Format.INT8 else PARITY_ROWS, config.seed))

@@ -22,9 +22,9 @@ def export_litert(checkpoint: Checkpoint, samples_folder: Path, target: Path, re
     Raises `CheckpointError`, and `UnsupportedOpError` if the model cannot be converted. Needs torch."""
     import torch
 
-    few = exported.first(Samples.load(samples_folder))
+    few = Samples.load(samples_folder).first(exported.PARITY_ROWS)
     module, names = exported.load(checkpoint, tuple(few.inputs)), checkpoint.task.outputs
-    Samples(exported.run(module, few, names)).save(reference)
+    Samples(exported.reference(module, few, checkpoint)).save(reference)
     tensors = dict(zip(few.inputs, exported.example(few), strict=True))
     known = _known_ranges(module, tensors)
 

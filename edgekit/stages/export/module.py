@@ -6,8 +6,10 @@ from typing import Any
 import numpy as np
 
 from edgekit.data.samples import Samples
+from edgekit.errors import RefusedError
 from edgekit.models.checkpoint import Checkpoint
 from edgekit.models.weights import load_model
+from edgekit.tasks.parity import FLOAT32_TOLERANCE, compare_all
 
 # How many samples each hop, and the .tflite with its source, is compared on; enough to see padding and every sentence length.
 PARITY_ROWS = 16
@@ -56,6 +58,36 @@ def run(module: Any, samples: Samples, names: Sequence[str], batch: int = 32) ->
     return {name: np.concatenate(arrays) for name, arrays in zip(names, zip(*parts, strict=True), strict=True)}
 
 
-def first(samples: Samples, count: int = PARITY_ROWS) -> Samples:
-    """The first `count` samples, or all there are."""
-    return samples.take(range(min(count, len(samples))))
+def reference(module: Any, samples: Samples, checkpoint: Checkpoint) -> dict[str, np.ndarray]:
+    """What a user of the checkpoint gets: each output (N, …) of every row by name, where a text stands alone, without padding.
+
+    Raises `RefusedError` where padding changes an answer."""
+    names = checkpoint.task.outputs
+    padded = checkpoint.task.without_padding(run(module, samples, names), samples)
+    alone = {name: np.array(array) for name, array in padded.items()}
+    mask = samples.inputs["attention_mask"] > 0
+    length = mask.shape[1]
+    spans = np.stack([mask.argmax(axis=1), length - mask[:, ::-1].argmax(axis=1)], axis=1)
+    for start, end in np.unique(spans[~mask.all(axis=1)], axis=0):
+        numbers = np.flatnonzero((spans == (start, end)).all(axis=1))
+        texts = Samples({name: array[numbers, start:end] for name, array in samples.inputs.items()})
+        try:
+            outputs = run(module, texts, names)
+        except RuntimeError:
+            # A model that takes texts of certain lengths alone is padded by its users, too.
+            continue
+        for name, output in outputs.items():
+            rows = alone[name][:, start:end] if checkpoint.task.per_token else alone[name]
+            rows[numbers] = output
+    parity = compare_all(padded, alone)
+    if parity.max_rel > FLOAT32_TOLERANCE:
+        advice = (
+            "save its tokenizer with padding_side right"
+            if spans[:, 0].any()
+            else "give an encoder that masks padding, such as BERT"
+        )
+        raise RefusedError(
+            f"{checkpoint.path}: its answer to a text changes with the padding that a fixed length needs, by {parity.max_rel:.2g} "
+            f"relative on {parity.rows} rows, {FLOAT32_TOLERANCE:g} is allowed; {advice}"
+        )
+    return alone

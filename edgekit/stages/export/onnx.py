@@ -14,6 +14,8 @@ from edgekit.models import attention_masks
 from edgekit.models.checkpoint import Checkpoint
 from edgekit.stages.export import graph
 from edgekit.stages.export import module as exported
+from edgekit.tasks import table as tasks
+from edgekit.tasks.base import Outputs
 from edgekit.tasks.parity import Parity, compare_all, require
 
 # The first opset with a Gelu node: decomposed into Erf it would become a Flex op on the way to TFLite.
@@ -37,13 +39,13 @@ def export_onnx(checkpoint: Checkpoint, samples_folder: Path, target: Path, refe
     Writes the outputs of the first saved samples, computed by PyTorch, to the folder `reference`, each float32 (N, …) by name.
     Raises `CheckpointError`, `UnsupportedOpError` if the model cannot be traced, `ParityError` if ONNX disagrees. Needs torch."""
 
-    few = exported.first(Samples.load(samples_folder))
+    few = Samples.load(samples_folder).first(exported.PARITY_ROWS)
     module, names = exported.load(checkpoint, tuple(few.inputs)), checkpoint.task.outputs
-    outputs = exported.run(module, few, names)
+    outputs = exported.reference(module, few, checkpoint)
     Samples(outputs).save(reference)
     write_onnx(module, exported.example(few), list(few.inputs), names, target, checkpoint.path)
     mask, written = soften_masks(target, few) if soften else (None, run_onnx(target, few))
-    parity = compare_all(written, outputs)
+    parity = compare_all(checkpoint.task.without_padding(written, few), outputs)
     require(parity, "PyTorch to ONNX")
     return OnnxExport(parity, mask)
 
@@ -90,24 +92,24 @@ def soften_masks(path: Path, samples: Samples) -> tuple[float | None, dict[str, 
         and tensor.data_location != onnx.TensorProto.EXTERNAL
         and attention_masks.is_mask(array := numpy_helper.to_array(tensor))
     ]
-    reference = run_onnx(path, samples)
+    own, task = run_onnx(path, samples), tasks.find(samples.task)
     if not constants:
-        return None, reference
-    trial, outputs = path.with_name(f"{path.stem}.mask.onnx"), reference
+        return None, own
+    trial, outputs = path.with_name(f"{path.stem}.mask.onnx"), own
 
-    def run(value: float) -> dict[str, np.ndarray]:
+    def run(value: float) -> Outputs:
         nonlocal outputs
         for tensor, array in constants:
             tensor.CopyFrom(numpy_helper.from_array(attention_masks.soften(array, value), tensor.name))
         onnx.save(model, trial)
         outputs = run_onnx(trial, samples)
-        return outputs
+        return task.without_padding(outputs, samples)
 
-    chosen = attention_masks.choose(run, reference)
+    chosen = attention_masks.choose(run, task.without_padding(own, samples))
     if chosen is not None:
         trial.replace(path)
     trial.unlink(missing_ok=True)
-    return chosen, reference if chosen is None else outputs
+    return chosen, own if chosen is None else outputs
 
 
 def _constants(model: Any) -> list[Any]:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from edgekit.data.samples import Samples
 from edgekit.errors import UnsupportedOpError, one_line
-from edgekit.stages.export.module import first
+from edgekit.stages.export.module import PARITY_ROWS
 from edgekit.stages.export.onnx import run_onnx
 from edgekit.tasks.parity import Parity, compare_all, require
 
@@ -25,7 +25,7 @@ def export_ort(onnx_file: Path, samples_folder: Path, target: Path) -> Parity:
         onnxruntime.InferenceSession(onnx_file, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its exceptions share no public base class
         raise UnsupportedOpError(f"{onnx_file.name}: ONNX Runtime cannot write it as ORT ({one_line(error)})") from error
-    few = first(Samples.load(samples_folder))
+    few = Samples.load(samples_folder).first(PARITY_ROWS)
     parity = compare_all(run_onnx(target, few), run_onnx(onnx_file, few))
     require(parity, "ONNX to ORT")
     return parity

@@ -16,8 +16,8 @@ from edgekit.data.samples import Samples
 from edgekit.errors import ConversionError
 from edgekit.stages.export import graph, incoming
 from edgekit.stages.export.incoming import AS_IT_IS, Ends, Fixes
-from edgekit.stages.export.module import first
 from edgekit.stages.export.onnx import run_onnx, stacked
+from edgekit.tasks import table as tasks
 from edgekit.tasks.parity import Parity, compare_all, require
 
 # onnx2tf looks for this file in the working directory and downloads it where it is missing.
@@ -154,12 +154,13 @@ def _parity(saved: Path, onnx_file: Path, samples_folder: Path, names: Mapping[s
 
     serve = tf.saved_model.load(str(saved)).signatures["serving_default"]
     specs = serve.structured_input_signature[1]
-    samples = first(Samples.load(samples_folder), _ROWS)
+    samples = Samples.load(samples_folder).first(_ROWS)
     rows = [serve(**{name: tf.constant(row[name], spec.dtype) for name, spec in specs.items()}) for row in samples]
     outputs = {
         names.get(key, key): stacked([row[key].numpy() for row in rows], f"{saved}: output {key}")
         for key in serve.structured_outputs
     }
-    parity = compare_all(outputs, run_onnx(onnx_file, samples))
+    task = tasks.find(samples.task)
+    parity = compare_all(task.without_padding(outputs, samples), task.without_padding(run_onnx(onnx_file, samples), samples))
     require(parity, "ONNX to SavedModel")
     return parity

@@ -15,12 +15,13 @@ def export_torchscript(checkpoint: Checkpoint, samples_folder: Path, target: Pat
     PyTorch. Needs torch."""
     import torch
 
-    few, names = exported.first(Samples.load(samples_folder)), checkpoint.task.outputs
+    few = Samples.load(samples_folder).first(exported.PARITY_ROWS)
     module = exported.load(checkpoint, tuple(few.inputs))
-    reference = exported.run(module, few, names)
+    reference = exported.reference(module, few, checkpoint)
     with torch.inference_mode():
         traced = torch.jit.freeze(torch.jit.trace(module, exported.example(few), strict=False, check_trace=False))
     traced.save(str(target))
-    parity = compare_all(exported.run(torch.jit.load(str(target)), few, names, batch=1), reference)
+    outputs = exported.run(torch.jit.load(str(target)), few, checkpoint.task.outputs, batch=1)
+    parity = compare_all(checkpoint.task.without_padding(outputs, few), reference)
     require(parity, "PyTorch to TorchScript")
     return parity

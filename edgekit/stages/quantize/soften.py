@@ -7,6 +7,7 @@ import numpy as np
 from edgekit.data.samples import Samples
 from edgekit.models import attention_masks
 from edgekit.stages.quantize.candidates import run_rows
+from edgekit.tasks import table as tasks
 from edgekit.tasks.base import Outputs
 from edgekit.tflite import flatbuffer, schema
 from edgekit.tflite.interpreter import Model
@@ -32,10 +33,11 @@ def soften_masks(path: Path, samples_folder: Path) -> float | None:
     }
     if not masks:
         return None
-    samples = Samples.load(samples_folder)
+    samples = Samples.load(samples_folder).first(_ROWS)
 
     def outputs() -> Outputs:
-        return run_rows([Model(path, threads=1, mapped=True) for _ in range(2)], samples, _ROWS)
+        rows = run_rows([Model(path, threads=1, mapped=True) for _ in range(2)], samples, _ROWS)
+        return tasks.find(samples.task).without_padding(rows, samples)
 
     reference = outputs()
 

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from edgekit.data.samples import Samples
-from edgekit.errors import ConfigError, ConversionError, ModelFormatError, UnsupportedOpError, WorkerError
+from edgekit.errors import ConfigError, ConversionError, ModelFormatError, RefusedError, UnsupportedOpError, WorkerError
 from edgekit.models.checkpoint import Checkpoint
 from edgekit.models.source import Kind, Source
 from edgekit.models.weights import weight_files
@@ -19,7 +19,7 @@ from edgekit.stages.export import layout
 from edgekit.stages.export.direct import ENVIRONMENT, KEEPING_MEMORY, VERSION, export_direct
 from edgekit.stages.export.incoming import AS_IT_IS, Ends, Fixes
 from edgekit.stages.export.litert import export_litert
-from edgekit.stages.export.module import PARITY_ROWS, first
+from edgekit.stages.export.module import PARITY_ROWS
 from edgekit.stages.export.onnx import comparable, export_onnx, run_onnx, stacked
 from edgekit.stages.export.program import program_outputs, program_to_litert, program_to_onnx
 from edgekit.stages.export.saved_model import export_saved_model
@@ -27,6 +27,7 @@ from edgekit.stages.export.simplify import simplify
 from edgekit.stages.quantize.converter import convert_float, reference_outputs
 from edgekit.stages.quantize.soften import soften_masks
 from edgekit.system.worker import OnProgress, Progress, Worker, stage
+from edgekit.tasks import table as tasks
 from edgekit.tasks.parity import Parity, compare, require
 from edgekit.tflite import flatbuffer, lengths, signatures
 from edgekit.tflite.interpreter import Model
@@ -130,6 +131,9 @@ def by_first(
         room.mkdir()
         try:
             made, rest = make(road, room)
+        except RefusedError:
+            # The source's own fault, and not the road's.
+            raise
         except (ConversionError, WorkerError) as error:
             # A file that was made on the way tells a user nothing.
             failed[road] = cause = re.sub(rf"^({re.escape(str(path))}|{re.escape(str(room))}/\S+): ", "", error.message)
@@ -287,8 +291,10 @@ def compare_outputs(source: Source, made: FloatModel, held_out: Path) -> Parity 
     """The .tflite's output that is farthest from the source's on the saved rows, None without outputs; in a worker child.
 
     Outputs of a foreign source whose channels have moved though their shape does not tell are turned back first, in place."""
-    samples = first(Samples.load(held_out))
+    samples = Samples.load(held_out).first(PARITY_ROWS)
     outputs = _outputs(made.path, samples, source.path)
+    if source.kind is Kind.CHECKPOINT:
+        outputs = dict(tasks.find(samples.task).without_padding(outputs, samples))
     if made.onnx is not None:
         fixed, moved = made.onnx.fixed, made.onnx.channels_last
         values = run_onnx(fixed, samples, channels_last=moved, values=made.onnx.values, origin=source.path).values()

@@ -14,7 +14,7 @@ from edgekit.data.encode import Encoding, refuse_statistics
 from edgekit.data.representative import MINIMUM, draw, representative
 from edgekit.data.samples import Samples, described, random_samples
 from edgekit.data.sources import ColumnNames, Rows, TextRows
-from edgekit.data.text import check_ids, check_room
+from edgekit.data.text import check_ids, check_room, random_texts
 from edgekit.errors import CalibrationError, ConfigError, EdgekitError, about
 from edgekit.measure.judge import BenchmarkConfig, benchmark
 from edgekit.measure.machine import machine
@@ -449,7 +449,9 @@ def _save(
         trial = work / "trial_rows"
         encode(drawn.trial).save(trial)
     if drawn.judged is None:
-        samples = random_samples(specs, _UNTAUGHT_ROWS, config.seed)
+        tokenizer = encoding.tokenizer if "attention_mask" in {spec.name for spec in specs} else None
+        draw = partial(random_texts, tokenizer) if tokenizer is not None else random_samples
+        samples = draw(specs, _UNTAUGHT_ROWS, config.seed)
         inputs = {name: np.abs(values) if name in positive else values for name, values in samples.inputs.items()}
         samples = replace(samples, inputs=inputs)
     else:

@@ -78,5 +78,9 @@ def test_random_samples_follow_shape_dtype_and_seed() -> None:
     assert set(np.unique(drawn.inputs["ids"])) <= {0, 1}
     np.testing.assert_array_equal(drawn.inputs["image"], again.inputs["image"])
     assert not np.array_equal(drawn.inputs["image"], other.inputs["image"])
+    mask = random_samples([TensorSpec("attention_mask", (1, 9), "int32")], 40).inputs["attention_mask"]
+    assert mask[0].all()
+    assert set(mask.sum(axis=1)) == set(range(1, 10))
+    assert (np.diff(mask, axis=1) <= 0).all()
     with pytest.raises(DatasetError, match=r"input text: .* str "):
         random_samples([TensorSpec("text", (1,), "str")], 2)
