@@ -1,4 +1,5 @@
-"""ONNX ops that no road to TFLite takes, as others that each of them takes: pools of any rank, and the models of `ai.onnx.ml`.
+"""ONNX ops that no road to TFLite takes, as others that each of them takes: pools of any rank, sums of products
+over named axes, and the models of `ai.onnx.ml`.
 
 What each op computes is said in ONNX's operator specification."""
 
@@ -192,11 +193,63 @@ def _group_normalization(node: _Node) -> list[Any] | None:
     return node.made
 
 
+def _reshape(node: _Node) -> list[Any] | None:
+    """A Reshape that leaves the size of an axis to be counted, with all sizes: behind one onnx2tf 2 takes the axis for one of 1."""
+    asked, known = (node.weights.get(name) for name in node.node.input[1:]), node.shapes.get(node.node.output[0], ())
+    sizes = next(asked, None)
+    if sizes is None or -1 not in sizes or len(known) != len(sizes) or any(size < 1 for size in known):
+        return None
+    node.add("Reshape", node.node.input[0], np.array(known, np.int64), result=node.node.output[0])
+    return node.made
+
+
 def _swish(node: _Node) -> list[Any]:
     x, alpha = node.node.input[0], node.get("alpha", 1.0)
     inner = node.add("Mul", x, np.array(alpha, np.float32)) if alpha != 1 else x
     node.add("Mul", x, node.add("Sigmoid", inner), result=node.node.output[0])
     return node.made
+
+
+def _einsum(node: _Node) -> list[Any] | None:
+    """A sum of products over named axes, of one tensor or of two, as transposes and one matrix product.
+
+    One that sums over an axis of a single tensor, repeats an axis or leaves axes unnamed stays."""
+    read, arrow, written = node.get("equation", "").replace(" ", "").partition("->")
+    terms, result = read.split(","), node.node.output[0]
+    shapes = [node.shapes.get(name, ()) for name in node.node.input]
+    if not arrow or [len({*term}) for term in terms] != [len(shape) for shape in shapes] or len({*written}) != len(written):
+        return None
+    if any(len({*term}) != len(term) or not term.isalpha() for term in terms) or any(
+        size < 1 for shape in shapes for size in shape
+    ):
+        return None
+    if len(terms) == 1 and {*read} == {*written}:
+        node.add("Transpose", node.node.input[0], perm=[read.index(name) for name in written], result=result)
+        return node.made
+    if len(terms) != 2 or not {*terms[0]} ^ {*terms[1]} <= {*written} <= {*read}:
+        return None
+    sizes = {name: size for term, shape in zip(terms, shapes, strict=True) for name, size in zip(term, shape, strict=True)}
+    both = [name for name in terms[0] if name in terms[1]]
+    batch, summed = [name for name in both if name in written], [name for name in both if name not in written]
+    rows, columns = ([name for name in written if name in own and name not in other] for own, other in (terms, terms[::-1]))
+    factors = []
+    for name, term, groups in zip(node.node.input, terms, ((batch, rows, summed), (batch, summed, columns)), strict=True):
+        factors.append(_grouped(node, name, term, groups, sizes))
+    product = node.add("MatMul", *factors)
+    order = [*batch, *rows, *columns]
+    whole = node.add("Reshape", product, np.array([sizes[name] for name in order], np.int64))
+    node.add("Transpose", whole, perm=[order.index(name) for name in written], result=result)
+    return node.made
+
+
+def _grouped(node: _Node, value: str, term: str, groups: tuple[list[str], ...], sizes: Mapping[str, int]) -> str:
+    """A factor with its axes, named by `term`, in the order of the groups: each is one axis, an empty first one none."""
+    order = [name for group in groups for name in group]
+    perm = [term.index(name) for name in order]
+    moved = node.add("Transpose", value, perm=perm) if perm != sorted(perm) else value
+    shape = [math.prod(sizes[name] for name in group) for group in groups]
+    shape = shape if groups[0] else shape[1:]
+    return moved if shape == [sizes[name] for name in order] else node.add("Reshape", moved, np.array(shape, np.int64))
 
 
 def _prelu(node: _Node) -> list[Any] | None:
@@ -334,12 +387,14 @@ def _scaler(node: _Node) -> list[Any] | None:
 _FORMS: Mapping[str, Callable[[_Node], list[Any] | None]] = {
     "AveragePool": _pool,
     "Conv": _convolution,
+    "Einsum": _einsum,
     "GroupNormalization": _group_normalization,
     "MaxPool": _pool,
     "LinearClassifier": _linear_classifier,
     "LinearRegressor": _linear_regressor,
     "Normalizer": _normalizer,
     "PRelu": _prelu,
+    "Reshape": _reshape,
     "Scaler": _scaler,
     "Swish": _swish,
     "TreeEnsembleClassifier": _tree_classifier,

@@ -76,6 +76,48 @@ def test_an_ordinary_pool_stays() -> None:
     assert _same(node, (1, 2, 4, 4), {"y": TensorProto.FLOAT}) == {"MaxPool"}
 
 
+@pytest.mark.parametrize(
+    ("equation", "shape", "weights", "ops"),
+    [
+        ("ijbn->bnij", (2, 3, 4, 5), {}, {"Transpose"}),
+        ("ibh,hnd->ibnd", (7, 2, 6), {"w": (6, 3, 4)}, {"Reshape", "MatMul", "Transpose"}),
+        ("ibnd,hnd->ibh", (7, 2, 3, 4), {"w": (6, 3, 4)}, {"Reshape", "MatMul", "Transpose"}),
+        ("ibnd,jbnd->bnij", (7, 2, 3, 4), {"w": (5, 2, 3, 4)}, {"Reshape", "MatMul", "Transpose"}),
+        ("bnij,jbnd->ibnd", (2, 3, 7, 5), {"w": (5, 2, 3, 4)}, {"Reshape", "MatMul", "Transpose"}),
+        ("ijbs,ibns->bnij", (7, 5, 2, 2), {"w": (7, 2, 3, 2)}, {"Reshape", "MatMul", "Transpose"}),
+        ("i , j -> ij", (3,), {"w": (4,)}, {"Reshape", "MatMul", "Transpose"}),
+        ("bi,bi->b", (3, 4), {"w": (3, 4)}, {"Reshape", "MatMul", "Transpose"}),
+        ("ij->i", (3, 4), {}, {"Einsum"}),
+        ("ii->i", (3, 3), {}, {"Einsum"}),
+        ("ij,jk", (3, 4), {"w": (4, 5)}, {"Einsum"}),
+        ("...j,jk->...k", (2, 3, 4), {"w": (4, 5)}, {"Einsum"}),
+        ("ij,kl->il", (3, 4), {"w": (5, 6)}, {"Einsum"}),
+    ],
+)
+def test_sums_of_products_over_named_axes(equation: str, shape: tuple[int, ...], weights: Shapes, ops: set[str]) -> None:
+    node = helper.make_node("Einsum", ["x", *weights], ["y"], equation=equation)
+    assert _same(node, shape, {"y": TensorProto.FLOAT}, weights) <= ops
+
+
+@pytest.mark.parametrize(
+    ("asked", "sizes"), [([1, 13, 3, -1, 4], [1, 13, 3, 4, 4]), ([13, 48], [13, 48]), ([0, 0, -1], [1, 13, 48])]
+)
+def test_a_reshape_has_all_sizes(asked: list[int], sizes: list[int]) -> None:
+    shape = numpy_helper.from_array(np.array(asked, np.int64), "shape")
+    graph = helper.make_graph(
+        [helper.make_node("Reshape", ["x", "shape"], ["y"])],
+        "graph",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, (1, 13, 48))],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [shape],
+    )
+    model = onnx.shape_inference.infer_shapes(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=9))
+    lower(model)
+    (node,) = model.graph.node
+    constants = {tensor.name: numpy_helper.to_array(tensor).tolist() for tensor in model.graph.initializer}
+    assert constants[node.input[1]] == sizes
+
+
 def _ml(op: str, outputs: list[str], **options: object) -> onnx.NodeProto:
     return helper.make_node(op, ["x"], outputs, domain="ai.onnx.ml", **options)
 
