@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.errors import CheckpointError, ConfigError
+from edgekit.models import positions
 
 # The key of config.json that says what is left of each layer.
 KEY = "edgekit_pruning"
@@ -37,9 +38,13 @@ class Adapter:
     fused: int = 1
 
 
+# Layers of the same names and shapes as BERT's, whatever stands before and behind them. MiniLM, TinyBERT and their kin are BERTs.
+_LIKE_BERT = (
+    *("bert", "camembert", "data2vec-text", "electra", "ernie", "layoutlm", "megatron-bert", "rembert", "roberta"),
+    *("roberta-prelayernorm", "roformer", "xlm-roberta", "xlm-roberta-xl"),
+)
 ADAPTERS: Mapping[str, Adapter] = {
-    # MiniLM, TinyBERT and their kin are BERTs.
-    "bert": Adapter(),
+    **dict.fromkeys(_LIKE_BERT, Adapter()),
     "distilbert": Adapter(
         layers="transformer.layer",
         attention="attention",
@@ -197,6 +202,11 @@ def keep_tokens(model: Any, kept: Sequence[int]) -> None:
     table = model.get_input_embeddings()
     if max(kept) >= table.num_embeddings:
         raise CheckpointError(f"the tokenizer has a token {max(kept)}, but the model embeds {table.num_embeddings}; give its own")
+    padding = model.config.pad_token_id
+    if positions.counts_from_padding(model.config.to_dict()) and [*kept[padding : padding + 1]] != [padding]:
+        raise CheckpointError(
+            f"counts positions from its padding token's number, {padding}, before which tokens would go; prune it without --vocab"
+        )
     index = torch.as_tensor(list(kept))
     _cut_head(model, table, index)
     table.weight = torch.nn.Parameter(table.weight.detach()[index].clone())

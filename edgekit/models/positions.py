@@ -27,11 +27,13 @@ def longest(config: Mapping[str, Any]) -> int | None:
         return None
     # DeBERTa and others name a position for "none" by -1.
     positions = next((value for name in _NAMES if isinstance(value := settings.get(name), int) and value > 0), None)
-    if (
-        positions is None
-        or model_type not in _OFFSET
-        or (model_type == "esm" and config.get("position_embedding_type") == "rotary")
-    ):
+    if positions is None or not counts_from_padding(config):
         return positions
     padding = config.get("pad_token_id", _PADDING)
     return positions - (padding if isinstance(padding, int) else _PADDING) - 1
+
+
+def counts_from_padding(config: Mapping[str, Any]) -> bool:
+    """Whether a model's first position is the one behind its padding token's id."""
+    model_type = config.get("model_type")
+    return model_type in _OFFSET and not (model_type == "esm" and config.get("position_embedding_type") == "rotary")

@@ -16,7 +16,6 @@ import pytest
 from edgekit.data.samples import Samples
 from edgekit.data.sources import TextRows
 from edgekit.measure.judge import outputs
-from edgekit.models.architectures import ADAPTERS
 from edgekit.stages.export.onnx import OnnxExport
 from edgekit.stages.export.saved_model import SavedModelExport
 from edgekit.stages.prune import pruning_plan
@@ -32,6 +31,8 @@ from tests.commands import PROGRAM, edgekit, environment
 from tests.unit.stages.export.architectures import LENGTH, to_onnx, to_tflite
 from tests.unit.stages.prune import models
 
+# One of each form of layers, and one whose positions are counted from the padding token.
+ARCHITECTURES = ("bert", "deberta-v2", "distilbert", "gpt2", "mobilebert", "roberta")
 CONFIG = StructureConfig(heads=0.5, ffn=0.5, layers=1, round_to=4, samples=64, max_length=LENGTH)
 
 
@@ -60,9 +61,9 @@ class Road:
 
 
 def prune_each(tokenizer: Path, folder: Path) -> tuple[dict[str, Stage | str], dict[str, OnnxExport | str]]:
-    """In a child: every adapter's checkpoint pruned as `pruned` in its folder, and exported to ONNX."""
+    """In a child: every architecture's checkpoint pruned as `pruned` in its folder, and exported to ONNX."""
     stages: dict[str, Stage | str] = {}
-    for name in ADAPTERS:
+    for name in ARCHITECTURES:
         try:
             stages[name] = _prune(name, tokenizer, folder / name)
         except Exception as error:
@@ -126,7 +127,7 @@ def convert_each(folder: Path, names: list[str]) -> dict[str, SavedModelExport |
     return {name: to_tflite({name: folder / name / "pruned"}, folder / name / "rows")[name] for name in names}
 
 
-@pytest.mark.parametrize("name", ADAPTERS)
+@pytest.mark.parametrize("name", ARCHITECTURES)
 def test_what_is_loaded_is_what_was_cut(road: Road, name: str) -> None:
     stage = road.stages[name]
     assert isinstance(stage, Stage), stage
@@ -143,7 +144,7 @@ def test_what_is_loaded_is_what_was_cut(road: Road, name: str) -> None:
     assert found.tokens < found.tokens_before
 
 
-@pytest.mark.parametrize("name", ADAPTERS)
+@pytest.mark.parametrize("name", ARCHITECTURES)
 def test_the_pruned_checkpoint_becomes_a_tflite_that_agrees(road: Road, name: str) -> None:
     exported, saved = road.onnx[name], road.saved_models[name]
     assert isinstance(exported, OnnxExport), exported

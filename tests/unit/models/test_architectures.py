@@ -120,8 +120,22 @@ def _drop_first_of_convolution() -> tuple[str, bool]:
 
 
 def test_an_architecture_without_adapter_is_named_with_those_there_are() -> None:
-    with pytest.raises(CheckpointError, match="'electra'.*bert, deberta-v2, distilbert, gpt2, mobilebert"):
-        architectures.adapter("electra")
+    with pytest.raises(CheckpointError, match="'fnet'.*bert, .*deberta-v2, distilbert, .*gpt2, .*mobilebert"):
+        architectures.adapter("fnet")
+
+
+def test_tokens_before_the_padding_of_a_roberta_stay() -> None:
+    assert Worker(timeout_s=100).run(_keep_tokens, range(2, 20)).value == "counts positions from its padding token's number, 1"
+    assert Worker(timeout_s=100).run(_keep_tokens, range(20)).value == "20"
+
+
+def _keep_tokens(kept: range) -> str:
+    model = models.build("roberta", pad_token_id=1)
+    try:
+        architectures.keep_tokens(model, kept)
+    except CheckpointError as error:
+        return error.message.rpartition(", before")[0]
+    return str(model.config.vocab_size)
 
 
 # Pruned folders that are not as they should be ------------------------------------------------------------------------

@@ -35,7 +35,11 @@ _DEBERTA = {
 }
 # Model type and settings, by a name for each form that changes what lies in a layer.
 FORMS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
-    "bert": ("bert", _WIDTHS),
+    **{name: (name, _WIDTHS) for name in ("bert", "camembert", "data2vec-text", "ernie", "layoutlm", "megatron-bert", "roberta")},
+    **{name: (name, _WIDTHS) for name in ("roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl")},
+    "electra": ("electra", _WIDTHS | {"embedding_size": 16}),
+    "rembert": ("rembert", _WIDTHS | {"input_embedding_size": 16, "output_embedding_size": 16}),
+    "roformer": ("roformer", _WIDTHS | {"embedding_size": 16}),
     "distilbert": ("distilbert", {"dim": 32, "hidden_dim": 48}),
     "mobilebert": ("mobilebert", _MOBILEBERT),
     "mobilebert, one FFN, no bottleneck": ("mobilebert", _MOBILEBERT | {"num_feedforward_networks": 1, "use_bottleneck": False}),
