@@ -104,7 +104,7 @@ def transformers_answers(folder: Path, task: str, rows: Sequence[Row], target: P
         bare = tokenizer(*texts, truncation=True, max_length=LENGTH, return_tensors="pt")
         real = np.asarray(padded["attention_mask"][0], bool)
         with torch.inference_mode():
-            outputs = model(**{name: bare[name].unsqueeze(1) if case.as_choices else bare[name] for name in inputs if name in bare})
+            outputs = model(**{name: ids.unsqueeze(1) if case.as_choices else ids for name, ids in bare.items()})
         for name in inputs:
             fed[name].append(np.asarray(padded[name][0], np.int32))
         for name, arrays in expected.items():

@@ -78,6 +78,11 @@ def token_specs(max_length: int, *, segments: bool) -> tuple[TensorSpec, ...]:
     return tuple(TensorSpec(name, (1, max_length), "int32") for name in list(FIELDS)[: 3 if segments else 2])
 
 
+def gives_segments(checkpoint: Path) -> bool:
+    """Whether the tokenizer in a checkpoint's folder is set to tell the model which text each token is of."""
+    return "token_type_ids" in (_settings(checkpoint).get("model_input_names") or ())
+
+
 def _length(text: Any) -> int:
     return len(text) if isinstance(text, str) else sum(map(len, text))
 
@@ -174,14 +179,18 @@ def check_ids(checkpoint: Path, *parts: Rows | None) -> None:
     if not alone:
         from edgekit.system.worker import Worker
 
-        fed = [
-            (
-                [text if isinstance(text, str) else " ".join(text) for text in part.texts[:_CHECKED]],
-                None if part.pairs is None else part.pairs[:_CHECKED],
-            )
-            for part in rows
-        ]
+        fed = [_asked(part) for part in rows]
         Worker().run(checkpoint_tokenizer.check, checkpoint, content.decode(), fed)
+
+
+def _asked(rows: TextRows) -> checkpoint_tokenizer.Part:
+    """The first texts, or pairs, of some rows as a tokenizer takes them: words of a list in one text, each choice with its text."""
+    texts = [text if isinstance(text, str) else " ".join(text) for text in rows.texts[:_CHECKED]]
+    if rows.pairs is None:
+        return texts, None
+    choices = [[pair] if isinstance(pair, str) else pair for pair in rows.pairs[:_CHECKED]]
+    pairs = [(text, choice) for text, listed in zip(texts, choices, strict=True) for choice in listed][:_CHECKED]
+    return [text for text, _ in pairs], [choice for _, choice in pairs]
 
 
 def _changed(folder: Path, file: Path) -> tuple[int, ...]:

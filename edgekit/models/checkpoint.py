@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.data import checkpoint_tokenizer
-from edgekit.data.text import mask_token, standalone, token_specs
+from edgekit.data.text import gives_segments, mask_token, standalone, token_specs
 from edgekit.errors import CheckpointError, ConfigError, InputError, OutputError, thrown_as
 from edgekit.models import positions, refusals, sentence_head
 from edgekit.models.sentence_head import SentenceHead
@@ -37,6 +37,8 @@ _TOKENIZER_FILES = (
 )
 _BESIDE_TOKENIZER = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "merges.txt")
 _MOST_LAYERS = 10**4
+# To which zeros for segments are not the same as none.
+_COUNTS_SEGMENTS = ("ctrl", "flaubert", "funnel", "gpt2", "openai-gpt", "xlm", "xlnet")
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
@@ -241,9 +243,13 @@ class Checkpoint:
         return min((count for count in (positions.longest(self.config), most) if count is not None), default=None)
 
     def inputs(self, max_length: int, *, pairs: bool) -> tuple[TensorSpec, ...]:
-        """What its .tflite is fed: segments only where rows are pairs and the model tells two texts apart by them."""
+        """What its .tflite is fed: segments only where rows are pairs and the model tells two texts apart by them, or where they
+        change what it says of a single text."""
         kinds = self.config.get("type_vocab_size")
-        return token_specs(max_length, segments=pairs and isinstance(kinds, int) and kinds > 1)
+        segments = pairs and isinstance(kinds, int) and kinds > 1
+        if self.model_type in _COUNTS_SEGMENTS:
+            segments = gives_segments(self.tokenizer)
+        return token_specs(max_length, segments=segments)
 
     def check_length(self, max_length: int) -> None:
         """Raise `ConfigError` if the model has fewer positions than `max_length` tokens, as far as config.json says."""

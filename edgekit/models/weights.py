@@ -9,11 +9,16 @@ from typing import Any
 
 from edgekit.data.text import KNOWN_PADS
 from edgekit.errors import CheckpointError, one_line
-from edgekit.models import architectures, choice_head, convolutions, linear8, masked_head
+from edgekit.models import architectures, choice_head, convolutions, input_masks, last_token, linear8, masked_head
 from edgekit.models.checkpoint import PICKLED, SAFE, Checkpoint, load_tokenizer
 from edgekit.models.sentence_head import Dense
 from edgekit.tasks.fill_mask import FILL_MASK
 from edgekit.tasks.multiple_choice import MULTIPLE_CHOICE
+
+# Whose vectors of texts are those of its encoder: transformers has a class for it, which is not what AutoModel loads.
+_ENCODERS = {"mt5": "MT5EncoderModel", "t5": "T5EncoderModel", "umt5": "UMT5EncoderModel"}
+# Whose decoder is fed the text itself where nothing else is.
+_READS_ITS_TEXT = ("bart", "mbart", "mvp", "plbart")
 
 
 def weight_files(path: Path) -> list[Path]:
@@ -105,6 +110,13 @@ def _with_own_head(checkpoint: Checkpoint, model: Any) -> Any:
 
     Raises `CheckpointError`."""
     convolutions.without_padding(model)
+    last_token.summed_up_without_padding(model)
+    if checkpoint.model_type == "xlnet":
+        input_masks.of_truth_values(model)
+    if checkpoint.model_type in ("mbart", "plbart"):
+        last_token.begun_by_last(model)
+    if getattr(model.config, "is_encoder_decoder", False) and hasattr(model, "classification_head"):
+        return last_token.at_end(model)
     if checkpoint.task == FILL_MASK:
         return masked_head.at_mask(model, checkpoint.settings["mask_token_id"])
     if checkpoint.task == MULTIPLE_CHOICE:
@@ -186,7 +198,8 @@ def _auto(checkpoint: Checkpoint) -> Any:
 
     if not checkpoint.task.auto:
         raise CheckpointError(f"{checkpoint.path}: task {checkpoint.task.name}: no checkpoint serves it; leave --task out")
-    return getattr(transformers, checkpoint.task.auto)
+    encoder = _ENCODERS.get(checkpoint.model_type, "") if checkpoint.task.headless else ""
+    return getattr(transformers, encoder or checkpoint.task.auto)
 
 
 def _from_stored(checkpoint: Checkpoint, config: Any) -> tuple[Any, list[str]]:
@@ -254,9 +267,9 @@ def _auto_config(checkpoint: Checkpoint, head: Mapping[str, Any] | None) -> Any:
     for name, value in (head or {}).items():
         # Settings of a task are no fields of the model's own config, and travel in it all the same.
         setattr(config, name, value)
-    if getattr(config, "is_encoder_decoder", False):
+    if getattr(config, "is_encoder_decoder", False) and model_type not in (*_ENCODERS, *_READS_ITS_TEXT):
         raise CheckpointError(
-            f"{path}: is an encoder with a decoder ({model_type}), whose classifier has no fixed graph; "
-            "give an encoder such as BERT"
+            f"{path}: is an encoder with a decoder ({model_type}), which writes another text and says nothing of the one it reads; "
+            f"give an encoder such as BERT, or one of {', '.join(sorted((*_ENCODERS, *_READS_ITS_TEXT)))}"
         )
     return config

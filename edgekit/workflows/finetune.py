@@ -16,7 +16,7 @@ from edgekit.data.encode import Encoding
 from edgekit.data.representative import draw
 from edgekit.data.samples import Array, Samples
 from edgekit.data.sources import TextRows
-from edgekit.data.text import check_ids, token_specs
+from edgekit.data.text import check_ids
 from edgekit.errors import ConfigError, DatasetError, about
 from edgekit.models.checkpoint import Checkpoint, resolve
 from edgekit.spec import DataSpec, shown
@@ -72,7 +72,7 @@ def encode(rows: TextRows, checkpoint: Checkpoint, settings: Mapping[str, Any], 
     checkpoint.check_length(max_length)
     check_ids(checkpoint.tokenizer, rows)
     encoding = Encoding(checkpoint.tokenizer, vocabulary=checkpoint.vocabulary)
-    inputs = token_specs(max_length, segments=checkpoint.task.joins(rows))
+    inputs = checkpoint.inputs(max_length, pairs=checkpoint.task.joins(rows))
     return checkpoint.task.encode(rows, inputs, encoding, settings, Path())
 
 

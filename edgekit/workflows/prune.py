@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from edgekit.data.sources import TextRows
-from edgekit.data.text import random_texts, token_specs
+from edgekit.data.text import random_texts
 from edgekit.errors import ConfigError, RefusedError, about
 from edgekit.measure.judge import BenchmarkConfig, benchmark
 from edgekit.models.checkpoint import Checkpoint, resolve
@@ -262,7 +262,7 @@ def smallest_share(measure: Callable[[float], float], limit: float) -> float | N
 def _exported(checkpoint: Checkpoint, room: Path, config: PruneConfig, worker: Worker) -> Path:
     """The checkpoint as a float32 .tflite of `config.max_length` tokens, compared with PyTorch on the way."""
     room.mkdir()
-    samples = random_texts(checkpoint.tokenizer, token_specs(config.max_length, segments=False), _ROWS, config.seed)
+    samples = random_texts(checkpoint.tokenizer, checkpoint.inputs(config.max_length, pairs=False), _ROWS, config.seed)
     samples.labelled(None, checkpoint.task.name, checkpoint.settings).save(room / "rows")
 
     def make(road: Bridge, work: Path) -> tuple[FloatModel, None]:

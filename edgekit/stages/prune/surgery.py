@@ -10,7 +10,6 @@ from edgekit.data.encode import Encoding
 from edgekit.data.representative import draw
 from edgekit.data.samples import Samples
 from edgekit.data.sources import TextRows
-from edgekit.data.text import token_specs
 from edgekit.errors import CheckpointError, ConfigError
 from edgekit.models import architectures
 from edgekit.models.architectures import Kept
@@ -117,7 +116,7 @@ def _importance(checkpoint: Checkpoint, rows: TextRows, config: StructureConfig,
     drawn = sources.take(rows, draw(rows, config.samples, config.seed))
     if not config.importance.needs_labels:
         drawn = replace(drawn, labels=None)
-    inputs = token_specs(config.max_length, segments=checkpoint.task.joins(rows))
+    inputs = checkpoint.inputs(config.max_length, pairs=checkpoint.task.joins(rows))
     encoding = Encoding(checkpoint.tokenizer, vocabulary=checkpoint.vocabulary)
     with rooms.temporary("prune") as room:
         checkpoint.task.encode(drawn, inputs, encoding, checkpoint.settings, Path(room)).save(Path(room))
