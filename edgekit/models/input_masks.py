@@ -12,7 +12,7 @@ def of_truth_values(model: Any) -> Any:
         return model
     import torch
 
-    masks = {}
+    masks: dict[str, Any] = {}
 
     def select(_: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         mask = named.pop("attention_mask", None)

@@ -9,7 +9,7 @@ import pytest
 
 from edgekit.data import checkpoint_tokenizer
 from edgekit.data.sources import TextRows
-from edgekit.data.text import encode_text, open_tokenizer, uncut
+from edgekit.data.text import check_ids, encode_text, open_tokenizer, uncut
 from edgekit.errors import CheckpointError
 from edgekit.models.checkpoint import publish_tokenizer
 from edgekit.system.worker import Worker
@@ -87,7 +87,12 @@ def test_segments_that_transformers_does_not_feed(room: Path) -> None:
 def test_rows_that_get_other_ids(room: Path) -> None:
     content = (room / "bert_cased_by_its_settings" / "tokenizer.json").read_text()
     with pytest.raises(CheckpointError, match=r"BertTokenizer, gives 'Film' the ids .* as a file it gives .* edgekit export"):
-        checkpoint_tokenizer.check(room / "bert_cased_by_its_settings", content, [(["good", "Film"], None)])
+        Worker().run(checkpoint_tokenizer.check, room / "bert_cased_by_its_settings", content, [(["good", "Film"], None)])
+
+
+def test_choices_are_checked_each_with_its_text(room: Path) -> None:
+    rows = TextRows(("a film", ("two", "words")), (("good", "bad", "dull"), "warm"), None, "choices")
+    check_ids(room / "roberta_prefix_space", rows)
 
 
 def test_the_published_tokenizer_decides_alone(room: Path, tmp_path: Path) -> None:
