@@ -62,9 +62,7 @@ class Candidate:
         )
 
 
-def choose(
-    tried: Sequence[Candidate], *, trained: str | None = None, losing: Collection[str] = ()
-) -> tuple[Candidate, str]:
+def choose(tried: Sequence[Candidate], *, trained: str | None = None, losing: Collection[str] = ()) -> tuple[Candidate, str]:
     """The fastest candidate among those as true to float32 as the best, and why; of equally fast ones the first in `tried`.
 
     The one named `trained` is what the weights were trained for; its decisions count, its distance from float32 does not. Those

@@ -9,8 +9,8 @@ from edgekit.tflite.tree import add_tensor, ends, listed, op_name, opcode, opera
 # What LiteRT's kernels take besides float32; what they give has the scale of what they read.
 _BOTH = ("INT8", "INT16")
 _KINDS = {
-    "ARG_MAX": _BOTH[:1],
-    "ARG_MIN": _BOTH[:1],
+    "ARG_MAX": ("INT8", "INT32"),
+    "ARG_MIN": ("INT8", "INT32"),
     "DEPTH_TO_SPACE": _BOTH[:1],
     "REDUCE_MAX": _BOTH,
     "REVERSE_V2": _BOTH,
