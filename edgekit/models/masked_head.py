@@ -18,7 +18,8 @@ def at_mask(model: Any, mask_token_id: int) -> Any:
 
         ids, states = rows.pop("ids"), outputs[0]
         count, length, width = states.shape
-        places = (ids == mask_token_id).float().argmax(1) + torch.arange(count, device=ids.device) * length
+        # Of integers, since a float on the way would keep the model from being integer only.
+        places = (ids == mask_token_id).int().argmax(1) + torch.arange(count, device=ids.device) * length
         chosen = states.reshape(count * length, width).index_select(0, places).unsqueeze(1)
         if isinstance(outputs, tuple):
             return (chosen, *outputs[1:])

@@ -16,6 +16,7 @@ from edgekit.errors import RefusedError
 from edgekit.spec import DataSpec
 from edgekit.stages.quantize import quantizer
 from edgekit.system.worker import Worker
+from edgekit.tflite.inspect import inspect
 from edgekit.workflows.convert.config import ConvertConfig
 from edgekit.workflows.convert.conversion import Conversion, convert
 from tests import tiny
@@ -251,6 +252,15 @@ def test_a_ruined_file_is_refused(published: Published, tmp_path: Path, monkeypa
     assert (f" of {case.metric} against float32" if labels else case.unlabelled) in refused
     assert not list((tmp_path / "out").glob("*.tflite"))
     assert len(list((tmp_path / "out").glob("*.rejected"))) == 1
+
+
+def test_its_float_file_goes_on_to_integers_alone(published: Published, tmp_path: Path) -> None:
+    told = ConvertConfig(
+        ("int8",), data=DataSpec(published.rows), representative_samples=32, max_length=LENGTH, integer_only=True, max_drop=None
+    )
+    (result,) = convert(published.file, tmp_path / "out", told).results
+    assert result.path is not None, result.refused
+    assert inspect(result.path, probe=False).integer_only
 
 
 def predictions(file: Path, rows: list[Row]) -> list[Row]:

@@ -85,6 +85,35 @@ def run(
     """The tensors `wanted` after the ops alone have run on the constants of the graph and the tensors that are `fed`.
 
     None where the runtime cannot run them."""
+    try:
+        interpreter, places = _prepared(tree, graph, operators, tuple(fed), wanted)
+        for index, values in fed.items():
+            interpreter.set_tensor(places[index], values)
+        interpreter.invoke()
+        return [interpreter.get_tensor(places[index]) for index in wanted]
+    except (ValueError, RuntimeError):  # what it stops at here it stops at in the whole model, which is run later
+        return None
+
+
+def sizes(tree: Any, graph: Any, operator: Any, free: Sequence[int]) -> list[tuple[int, ...]] | None:
+    """The shapes of what an op gives in the tensors `free`, whose sizes the file leaves open; None where they depend on values."""
+    inputs, outputs = ends(operator)
+    fed = [index for index in dict.fromkeys(inputs) if index >= 0 and _data(tree, graph, index) is None]
+    try:
+        interpreter, places = _prepared(tree, graph, [operator], fed, outputs, free)
+        shapes = [interpreter.get_tensor(places[index]).shape for index in free]
+    except (ValueError, RuntimeError):
+        return None
+    # What has no size before the op has run stays empty.
+    return None if any(0 in shape for shape in shapes) else shapes
+
+
+def _prepared(
+    tree: Any, graph: Any, operators: Sequence[Any], inputs: Sequence[int], outputs: Sequence[int], empty: Sequence[int] = ()
+) -> tuple[Any, dict[int, int]]:
+    """An interpreter of the ops alone, and where it has each tensor of the graph; raises what the runtime does.
+
+    Tensors that are `empty` have no elements until the runtime gives them some."""
     from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
     used = sorted({index for one in operators for end in ends(one) for index in end if index >= 0})
@@ -95,22 +124,18 @@ def run(
         data = tree.buffers[tensor.buffer].data
         buffers.append(schema.BufferT(data=data)) if data is not None else None
         copied = schema.TensorT(shape=tensor.shape, type=tensor.type, buffer=len(buffers) - 1 if data is not None else 0)
+        if index in empty:
+            copied.shape, copied.shapeSignature = [0] * len(listed(tensor.shape)), tensor.shapeSignature
         copied.name, copied.quantization, copied.sparsity = f"t{places[index]}".encode(), tensor.quantization, tensor.sparsity
         tensors.append(copied)
     alone = schema.SubGraphT(tensors=tensors, operators=[_moved_op(one, places) for one in operators])
-    alone.inputs, alone.outputs = [places[index] for index in fed], [places[index] for index in wanted]
+    alone.inputs, alone.outputs = [places[index] for index in inputs], [places[index] for index in outputs]
     model = schema.ModelT(version=tree.version, operatorCodes=tree.operatorCodes, subgraphs=[alone], buffers=buffers)
-    try:
-        interpreter = Interpreter(
-            model_content=pack(model), experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
-        )
-        interpreter.allocate_tensors()
-        for index, values in fed.items():
-            interpreter.set_tensor(places[index], values)
-        interpreter.invoke()
-        return [interpreter.get_tensor(places[index]) for index in wanted]
-    except (ValueError, RuntimeError):  # what it stops at here it stops at in the whole model, which is run later
-        return None
+    interpreter = Interpreter(
+        model_content=pack(model), experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+    )
+    interpreter.allocate_tensors()
+    return interpreter, places
 
 
 def _moved_op(operator: Any, places: dict[int, int]) -> Any:

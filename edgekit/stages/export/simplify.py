@@ -16,6 +16,7 @@ import numpy as np
 from edgekit.stages.export.fold import KEPT, fold
 from edgekit.stages.export.gelu import fuse_gelu
 from edgekit.stages.export.narrow import narrow
+from edgekit.stages.export.settle import settle
 from edgekit.tflite import schema
 from edgekit.tflite.module_names import shorten
 from edgekit.tflite.tree import (
@@ -123,14 +124,18 @@ class _Graph:
     def simplify(self) -> bool:
         before = [self._state(operator) for operator in listed(self.graph.operators)]
         self._unshare_states()
+        settled = settle(self.tree, self.graph)
         fold(self.tree, self.graph)
+        # A shape that was computed from others is known now, and what is reshaped to it.
+        while settled and settle(self.tree, self.graph):
+            fold(self.tree, self.graph)
         self._drop_unread()
         for _ in range(2):
             self._peephole()
             self._drop_unread()
         fuse_gelu(self.tree, self.graph)
         self._share_constants()
-        return before != [self._state(operator) for operator in listed(self.graph.operators)]
+        return settled or before != [self._state(operator) for operator in listed(self.graph.operators)]
 
     def _state(self, operator: Any) -> tuple[Any, ...]:
         return operator.opcodeIndex, ends(operator), self._activation(operator)
@@ -210,6 +215,10 @@ class _Graph:
                 return selected or self._bias(operator, inputs, outputs)
             case "DIV":
                 return self._division(operator, inputs, outputs)
+            case "NEG":
+                # Which has no integer kernel.
+                minus = self._constant(outputs[0], b"_sign", np.array(-1, np.float32))
+                return [operation(self.tree, "MUL", [inputs[0], minus], outputs, schema.MulOptionsT())]
             case "POW":
                 return self._power(operator, inputs, outputs)
             case "RESHAPE" | "TRANSPOSE":

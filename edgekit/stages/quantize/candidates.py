@@ -1,7 +1,7 @@
 """Ways to use integers, run on representative rows and timed against each other."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,15 +62,17 @@ class Candidate:
         )
 
 
-def choose(tried: Sequence[Candidate], *, trained: str | None = None) -> tuple[Candidate, str]:
+def choose(tried: Sequence[Candidate], *, trained: str | None = None, losing: Collection[str] = ()) -> tuple[Candidate, str]:
     """The fastest candidate among those as true to float32 as the best, and why; of equally fast ones the first in `tried`.
 
-    The one named `trained` is what the weights were trained for; its decisions count, its distance from float32 does not.
+    The one named `trained` is what the weights were trained for; its decisions count, its distance from float32 does not. Those
+    `losing` lose more than is allowed, and are left for others where there are some.
     Raises `RefusedError` with each one's failure if none runs."""
     running = [candidate for candidate in tried if candidate.failure is None]
     if not running:
         causes = "; ".join(dict.fromkeys(candidate.failure or "" for candidate in tried))
         raise RefusedError(f"no integer form of the model runs ({causes}); choose dynamic or float16")
+    running = [candidate for candidate in running if candidate.name not in losing] or running
     agreement = max(alike(candidate.agreement) for candidate in running)
     error_db = min(max(candidate.error_db for candidate in running), _ENOUGH_DB)
     true = [

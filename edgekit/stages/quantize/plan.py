@@ -146,6 +146,7 @@ class _Integer:
         self.reference = Reference(settings.trial or samples, settings.expected or target.with_suffix(".reference"))
         self.files: dict[str, Path] = {}
         self.tried: dict[str, Candidate] = {}
+        self.lost: dict[str, float] = {}
         self.unsearched = ""
         self.taken: Taken | None = None
 
@@ -180,7 +181,8 @@ class _Integer:
             tried = [self.tried[name] for name in self.files if name in self.tried]
             if compared:
                 tried = self._timed(tried)
-                chosen, reason = choose(tried, trained=_PRODUCTS if self._trained else None)
+                losing = [one.name for one in tried if one.failure is None and self._loses(one)]
+                chosen, reason = choose(tried, trained=_PRODUCTS if self._trained else None, losing=losing)
             else:
                 chosen, reason = (tried[0] if tried[0].failure is None else choose(tried)[0]), ""
             form = next(form for form in [*considered, *([searched.form] if searched else [])] if form.name == chosen.name)
@@ -279,7 +281,9 @@ class _Integer:
             return False
         if Samples.load(rows).labels is None:
             return decides
-        return self.worker.run(loss, self.model, self.files[candidate.name], rows).value > allowed + ROUNDING
+        if candidate.name not in self.lost:
+            self.lost[candidate.name] = self.worker.run(loss, self.model, self.files[candidate.name], rows).value
+        return self.lost[candidate.name] > allowed + ROUNDING
 
     def _search(self, considered: Sequence[Form]) -> Found | None:
         """Thin out the truest form if even that is noisy; the result is one more candidate."""

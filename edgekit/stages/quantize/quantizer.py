@@ -38,7 +38,7 @@ _LEAST_CHANNEL = 2.0**-17
 _LARGEST_BIAS = 2.0**30
 # What takes a float op out of a graph that is to hold integers only.
 _MENDS = {
-    "CAST": "a mask or an index computed in float; edgekit's own export of a checkpoint selects the mask's values instead",
+    "CAST": "joins an op that is named here",
     "POW": "multiply the value with itself in the model",
     "EXP": "write it as a softmax or a logistic in the model",
     "LOG": "leave it to the app, behind the model's output",

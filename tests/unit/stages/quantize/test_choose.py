@@ -28,6 +28,13 @@ def test_a_faster_one_that_decides_otherwise_loses():
     assert choose(tried)[0].name == "matrix products"
 
 
+def test_one_that_loses_too_much_is_taken_where_all_do():
+    tried = [candidate("every op", 0.94, 20, 1.0), candidate("matrix products", 0.96, 21, 2.5)]
+    assert choose(tried)[0].name == "every op"
+    assert choose(tried, losing=["every op"])[0].name == "matrix products"
+    assert choose(tried, losing=["every op", "matrix products"])[0].name == "every op"
+
+
 def test_a_bit_of_noise_decides_where_agreement_does_not():
     tried = [candidate("every op", 1.0, 8, 1.0), candidate("matrix products", 1.0, 15, 2.5)]
     assert choose(tried)[0].name == "matrix products"
