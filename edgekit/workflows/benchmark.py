@@ -103,8 +103,10 @@ def on_device(files: Sequence[Path], serial: str | None, config: adb.DeviceConfi
 def _on_device(row: Measurement, file: Path) -> Measurement:
     """With the scheme of `file`, and times of one row: benchmark_model runs the first subgraph on all that it takes."""
     content = flatbuffer.read(file)
-    latency = row.latency.a_row(content.signature(content.entry()).batch) if row.latency else None
-    return replace(row, scheme=scheme_of(file), latency=latency)
+    batch = content.signature(content.entry()).batch
+    latency = row.latency.a_row(batch) if row.latency else None
+    rate = row.samples_per_s * batch if row.samples_per_s else None
+    return replace(row, scheme=scheme_of(file), latency=latency, samples_per_s=rate)
 
 
 def _check_parsed(files: Sequence[Path], everything: Sequence[Path], reference: Path | None) -> None:

@@ -145,6 +145,13 @@ def test_several_sizes_share_their_weights(several):
     assert facts(several.results[0])["parity"]["batch 2: checkpoint to float32 .tflite"]["max_rel"] < 1e-4
 
 
+def test_one_text_beside_several_shares_what_needs_no_calibration(tiny_bert, sentences, tmp_path):
+    results = {result.scheme: result for result in converted(tiny_bert, tmp_path, sentences, (1, 4), ("float32", "int8")).results}
+    assert list(by_batch(flatbuffer.read(published(results["float32"])))) == [1, 4]
+    # litert-torch gives one text other ops than several.
+    assert results["int8"].path is not None or "leave 1 of --batch-size out" in (results["int8"].refused or "")
+
+
 def test_the_smallest_size_that_holds_the_rows_is_run(several, alone, sentences, tmp_path):
     model = loading.load(published(several.results[0]))
     assert isinstance(model, BatchesModel) and model.batch == 4

@@ -69,7 +69,6 @@ class _Smaller:
     """The model at one of the smaller batch sizes."""
 
     model: FloatModel
-    names: Mapping[str, str]
     work: Path
 
 
@@ -90,6 +89,7 @@ class Several:
     work: Path
     worker: Worker
     models: dict[int, _Smaller] = field(default_factory=dict)
+    names: dict[int, Mapping[str, str]] = field(default_factory=dict)
     added: dict[str, int] = field(default_factory=dict)
 
     def merge(
@@ -133,7 +133,7 @@ class Several:
         try:
             made = bridge.from_checkpoint(self.checkpoint, self.held_out, self.largest.road, self.length, work, self.worker, batch)
             bridge.finish(self.source, made, self.held_out, work, self.worker)
-            return _Smaller(made, self.worker.run(same_names, self.largest.path, made.path, BATCHES).value, work)
+            return _Smaller(made, work)
         except EdgekitError as error:
             raise type(error)(f"at batch {batch}: {error.message}", error.detail) from error
 
@@ -146,7 +146,9 @@ class Several:
             files[key(batch, self.length)] = smaller.model.path
             if scheme.name != "float32":
                 files[key(batch, self.length)] = target = smaller.work / f"{scheme.name}.tflite"
-                how = Alike(plan, smaller.names, self.calibration_rows, calibration, settings)
+                carried = scheme.weights == "int8" and (calibration is not None or plan.form is not None)
+                names = self._names(batch, smaller) if carried else {}
+                how = Alike(plan, names, self.calibration_rows, calibration, settings)
                 quantize_alike(smaller.model.path, scheme, target, how, smaller.work, self.worker)
         # The smallest first: it answers where one text is asked for, and is what a runtime that knows no signatures runs.
         files[key(self.batches[-1], self.length)] = file
@@ -154,6 +156,12 @@ class Several:
         self.worker.run(merge, files, merged, origin=f"{self.source.name}, {scheme.name}", option=BATCHES)
         self.added[scheme.name] = merged.stat().st_size - file.stat().st_size
         return merged
+
+    def _names(self, batch: int, smaller: _Smaller) -> Mapping[str, str]:
+        if batch not in self.names:
+            option = f"{batch} of {BATCHES}"
+            self.names[batch] = self.worker.run(same_names, self.largest.path, smaller.model.path, option).value
+        return self.names[batch]
 
 
 def judge(measured: Batches, scheme: str, max_drop: float | None, min_db: float | None = None) -> str | None:
