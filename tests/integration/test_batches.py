@@ -169,7 +169,7 @@ def test_a_bundle_of_several_texts_at_once_is_refused(one_size, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"batch_sizes": (0,)}, "runs graphs of fixed sizes alone"),
+        ({"batch_sizes": (0,)}, "writes files of fixed sizes alone"),
         ({"batch_sizes": (4, 1)}, "the smallest first"),
         ({"batch_sizes": (1, 4), "sequence_lengths": (8, 16)}, "goes with one length alone"),
         ({"batch_sizes": (4,), "mediapipe": True}, "feeds one text at a time"),

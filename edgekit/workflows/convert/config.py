@@ -18,7 +18,7 @@ from edgekit.system.settings import Bounds, at_least, check, setting, share
 HELD_OUT = 200
 MAX_LENGTH = 64
 MOST_BATCH = 256
-_NO_FREE_BATCH = "LiteRT's CPU delegate runs graphs of fixed sizes alone"
+_NO_FREE_BATCH = "edgekit writes files of fixed sizes alone, which its integers rest on"
 _DTYPES = ("float32", "int8", "uint8")
 _SEARCH = Bounds(at_least(0).hold, "0 for no search, or a number of seconds")
 
