@@ -108,9 +108,10 @@ class Predictor:
             for row in rows
         )
         answers: list[Prediction] = []
+        started = time.perf_counter()
         while group := list(itertools.islice(asked, self._model.batch)):
-            started = time.perf_counter()
             answers += self._answers([samples for samples, _ in group], [remark for _, remark in group], started)
+            started = time.perf_counter()
         return answers
 
     def encode(self, first: str | Path | None, second: str | Sequence[str] | None = None) -> tuple[Samples, str]:
