@@ -1,7 +1,7 @@
 """What every stage names alike: tensors, signatures, and references to data sets and models."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +10,7 @@ from typing import Annotated, Any
 DatasetReference = Annotated[str, "dataset"]
 ModelReference = Annotated[str, "model"]
 
+MASK = "attention_mask"
 _LONGEST_SHOWN = 48
 
 
@@ -55,6 +56,25 @@ class Signature:
     @property
     def input_names(self) -> tuple[str, ...]:
         return tuple(spec.name for spec in self.inputs)
+
+    @property
+    def batch(self) -> int:
+        """Rows that one inference takes: N where all inputs are tokens (N, L) with their mask and all outputs (N, …), else 1."""
+        shapes = {spec.shape for spec in self.inputs}
+        rows = {spec.shape[:1] for spec in (*self.inputs, *self.outputs)}
+        if MASK not in self.input_names or len(shapes) > 1 or len(rows) > 1 or not self.outputs:
+            return 1
+        shape = shapes.pop()
+        return shape[0] if len(shape) == 2 and shape[0] > 0 else 1
+
+    def of_one_row(self) -> "Signature":
+        """The same with a batch of 1."""
+        if self.batch == 1:
+            return self
+        inputs, outputs = (
+            tuple(replace(spec, shape=(1, *spec.shape[1:])) for spec in specs) for specs in (self.inputs, self.outputs)
+        )
+        return Signature(inputs, outputs)
 
 
 @dataclass(frozen=True)

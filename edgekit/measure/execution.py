@@ -38,7 +38,8 @@ class Budget:
 
 @dataclass(frozen=True)
 class Timing:
-    """One child's figures: milliseconds of each timed inference, bytes above what the process held before it loaded the file.
+    """One child's figures: milliseconds of each timed inference of `batch` rows, bytes above what the process held before it loaded
+    the file.
 
     `outputs` are those of each sample that was run by name, from the one that the child was told to begin with; none where they
     are large. Ops and partitions are LiteRT's, see `runtimes.Runnable`."""
@@ -52,6 +53,7 @@ class Timing:
     delegated_ops: int | None
     partitions: int | None
     outputs: tuple[dict[str, Array], ...] = ()
+    batch: int = 1
 
 
 @dataclass(frozen=True)
@@ -96,11 +98,13 @@ def time_file(file: Path, samples: Path | None, threads: int, budget: Budget, se
         delegated_ops=model.delegated_ops,
         partitions=model.partitions,
         outputs=tuple(walk.outputs),
+        batch=model.batch,
     )
 
 
 class _Walk:
-    """Runs a model on sample after sample in the order `visited`, from `begin`, and again from the first after the last."""
+    """Runs a model on sample after sample in the order `visited`, from `begin`, and again from the first after the last; on as many
+    at once as it takes."""
 
     def __init__(self, model: Runnable, rows: Samples, seed: int, begin: int) -> None:
         self._model, self._rows, self._begin, self._place = model, rows, begin, begin
@@ -108,17 +112,19 @@ class _Walk:
         self.outputs: list[dict[str, Array]] = []
 
     def timed(self) -> float:
-        """Milliseconds of the next sample's bare inference; its outputs are kept while there are small ones of new samples."""
-        index = self._order[self._place % len(self._order)]
-        self._model.set_inputs({name: np.array(array[index : index + 1]) for name, array in self._rows.inputs.items()})
+        """Milliseconds of the next bare inference; its outputs are kept while there are small ones of new samples."""
+        places = np.arange(self._place, self._place + self._model.batch)
+        indices = self._order[places % len(self._order)]
+        self._model.set_inputs({name: np.array(array[indices]) for name, array in self._rows.inputs.items()})
         started = time.perf_counter_ns()
         self._model.invoke()
         passed = time.perf_counter_ns() - started
-        if self._place == self._begin + len(self.outputs) < len(self._order):
-            outputs = without_batch(self._model.outputs())
-            if sum(output.nbytes for output in outputs.values()) <= _KEPT_BYTES:
-                self.outputs.append({name: output.copy() for name, output in outputs.items()})
-        self._place += 1
+        if self._place == self._begin + len(self.outputs):
+            new = int((places < len(self._order)).sum())
+            outputs = by_row(self._model.outputs(), len(places))[:new]
+            if all(sum(output.nbytes for output in row.values()) <= _KEPT_BYTES for row in outputs):
+                self.outputs += [{name: output.copy() for name, output in row.items()} for row in outputs]
+        self._place += len(places)
         return passed / 1e6
 
 
@@ -127,9 +133,9 @@ def write_outputs(
 ) -> Written:
     """Run `file` over the saved samples from `begin`, in the order `visited`, and write each output (N, …) to a file in `folder`.
 
-    Every sample's outputs stand at its own place. It stops behind a row once `seconds` have passed or `_WRITTEN_BYTES` are
-    written; the places of samples that were not run hold nothing. Raises `ModelFormatError` if an output changes its shape from
-    row to row, and what `runtimes.load` raises."""
+    It runs on as many samples at once as the file takes. Every sample's outputs stand at its own place. It stops behind a row once
+    `seconds` have passed or `_WRITTEN_BYTES` are written; the places of samples that were not run hold nothing. Raises
+    `ModelFormatError` if an output changes its shape from row to row, and what `runtimes.load` raises."""
     data = Samples.load(samples)
     model = runtimes.load(file, threads)
     order = visited(data, seed)
@@ -138,27 +144,29 @@ def write_outputs(
     stored: dict[str, Array] = {}
     files: dict[str, Path] = {}
     step, size = max(1, len(order) // 100), 0
-    for done in range(begin, len(order)):
-        index = order[done]
-        model.set_inputs({name: array[index : index + 1] for name, array in data.inputs.items()})
+    for start in range(begin, len(order), model.batch):
+        indices = order[start : start + model.batch]
+        model.set_inputs({name: array[indices] for name, array in data.inputs.items()})
         model.invoke()
-        for number, (name, output) in enumerate(without_batch(model.outputs()).items()):
-            if name not in stored:
-                files[name] = folder / f"output_{number}.npy"
-                shape = (len(data), *output.shape)
-                stored[name] = np.lib.format.open_memmap(files[name], mode="w+", dtype=output.dtype, shape=shape)
-            elif output.shape != stored[name].shape[1:]:
-                raise ModelFormatError(
-                    f"{file}: output {name} has shape {output.shape} in row {index} and {stored[name].shape[1:]} before it; "
-                    "give a file with outputs of one shape"
-                )
-            stored[name][index] = output
-            size += output.nbytes
-        if (done - begin) % step == 0:
-            progress(f"run {file.name}", done, len(order))
-        within_row = data.row is not None and done + 1 < len(order) and data.row[index] == data.row[order[done + 1]]
+        for index, outputs in zip(indices, by_row(model.outputs(), len(indices)), strict=True):
+            for number, (name, output) in enumerate(outputs.items()):
+                if name not in stored:
+                    files[name] = folder / f"output_{number}.npy"
+                    shape = (len(data), *output.shape)
+                    stored[name] = np.lib.format.open_memmap(files[name], mode="w+", dtype=output.dtype, shape=shape)
+                elif output.shape != stored[name].shape[1:]:
+                    raise ModelFormatError(
+                        f"{file}: output {name} has shape {output.shape} in row {index} and {stored[name].shape[1:]} before it; "
+                        "give a file with outputs of one shape"
+                    )
+                stored[name][index] = output
+                size += output.nbytes
+        done = start + len(indices)
+        if (start - begin) % (step * model.batch) == 0:
+            progress(f"run {file.name}", start, len(order))
+        within_row = data.row is not None and done < len(order) and data.row[order[done - 1]] == data.row[order[done]]
         if not within_row and (size >= _WRITTEN_BYTES or (deadline is not None and time.perf_counter() > deadline)):
-            return Written(done + 1, files)
+            return Written(done, files)
     return Written(len(order), files)
 
 
@@ -170,6 +178,13 @@ def visited(samples: Samples, seed: int | None) -> Array:
     _, row = np.unique(np.arange(len(samples)) if samples.row is None else samples.row, return_inverse=True)
     rank = np.random.default_rng(seed).permutation(row.max(initial=-1) + 1)
     return np.argsort(rank[row], kind="stable")
+
+
+def by_row(outputs: Mapping[str, Array], count: int) -> list[dict[str, Array]]:
+    """The outputs of each of the `count` samples that were run at once, without a batch axis."""
+    if count == 1:
+        return [without_batch(outputs)]
+    return [{name: output[row] for name, output in outputs.items()} for row in range(count)]
 
 
 def without_batch(outputs: Mapping[str, Array]) -> dict[str, Array]:

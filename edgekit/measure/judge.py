@@ -241,7 +241,8 @@ def _timed(
     # A file that failed in a later round is not to be trusted with the figures of the earlier ones.
     if failure is not None or not rounds:
         return found
-    times = np.concatenate([item.times_ms for item in rounds])
+    batch = rounds[0].batch
+    times = np.concatenate([item.times_ms for item in rounds]) / batch
     p50, p90, p99 = (float(value) for value in np.percentile(times, (50, 90, 99)))
     return replace(
         found,
@@ -255,6 +256,7 @@ def _timed(
             p90_ms=p90,
             p99_ms=p99,
             min_ms=float(times.min()),
+            batch=batch,
         ),
         peak_bytes=max(item.peak_bytes for item in rounds),
         ops=rounds[0].ops,

@@ -1,5 +1,6 @@
 """The figures of one file, and whether they are good enough to publish it."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from edgekit.tasks.judgement import Judgement, OutputError
@@ -13,7 +14,7 @@ _WORTH = 0.1
 
 @dataclass(frozen=True)
 class Latency:
-    """Milliseconds of one inference at batch 1 over `runs` runs after `warmup` uncounted ones.
+    """Milliseconds a row over `runs` runs after `warmup` uncounted ones: those of one inference by the `batch` of rows it takes.
 
     p90 and p99 are None where a phone's tool does not tell them."""
 
@@ -24,6 +25,12 @@ class Latency:
     p90_ms: float | None
     p99_ms: float | None
     min_ms: float
+    batch: int = 1
+
+    def a_row(self, batch: int) -> "Latency":
+        """The same of an inference that takes `batch` rows."""
+        times = {name: value / batch for name, value in self.__dict__.items() if name.endswith("_ms") and value is not None}
+        return replace(self, **times, batch=batch)
 
 
 @dataclass(frozen=True)
@@ -38,8 +45,8 @@ class Measurement:
     them. `error_db` is the worst of `outputs`, see `tasks.judgement.OutputError`.
 
     The size of a checkpoint folder is that of its weight files alone. `runtime` is what ran it, `parameters` the count of
-    its stored weight values, both as in `runtimes.Description`. `samples_per_s` is what one process does at batch 1, one row
-    after the other: 1000 / mean latency in ms; the accuracy pass is no measure of it, since files share the cores there."""
+    its stored weight values, both as in `runtimes.Description`. `samples_per_s` is what one process does, one inference
+    after the other: 1000 / mean latency in ms a row; the accuracy pass is no measure of it, since files share the cores there."""
 
     path: str
     size_bytes: int
@@ -86,6 +93,12 @@ class Measurement:
     def extra(self) -> OutputError | None:
         """The worst of the outputs that no decision is read from."""
         return min((output for output in self.outputs if not output.decisive), key=lambda output: output.error_db, default=None)
+
+
+def batch_of(rows: Iterable[Measurement]) -> int | list[int]:
+    """How many rows an inference of the measured files takes; all numbers where they differ."""
+    batches = sorted({row.latency.batch for row in rows if row.latency}) or [1]
+    return batches if len(batches) > 1 else batches[0]
 
 
 def refusal(

@@ -55,11 +55,14 @@ _MOST_HEADER_BYTES = 100_000_000
 class Runnable(Protocol):
     """A loaded model: `load_ms` is what reading and preparing it took.
 
-    `ops`, `delegated_ops` and `partitions` are those of LiteRT's CPU delegate, None in the other runtimes."""
+    One inference takes up to `batch` rows. `ops`, `delegated_ops` and `partitions` are those of LiteRT's CPU delegate, None in the
+    other runtimes."""
 
     load_ms: float
     signature: Signature
 
+    @property
+    def batch(self) -> int: ...
     @property
     def ops(self) -> int | None: ...
     @property
@@ -68,7 +71,7 @@ class Runnable(Protocol):
     def partitions(self) -> int | None: ...
 
     def set_inputs(self, inputs: Mapping[str, Array]) -> None:
-        """Store one row, arrays by input name, each with a leading axis of 1."""
+        """Store one row, arrays by input name, each with a leading axis of 1; or up to `batch` rows."""
 
     def invoke(self) -> None:
         """Run on what was stored and nothing else, so that it can be timed."""
@@ -112,9 +115,9 @@ def load(path: Path, threads: int) -> Runnable:
     Raises `ModelFormatError` (`CheckpointError` for a folder) if it is broken, `UnsupportedOpError` for ops that LiteRT lacks."""
     runtime = runtime_of(path)
     if runtime is Runtime.LITERT:
-        from edgekit.tflite import lengths
+        from edgekit.tflite import loading
 
-        return lengths.load(path, threads=threads)
+        return loading.load(path, threads=threads)
     if runtime is Runtime.ONNX:
         return _Onnx(path, threads)
     return _Checkpoint(path, threads) if runtime is Runtime.PYTORCH else _TorchScript(path, threads)
@@ -139,8 +142,9 @@ def weight_files(path: Path) -> tuple[Path, ...]:
 
 
 class _NoDelegate:
-    """Runtimes without LiteRT's delegate have no counts of it."""
+    """Runtimes without LiteRT's delegate have no counts of it, and are fed a row at a time."""
 
+    batch: int = 1
     ops: int | None = None
     delegated_ops: int | None = None
     partitions: int | None = None

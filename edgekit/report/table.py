@@ -195,6 +195,10 @@ def remarks(report: Report) -> tuple[str, ...]:
         if row.rows is not None and row.rows < most:
             fair = "; its drop is against the reference on the same rows, so compare that" if row.drop else ""
             lines.append(f"{name}: judged on {row.rows} of {most} rows, drawn at random, to keep within the time limit{fair}.")
+    for name, row in named:
+        if row.latency and row.latency.batch > 1:
+            batch, p50 = row.latency.batch, milliseconds(row.latency.p50_ms * row.latency.batch)
+            lines.append(f"{name}: takes {batch} rows at once, p50 {p50} ms; its latency here is that by {batch}, a row's share.")
     if few := [f"{name} on {row.latency.runs}" for name, row in named if row.latency and row.latency.runs < _FEW_RUNS]:
         lines.append(f"p90 and p99 rest on few runs ({', '.join(few)}); edgekit benchmark --runs takes more.")
     return (*lines, *(note for note in report.notes if _helps(note, report)))

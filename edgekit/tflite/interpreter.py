@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from edgekit.errors import DatasetError, ModelFormatError, UnsupportedOpError
-from edgekit.spec import Signature, TensorSpec
+from edgekit.spec import TensorSpec
 from edgekit.system import rooms
 from edgekit.tflite import flatbuffer, signatures
 
@@ -26,7 +26,8 @@ class Model:
     """A loaded .tflite file, called through one signature; XNNPACK is applied as the interpreter does by default.
 
     `load_ms` is the time that reading the file and allocating its tensors took, `file` what it is made of, `metadata` its
-    TFLITE_METADATA, empty without one. A malformed file can crash the process: load files of unknown origin in a worker."""
+    TFLITE_METADATA, empty without one. `batch` is how many rows of tokens an inference takes, see `Signature.batch`; `signature` is
+    that of one row. A malformed file can crash the process: load files of unknown origin in a worker."""
 
     def __init__(
         self,
@@ -60,7 +61,7 @@ class Model:
         self._subgraph = 0 if alone else self._entry.subgraph
         self.path = path
         self.signature_key = self._entry.key
-        self.signature: Signature = self.file.signature(self._entry)
+        self._describe()
         self.ops = len(self.file.subgraphs[0].operators)
         started = time.perf_counter()
         resolvers = OpResolverType.AUTO, OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
@@ -81,6 +82,11 @@ class Model:
         self.prepare_ms = 0.0
         self._shapes = self._allocated_shapes()
 
+    def _describe(self) -> None:
+        signature = self.file.signature(self._entry)
+        self.batch, self.signature, self._inputs = signature.batch, signature.of_one_row(), signature.inputs
+        self._rows = self.batch
+
     @contextlib.contextmanager
     def _alone(self, path: Path) -> Iterator[Path]:
         """A copy of the file with this signature alone; once it is mapped, its name may go."""
@@ -98,7 +104,7 @@ class Model:
         other = copy.copy(self)
         other._entry = self.file.entry(key)
         other._subgraph, other.signature_key = other._entry.subgraph, key
-        other.signature = self.file.signature(other._entry)
+        other._describe()
         started = time.perf_counter()
         try:
             self._runtime.AllocateTensors(other._subgraph)
@@ -145,8 +151,9 @@ class Model:
 
         Quantized inputs take real values (float32, or any dtype but the file's own) and are quantized by the file's
         scale; an array of the file's own dtype is taken as stored. Quantized outputs come back as float32. Ids and
-        masks are cast to the file's integer dtype. Free axes take the size of the data. Raises `ModelFormatError`
-        for names and shapes that do not fit or an inference that fails, `DatasetError` for values that do not fit."""
+        masks are cast to the file's integer dtype. Free axes take the size of the data. A file that takes `batch` rows is given
+        as many or fewer: it is filled up with the last of them, of which no outputs are given. Raises `ModelFormatError` for
+        names and shapes that do not fit or an inference that fails, `DatasetError` for values that do not fit."""
         self.set_inputs(inputs)
         self.invoke()
         return self.outputs()
@@ -161,7 +168,7 @@ class Model:
                 f"{self.path}: {f'input {missing} is missing' if missing else f'there is no input {surplus}'}; "
                 f"the file takes {', '.join(expected) or 'no inputs'}, the data has {', '.join(sorted(inputs)) or 'none'}"
             )
-        stored = {spec.name: self._stored(spec, np.asarray(inputs[spec.name])) for spec in self.signature.inputs}
+        stored = {spec.name: self._stored(spec, self._filled(np.asarray(inputs[spec.name]))) for spec in self._inputs}
         changed = {name: value.shape for name, value in stored.items() if value.shape != self._shapes[name]}
         try:
             for name, shape in changed.items():
@@ -185,12 +192,13 @@ class Model:
     def outputs(self) -> dict[str, np.ndarray]:
         """Results of the last `invoke` by output name, dequantized to float32 where the file says how."""
         try:
-            return {
+            outputs = {
                 spec.name: dequantize(self._runtime.GetTensor(self._entry.outputs[spec.name], self._subgraph), spec)
                 for spec in self.signature.outputs
             }
         except (ValueError, RuntimeError) as error:
             raise self._failure("has no readable output", error) from None
+        return outputs if self._rows == self.batch else {name: output[: self._rows] for name, output in outputs.items()}
 
     def tensor(self, index: int) -> np.ndarray:
         """A copy of the tensor at `index` of the signature's subgraph, as stored; see `keep_tensors`."""
@@ -198,6 +206,12 @@ class Model:
             return np.asarray(self._runtime.GetTensor(index, self._subgraph))
         except (ValueError, RuntimeError) as error:
             raise self._failure(f"has no readable tensor {index}", error) from None
+
+    def _filled(self, rows: np.ndarray) -> np.ndarray:
+        if self.batch > 1:
+            self._rows = len(rows) if rows.ndim else 0
+            return filled(rows, self.batch) if 0 < self._rows < self.batch else rows
+        return rows
 
     def _stored(self, spec: TensorSpec, value: np.ndarray) -> np.ndarray:
         if value.ndim == len(spec.shape) + 1 and value.shape[0] == 1:
@@ -222,6 +236,11 @@ class Model:
                 f"{self.path}: needs custom op {', '.join(names)}, which the plain interpreter does not have; {advice}", text
             )
         return ModelFormatError(f"{self.path}: {what}: {text.strip()[:300] or type(error).__name__}; convert it again", text)
+
+
+def filled(rows: np.ndarray, batch: int) -> np.ndarray:
+    """Rows (n, …) and copies of the last one, (batch, …)."""
+    return np.concatenate([rows, np.repeat(rows[-1:], batch - len(rows), axis=0)])
 
 
 def quantize(values: np.ndarray, spec: TensorSpec) -> np.ndarray:

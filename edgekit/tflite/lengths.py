@@ -2,22 +2,18 @@
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from edgekit.errors import ModelFormatError
-from edgekit.spec import Signature
-from edgekit.tflite import flatbuffer
+from edgekit.spec import MASK, Signature
 from edgekit.tflite.flatbuffer import Entry, ModelFile
 from edgekit.tflite.interpreter import Model
+from edgekit.tflite.several import SeveralModel
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-MASK = "attention_mask"
 _KEY = re.compile(r"run_([1-9]\d*)", re.ASCII)
 
 
@@ -74,31 +70,12 @@ def fit(row: Mapping[str, Array], lengths: Iterable[int]) -> tuple[int, dict[str
     return length, cut(row, length, right=right)
 
 
-def load(path: Path, *, threads: int = 2, delegate: bool = True) -> "Model | LengthsModel":
-    """The file at `path`; with a signature for each of several lengths it chooses one for each row. Raises as `Model` does."""
-    model = Model(path, threads=threads, delegate=delegate)
-    entries = by_length(model.file)
-    return LengthsModel(model.file, path, entries, lambda: model) if entries else model
+class LengthsModel(SeveralModel):
+    """A file with several lengths, called like a `Model` of the longest; each row runs in the shortest that holds it.
 
+    The longest is the first subgraph of the files that edgekit writes. Outputs have its shapes."""
 
-def load_lazily(path: Path, *, threads: int = 2) -> "Model | LengthsModel":
-    """As `load`, for a file that may be needed for one row alone: it is mapped, and of several lengths one is prepared first."""
-    file = flatbuffer.read(path)
-    entries = by_length(file)
-    if not entries:
-        return Model(path, threads=threads, mapped=True, file=file)
-    whole = partial(Model, path, threads=threads, mapped=True, file=file)
-    one = partial(Model, path, threads=threads, alone=True, file=file)
-    return LengthsModel(file, path, entries, whole, one)
-
-
-class LengthsModel:
-    """A loaded file with several lengths, called like a `Model` of the longest; each row runs in the shortest that holds it.
-
-    All of them share one interpreter. `load_ms` covers what is prepared for all; `ops`, `delegated_ops` and `partitions` are those
-    of the longest, which is the first subgraph of the files that edgekit writes. Outputs have the longest's shapes. XNNPACK packs
-    the weights once for each: where `one` loads a signature alone, the length of the first row is all there is until a row needs
-    another."""
+    batch = 1
 
     def __init__(
         self,
@@ -108,50 +85,20 @@ class LengthsModel:
         whole: Callable[[], Model],
         one: Callable[..., Model] | None = None,
     ) -> None:
-        """`entries` are what `by_length` found in `file`, `whole` loads it."""
-        self.path, self.metadata = path, file.model_metadata
+        """`entries` are what `by_length` found in `file`; see `SeveralModel`."""
         self.longest = max(entries)
-        self.signature: Signature = file.signature(entries[self.longest])
-        self.signature_key = entries[self.longest].key
-        self._entries, self._whole, self._one = entries, whole, one
-        self.models: dict[int, Model] = {}
-        self._model: Model | None = None
         self._mask: Array = np.empty(0)
-        if one is None:
-            self._load()
-
-    def _load(self) -> None:
-        # What was loaded alone goes first, and its memory with it.
-        self.models, self._model = {}, None
-        model = self._whole()
-        self.models = {length: model.with_signature(entry.key) for length, entry in self._entries.items()}
-        self.load_ms = model.load_ms + sum(each.prepare_ms for each in self.models.values())
-        self.ops, self.delegated_ops, self.partitions = model.ops, model.delegated_ops, model.partitions
+        super().__init__(file, path, entries, self.longest, whole, one)
 
     def prepare(self, inputs: Mapping[str, Array]) -> tuple[str, dict[str, Array]]:
-        """Load what this row needs, as `set_inputs` does; returns the signature that it runs in, and the row as that takes it."""
         length, row = fit({name: np.asarray(array) for name, array in inputs.items()}, self._entries)
         self._load_for(length)
         return self._entries[length].key, row
-
-    def _load_for(self, length: int) -> None:
-        if self._one is not None and not self.models:
-            # Without room for a copy of the file all of it is prepared.
-            with suppress(OSError):
-                self.models = {length: self._one(signature_key=self._entries[length].key)}
-        if length not in self.models:
-            self._load()
 
     @property
     def length(self) -> int:
         """The length that the row stored last runs in."""
         return self._stored.signature.inputs[0].shape[1]
-
-    @property
-    def _stored(self) -> Model:
-        if self._model is None:
-            raise ModelFormatError(f"{self.path}: no inputs are stored; store some first")
-        return self._model
 
     def set_inputs(self, inputs: Mapping[str, Array]) -> None:
         """Store one row as wide as the longest signature in the shortest that holds its tokens; see `Model.run`."""
@@ -162,16 +109,6 @@ class LengthsModel:
         self._model = self.models[length]
         self._model.set_inputs(inputs)
 
-    def invoke(self) -> None:
-        """Run on what `set_inputs` stored."""
-        self._stored.invoke()
-
     def outputs(self) -> dict[str, Array]:
         """Results of the last `invoke` by output name, as wide as the longest signature's."""
-        return widen(self._stored.outputs(), self.signature, self._mask)
-
-    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """One inference; see `Model.run`."""
-        self.set_inputs(inputs)
-        self.invoke()
-        return self.outputs()
+        return widen(super().outputs(), self.signature, self._mask)

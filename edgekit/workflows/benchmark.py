@@ -11,6 +11,7 @@ from edgekit.errors import ConfigError, ModelFormatError
 from edgekit.measure import adb, judge
 from edgekit.measure.judge import BenchmarkConfig
 from edgekit.measure.machine import machine
+from edgekit.measure.measurement import Measurement, batch_of
 from edgekit.measure.runtimes import Runtime, runtime_of
 from edgekit.report.content import LearningCurve, Report
 from edgekit.spec import DataSpec
@@ -57,7 +58,13 @@ def benchmark(
         model=", ".join(sorted({model_name(file, schemes.get(file)) for file in files})),
         data=shown,
         machine=machine(),
-        settings={"threads": config.threads, "runs": config.runs, "warm-up": config.warmup, "rounds": config.rounds, "batch": 1},
+        settings={
+            "threads": config.threads,
+            "runs": config.runs,
+            "warm-up": config.warmup,
+            "rounds": config.rounds,
+            "batch": batch_of(rows),
+        },
         rows=tuple(rows),
         reference=str(reference) if reference is not None else "",
         notes=tuple(notes),
@@ -71,20 +78,35 @@ def on_device(files: Sequence[Path], serial: str | None, config: adb.DeviceConfi
     for file in files:
         flatbuffer.read(file)
     device = adb.find(serial)
-    schemes = [scheme_of(file) for file in files for _ in range(len(config.threads) + config.gpu)]
+    of = [file for file in files for _ in range(len(config.threads) + config.gpu)]
     measured = adb.benchmark(files, device, config, on_progress)
-    rows = [replace(row, scheme=scheme) for row, scheme in zip(measured, schemes, strict=True)]
+    rows = [_on_device(row, file) for row, file in zip(measured, of, strict=True)]
     notes = () if adb.has_median(rows) else ("This benchmark_model prints no median, so p50 holds the mean.",)
     return Report(
         title="edgekit benchmark on a phone",
         model=", ".join(sorted({model_name(file, scheme_of(file)) for file in files})),
         data="random values that benchmark_model makes",
         machine=f"{device.name}, {', '.join(device.abis)}, benchmark_model over adb",
-        settings={"threads": list(config.threads), "gpu": config.gpu, "runs": config.runs, "warm-up": config.warmup, "batch": 1},
+        settings={
+            "threads": list(config.threads),
+            "gpu": config.gpu,
+            "runs": config.runs,
+            "warm-up": config.warmup,
+            "batch": batch_of(rows),
+        },
         rows=tuple(rows),
         notes=notes if any(row.latency for row in rows) else (),
         versions=adb.names(files, config),
     )
+
+
+def _on_device(row: Measurement, file: Path) -> Measurement:
+    """With the scheme of `file`, and times of one row: benchmark_model runs the first subgraph on all that it takes."""
+    content = flatbuffer.read(file)
+    batch = content.signature(content.entry()).batch
+    latency = row.latency.a_row(batch) if row.latency else None
+    rate = row.samples_per_s * batch if row.samples_per_s else None
+    return replace(row, scheme=scheme_of(file), latency=latency, samples_per_s=rate)
 
 
 def _check_parsed(files: Sequence[Path], everything: Sequence[Path], reference: Path | None) -> None:
@@ -109,7 +131,7 @@ def _same_inputs(files: Sequence[Path]) -> list[Path]:
         flatbuffer.check_exists(file)
         with contextlib.suppress(ModelFormatError):
             content = flatbuffer.read(file)
-            inputs[file] = {(spec.name, spec.shape) for spec in content.signature(content.entry()).inputs}
+            inputs[file] = {(spec.name, spec.shape) for spec in content.signature(content.entry()).of_one_row().inputs}
     readable = list(inputs)
     if other := next((file for file in readable if inputs[file] != inputs[readable[0]]), None):
         raise ConfigError(f"{other}: takes other inputs than {readable[0]}; benchmark them in separate runs or without --dataset")

@@ -13,6 +13,7 @@ from edgekit.errors import CheckpointError, ConfigError, DatasetError, ModelForm
 from edgekit.measure import runtimes
 from edgekit.measure.judge import BenchmarkConfig, benchmark
 from edgekit.measure.machine import machine
+from edgekit.measure.measurement import batch_of
 from edgekit.measure.runtimes import Description, Runtime
 from edgekit.models import checkpoint
 from edgekit.models.checkpoint import Checkpoint
@@ -67,7 +68,7 @@ class _Version:
     def inputs(self, length: int, *, pairs: bool) -> tuple[TensorSpec, ...]:
         """What rows are encoded to: its own inputs with no free axis; a checkpoint takes segments where there are pairs."""
         specs = []
-        for spec in self.known.signature.inputs:
+        for spec in self.known.signature.of_one_row().inputs:
             free = (1, *[length] * len(spec.shape))
             shape = tuple(size if size >= 0 else free[place] for place, size in enumerate(spec.shape))
             specs.append(replace(spec, shape=shape))
@@ -110,10 +111,16 @@ def compare(
         model="",
         data=described(samples[paths[0]], data.origin),
         machine=", ".join([machine(), *(f"{name} {metadata.version(name)}" for name in packages)]),
-        settings={"threads": timing.threads, "runs": timing.runs, "warm-up": timing.warmup, "rounds": timing.rounds, "batch": 1},
+        settings={
+            "threads": timing.threads,
+            "runs": timing.runs,
+            "warm-up": timing.warmup,
+            "rounds": timing.rounds,
+            "batch": batch_of(measured),
+        },
         rows=tuple(measured),
         reference=str(paths[base]),
-        notes=_notes(versions, lengths),
+        notes=_notes(versions, lengths, batch_of(measured)),
         versions=tuple(names),
         pruned=tuple(plan for plan in plans if plan is not None),
     )
@@ -227,11 +234,11 @@ def _encoded(
     return samples
 
 
-def _notes(versions: Sequence[_Version], lengths: Sequence[int]) -> tuple[str, ...]:
-    notes = []
+def _notes(versions: Sequence[_Version], lengths: Sequence[int], batch: int | list[int]) -> tuple[str, ...]:
+    notes, one = [], ", one at a time" if batch == 1 else ""
     texts = [(version.name, length) for version, length in zip(versions, lengths, strict=True) if version.takes_tokens]
     if len({length for _, length in texts}) == 1:
-        notes.append(f"Every version was fed the same rows, each padded to {texts[0][1]} tokens, one at a time.")
+        notes.append(f"Every version was fed the same rows, each padded to {texts[0][1]} tokens{one}.")
     elif texts:
         told = ", ".join(f"{name} {length}" for name, length in texts)
         notes.append(f"Versions of fixed length take rows of their own length, so latency is not like for like: {told} tokens.")
@@ -239,5 +246,6 @@ def _notes(versions: Sequence[_Version], lengths: Sequence[int]) -> tuple[str, .
         notes.append("Versions run in different runtimes, so p50 and samples/s compare the runtimes too.")
     if any(version.path.is_dir() for version in versions):
         notes.append("The size of a checkpoint is that of its weight files.")
-    notes.append("Samples/s is what one process does at batch 1, row after row: 1000 by the mean latency in ms.")
+    size = " at batch 1, row after row" if batch == 1 else ", one inference after the other"
+    notes.append(f"Samples/s is what one process does{size}: 1000 by the mean latency in ms.")
     return tuple(notes)

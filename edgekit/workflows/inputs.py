@@ -86,7 +86,7 @@ def encode_for(file: Path, spec: DataSpec, folder: Path, task: str | None = None
 
     Raises `DatasetError`, `ModelFormatError`, and `ConfigError` for a task that is not known."""
     content = flatbuffer.read(file)
-    signature, stored = content.signature(content.entry()), settings_of(content)
+    signature, stored = content.signature(content.entry()).of_one_row(), settings_of(content)
     rows, how, settings = rows_for(spec, stored, signature, task)
     return how.encode(rows, signature.inputs, encoding_of(content, stored, spec, folder), settings, folder)
 

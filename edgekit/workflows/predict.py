@@ -1,5 +1,6 @@
 """Answers of a .tflite alone, without torch and TensorFlow: its tokenizer, task and settings travel inside it."""
 
+import itertools
 import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,11 +16,12 @@ from edgekit.data.samples import Array, Samples
 from edgekit.data.sources import ImageRows, TextRows
 from edgekit.data.text import open_tokenizer
 from edgekit.errors import CheckpointError, DatasetError, ModelFormatError
-from edgekit.spec import DataSpec, Signature
+from edgekit.spec import MASK, DataSpec, Signature
 from edgekit.system import rooms
 from edgekit.tasks.base import Prediction
-from edgekit.tflite import flatbuffer, lengths
-from edgekit.tflite.interpreter import dequantize, quantize
+from edgekit.tflite import flatbuffer, lengths, loading
+from edgekit.tflite.batches import groups
+from edgekit.tflite.interpreter import Model, dequantize, filled, quantize
 from edgekit.tflite.lengths import LengthsModel
 from edgekit.workflows.inputs import encoding_of, read_task
 
@@ -40,7 +42,7 @@ class Predictor:
         self.path = path
         self._file = flatbuffer.read(path)
         self.task, self.settings = read_task(self._file, task)
-        self._model = lengths.load_lazily(path, threads=threads)
+        self._model = loading.load_lazily(path, threads=threads)
         inputs = self.signature.inputs
         self.is_text = is_text(inputs)
         if not self.is_text and not is_image(inputs):
@@ -81,16 +83,36 @@ class Predictor:
 
         Raises `DatasetError` for a row that the model does not take."""
         started = time.perf_counter()
-        if choices is not None:
-            text, pair = context if text is None else text, choices
-        samples, remark = self.encode(question if text is None else text, context if pair is None else pair)
+        samples, remark = self._asked(text, pair, question=question, context=context, choices=choices)
         return replace(self.answer(samples, started), remark=remark)
 
+    def _asked(
+        self,
+        text: str | Path | None = None,
+        pair: str | Sequence[str] | None = None,
+        *,
+        question: str | None = None,
+        context: str | None = None,
+        choices: Sequence[str] | None = None,
+    ) -> tuple[Samples, str]:
+        if choices is not None:
+            text, pair = context if text is None else text, choices
+        return self.encode(question if text is None else text, context if pair is None else pair)
+
     def batch(self, rows: Iterable[Any]) -> list[Prediction]:
-        """Answers one after the other: a row is a text, a pair, an image file, or the arguments of a call by name."""
-        return [
-            self(**row) if isinstance(row, Mapping) else self(*row) if isinstance(row, tuple | list) else self(row) for row in rows
-        ]
+        """Answers in the rows' order: a row is a text, a pair, an image file, or the arguments of a call by name.
+
+        A file that takes several texts at once is given them; the milliseconds of each are its share."""
+        asked = (
+            self._asked(**row) if isinstance(row, Mapping) else self._asked(*(row if isinstance(row, tuple | list) else (row,)))
+            for row in rows
+        )
+        answers: list[Prediction] = []
+        started = time.perf_counter()
+        while group := list(itertools.islice(asked, self._model.batch)):
+            answers += self._answers([samples for samples, _ in group], [remark for _, remark in group], started)
+            started = time.perf_counter()
+        return answers
 
     def encode(self, first: str | Path | None, second: str | Sequence[str] | None = None) -> tuple[Samples, str]:
         """The samples of one row, and what happened to a text that was empty or too long. Raises `DatasetError`."""
@@ -110,43 +132,60 @@ class Predictor:
 
     def answer(self, samples: Samples, started: float) -> Prediction:
         """The answer for the samples of one row; its time counts from `started`, by `time.perf_counter`."""
+        return self._answers([samples], [""], started)[0]
+
+    def _answers(self, rows: Sequence[Samples], remarks: Sequence[str], started: float) -> list[Prediction]:
+        """The answers for the samples of each of `rows`, which run together as far as the file takes several."""
+        stored = {
+            spec.name: quantize(np.concatenate([samples.inputs[spec.name] for samples in rows]), spec)
+            for spec in self.signature.inputs
+        }
         runs = []
-        for number in range(len(samples)):
-            row = self._stored(samples, number)
-            if isinstance(self._model, LengthsModel):
+        for group in groups(stored, self._model.batch):
+            if not isinstance(self._model, Model):
                 before = time.perf_counter()
-                self._model.prepare(row)
+                self._model.prepare(group)
                 started += time.perf_counter() - before
-            runs.append(self._model.run(row))
+            runs.append(self._model.run(group))
         outputs = {name: np.concatenate([run[name] for run in runs]) for name in runs[0]}
-        prediction = self.task.predict(outputs, samples)
-        return replace(prediction, milliseconds=(time.perf_counter() - started) * 1e3)
+        ends = np.cumsum([len(samples) for samples in rows])
+        predictions = [
+            self.task.predict({name: array[end - len(samples) : end] for name, array in outputs.items()}, samples)
+            for samples, end in zip(rows, ends, strict=True)
+        ]
+        share = (time.perf_counter() - started) * 1e3 / len(rows)
+        return [
+            replace(prediction, milliseconds=share, remark=remark) for prediction, remark in zip(predictions, remarks, strict=True)
+        ]
 
     def fed(self, samples: Samples) -> tuple[dict[str, Array], str | None]:
-        """The first sample's arrays (1, …) as stored in the file, and the signature that takes them where it is one of several."""
-        row = self._stored(samples, 0)
-        if isinstance(self._model, LengthsModel):
-            signature, row = self._model.prepare(row)
-            return row, signature
-        return row, None
+        """The first sample's arrays as the file takes them, and the signature that does where it is one of several.
+
+        They are (1, …), or filled up to the fewest that it takes."""
+        row = {spec.name: quantize(samples.inputs[spec.name][:1], spec) for spec in self.signature.inputs}
+        key = None
+        if not isinstance(self._model, Model):
+            key, row = self._model.prepare(row)
+        batch = self._file.signature(self._file.entry(key)).batch
+        return {name: filled(array, batch) if batch > 1 else array for name, array in row.items()}, key
 
     def read(self, stored: Mapping[str, Any], samples: Samples) -> Prediction:
         """The answer in flat outputs by name, as the file stores them, of the one sample in `samples`, fed as `fed` says.
 
         Raises `DatasetError` for outputs that are not those of the file."""
         outputs = {}
-        for spec in self._file.signature(self._file.entry(self.fed(samples)[1])).outputs:
+        entry = self._file.entry(self.fed(samples)[1])
+        for spec in self._file.signature(entry).outputs:
             try:
                 values = np.array(stored[spec.name], np.dtype(spec.dtype)).reshape([abs(size) for size in spec.shape])
             except (KeyError, TypeError, ValueError, OverflowError) as error:
                 raise DatasetError(f"{self.path}: output {spec.name} {list(spec.shape)} is not there ({error})") from None
             outputs[spec.name] = dequantize(values, spec)
+        if self._file.signature(entry).batch > 1:
+            outputs = {name: array[:1] for name, array in outputs.items()}
         if isinstance(self._model, LengthsModel):
-            outputs = lengths.widen(outputs, self.signature, samples.inputs[lengths.MASK])
+            outputs = lengths.widen(outputs, self.signature, samples.inputs[MASK])
         return self.task.predict(outputs, samples)
-
-    def _stored(self, samples: Samples, number: int) -> dict[str, Array]:
-        return {spec.name: quantize(samples.inputs[spec.name][number : number + 1], spec) for spec in self.signature.inputs}
 
     def _rows(self, first: str | Path | None, second: str | Sequence[str] | None) -> TextRows | ImageRows:
         if not self.is_text:
@@ -176,7 +215,7 @@ class Predictor:
 
     def _is_cut(self, rows: TextRows, samples: Samples) -> bool:
         """Only a row without padding can have lost tokens."""
-        mask = samples.inputs.get(lengths.MASK)
+        mask = samples.inputs.get(MASK)
         if (mask is not None and not mask.all()) or self._encoding.tokenizer is None:
             return False
         tokenizer = open_tokenizer(self._encoding.tokenizer, self.signature.inputs[0].shape[1], pair=rows.pairs is not None)

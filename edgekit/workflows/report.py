@@ -5,6 +5,7 @@ from pathlib import Path
 
 from edgekit.errors import DatasetError
 from edgekit.measure.machine import machine
+from edgekit.measure.measurement import batch_of
 from edgekit.report import table
 from edgekit.report.content import FILE_NAME, Report, load, measurement
 from edgekit.stages.quantize.schemes import SCHEMES
@@ -41,7 +42,7 @@ def report(place: Path) -> Report:
         model=", ".join(models),
         data=", ".join(sorted({manifest["measured"].get("data", "") for _, manifest in listed})),
         machine=machine(),
-        settings={"threads": rows[0].threads, "batch": 1},
+        settings={"threads": rows[0].threads, "batch": batch_of(rows)},
         rows=rows,
         # One model's float32 file says nothing of another's.
         reference=next((row.path for row in rows if row.scheme == "float32"), "") if len(models) == 1 else "",

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 from edgekit.spec import DataSpec
-from edgekit.tflite import flatbuffer, lengths
+from edgekit.tflite import flatbuffer, loading
 from edgekit.tflite.inspect import inspect
 from edgekit.tflite.lengths import LengthsModel
 from edgekit.workflows.convert.config import Bridge, ConvertConfig
 from edgekit.workflows.convert.conversion import Conversion, Converted, convert
+from edgekit.workflows.convert.several_lengths import Lengths
 from edgekit.workflows.inputs import encode_for
 from edgekit.workflows.predict import Predictor
 from edgekit.workflows.recipe import Recipe, dump, load
@@ -71,7 +72,7 @@ def test_weights_are_shared_in_every_scheme(several):
         # What a length has for itself are its tables of positions and of segments, 8 rows of 64 numbers each.
         assert alone <= 2 * 8 * 64 * 4 < sum(longest.values()) / 10, result.scheme
         # Of so small a file the tables of tensors and ops are half.
-        assert result.lengths is not None and result.lengths.growth < 0.55
+        assert isinstance(result.sizes, Lengths) and result.sizes.growth < 0.55
 
 
 def test_each_length_was_compared_with_pytorch(several):
@@ -82,7 +83,7 @@ def test_each_length_was_compared_with_pytorch(several):
 
 def test_short_rows_are_answered_as_in_the_longest(several, sentences, tmp_path):
     for result in several.results:
-        model = lengths.load(published(result))
+        model = loading.load(published(result))
         assert isinstance(model, LengthsModel)
         samples = encode_for(published(result), DataSpec(sentences), tmp_path)
         short = [row for row in samples if row["attention_mask"].sum() <= 8]

@@ -22,6 +22,7 @@ from edgekit.system import artifacts
 from edgekit.system.serial import plain
 from edgekit.tasks.base import Settings, Task
 from edgekit.tflite import flatbuffer, lengths, metadata, package
+from edgekit.tflite.batches import largest
 from edgekit.tflite.flatbuffer import ModelFile
 from edgekit.tflite.metadata import ModelMetadata
 from edgekit.tflite.op_versions import Requirements, requirements
@@ -82,6 +83,11 @@ def bundle(model: str | Path, out: str | Path, config: BundleConfig = BundleConf
     if task.columns.choices:
         raise UnsupportedOpError(
             f"{file}: task {task.name}: a bundle's rows are one input each, and an answer compares several; use edgekit predict"
+        )
+    if signature.batch > 1:
+        raise UnsupportedOpError(
+            f"{file}: takes {signature.batch} texts at once, and a bundle's code gives it one; convert with --batch-size "
+            f"1,{largest(content)}, or without it"
         )
     with about(file):
         described = metadata.parse(content.model_metadata) if content.model_metadata else None

@@ -16,10 +16,11 @@ from edgekit.spec import DataSpec, TensorSpec, shown
 from edgekit.system import rooms
 from edgekit.system.worker import Worker
 from edgekit.tasks.base import Settings, Task
-from edgekit.tflite import flatbuffer, lengths
+from edgekit.tflite import flatbuffer, lengths, loading
 from edgekit.tflite.flatbuffer import ModelFile
-from edgekit.tflite.interpreter import Model, quantize
+from edgekit.tflite.interpreter import quantize
 from edgekit.tflite.lengths import LengthsModel
+from edgekit.tflite.loading import AnyModel
 from edgekit.workflows import inputs
 
 ROWS = 8
@@ -183,14 +184,14 @@ def _rounded(values: Array) -> Array:
 
 def _run(file: Path, rows: list[dict[str, Array]]) -> tuple[list[dict[str, Array]], list[dict[str, Array]]]:
     """Real values of every output, by XNNPACK and by the runtime's own kernels; the latter empty where they do not run it."""
-    delegated = _outputs(lengths.load(file), rows)
+    delegated = _outputs(loading.load(file), rows)
     try:
-        return delegated, _outputs(lengths.load(file, delegate=False), rows)
+        return delegated, _outputs(loading.load(file, delegate=False), rows)
     except EdgekitError:
         return delegated, []
 
 
-def _outputs(model: Model | LengthsModel, rows: list[dict[str, Array]]) -> list[dict[str, Array]]:
+def _outputs(model: AnyModel, rows: list[dict[str, Array]]) -> list[dict[str, Array]]:
     if isinstance(model, LengthsModel):
         return [_outputs(model.models[next(iter(row.values())).size], [row])[0] for row in rows]
     shapes = {spec.name: tuple(1 if size < 0 else size for size in spec.shape) for spec in model.signature.inputs}

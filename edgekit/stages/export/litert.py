@@ -15,8 +15,8 @@ from edgekit.tflite.interpreter import Model
 _LARGE_BYTES = 200 * 2**20
 
 
-def export_litert(checkpoint: Checkpoint, samples_folder: Path, target: Path, reference: Path) -> None:
-    """Write `checkpoint` as a float .tflite with the samples' input names and its task's outputs.
+def export_litert(checkpoint: Checkpoint, samples_folder: Path, target: Path, reference: Path, batch: int = 1) -> None:
+    """Write `checkpoint` as a float .tflite for `batch` rows with the samples' input names and its task's outputs.
 
     Writes the first samples' outputs, computed by PyTorch, to the folder `reference`.
     Raises `CheckpointError`, and `UnsupportedOpError` if the model cannot be converted. Needs torch."""
@@ -25,7 +25,7 @@ def export_litert(checkpoint: Checkpoint, samples_folder: Path, target: Path, re
     few = Samples.load(samples_folder).first(exported.PARITY_ROWS)
     module, names = exported.load(checkpoint, tuple(few.inputs)), checkpoint.task.outputs
     Samples(exported.reference(module, few, checkpoint)).save(reference)
-    tensors = dict(zip(few.inputs, exported.example(few), strict=True))
+    tensors = dict(zip(few.inputs, exported.example(few, batch), strict=True))
     known = _known_ranges(module, tensors)
 
     class Named(torch.nn.Module):

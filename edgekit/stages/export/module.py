@@ -39,11 +39,11 @@ def load(checkpoint: Checkpoint, input_names: Sequence[str]) -> Any:
     return Exported().eval()
 
 
-def example(samples: Samples) -> tuple[Any, ...]:
-    """The first row of `samples` as tensors, in the order of its inputs."""
+def example(samples: Samples, batch: int = 1) -> tuple[Any, ...]:
+    """`batch` times the first row of `samples` as tensors, in the order of its inputs."""
     import torch
 
-    return tuple(torch.from_numpy(np.array(array[:1])) for array in samples.inputs.values())
+    return tuple(torch.from_numpy(np.repeat(array[:1], batch, axis=0)) for array in samples.inputs.values())
 
 
 def run(module: Any, samples: Samples, names: Sequence[str], batch: int = 32) -> dict[str, np.ndarray]:

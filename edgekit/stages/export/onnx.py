@@ -12,11 +12,14 @@ from edgekit.data.samples import Samples, as_fed
 from edgekit.errors import ModelFormatError, UnsupportedOpError, one_line
 from edgekit.models import attention_masks
 from edgekit.models.checkpoint import Checkpoint
+from edgekit.spec import MASK
 from edgekit.stages.export import graph
 from edgekit.stages.export import module as exported
 from edgekit.tasks import table as tasks
 from edgekit.tasks.base import Outputs
 from edgekit.tasks.parity import Parity, compare_all, require
+from edgekit.tflite.batches import groups
+from edgekit.tflite.interpreter import filled
 
 # The first opset with a Gelu node: decomposed into Erf it would become a Flex op on the way to TFLite.
 OPSET = 20
@@ -32,8 +35,10 @@ class OnnxExport:
     mask: float | None
 
 
-def export_onnx(checkpoint: Checkpoint, samples_folder: Path, target: Path, reference: Path, *, soften: bool = True) -> OnnxExport:
-    """Write `checkpoint` as ONNX: opset 20, inputs named as in the saved samples, batch 1, length fixed, its task's outputs.
+def export_onnx(
+    checkpoint: Checkpoint, samples_folder: Path, target: Path, reference: Path, *, soften: bool = True, batch: int = 1
+) -> OnnxExport:
+    """Write `checkpoint` as ONNX: opset 20, inputs named as in the saved samples, batch and length fixed, its task's outputs.
 
     Attention masks get values that integers can represent, unless `soften` leaves that to a later hop.
     Writes the outputs of the first saved samples, computed by PyTorch, to the folder `reference`, each float32 (N, …) by name.
@@ -43,7 +48,7 @@ def export_onnx(checkpoint: Checkpoint, samples_folder: Path, target: Path, refe
     module, names = exported.load(checkpoint, tuple(few.inputs)), checkpoint.task.outputs
     outputs = exported.reference(module, few, checkpoint)
     Samples(outputs).save(reference)
-    write_onnx(module, exported.example(few), list(few.inputs), names, target, checkpoint.path)
+    write_onnx(module, exported.example(few, batch), list(few.inputs), names, target, checkpoint.path)
     mask, written = soften_masks(target, few) if soften else (None, run_onnx(target, few))
     parity = compare_all(checkpoint.task.without_padding(written, few), outputs)
     require(parity, "PyTorch to ONNX")
@@ -142,11 +147,13 @@ def run_onnx(
     inputs = {name: (len(shape), dtype) for name, (shape, dtype) in every.items() if name not in constants}
     if missing := sorted(set(inputs) - set(samples.inputs)):
         raise ModelFormatError(f"{called}: input {missing[0]} is not in the data, which has {', '.join(samples.inputs)}")
+    tokens = shapes.get(MASK, [])
+    batch = tokens[0] if len(tokens) == 2 and all(shapes[name] == tokens for name in inputs) else 1
     rows: list[list[np.ndarray]] = []
-    for row in samples:
+    for row in groups(samples.inputs, batch):
         feed = dict(constants)
         for name, (rank, dtype) in inputs.items():
-            value = np.asarray(as_fed(row[name], rank))
+            value = np.asarray(as_fed(row[name], rank)) if batch == 1 else filled(row[name], batch)
             value = np.ascontiguousarray(np.moveaxis(value, -1, 1)) if name in channels_last else value
             feed[name] = value.astype(dtype, copy=False)
         try:
@@ -154,6 +161,9 @@ def run_onnx(
         except Exception as error:
             raise ModelFormatError(f"{called}: ONNX Runtime stops during inference ({one_line(error)})") from error
     names = [item.name for item in session.get_outputs()]
+    if batch > 1:
+        joined = (np.concatenate(values)[: len(samples)] for values in zip(*rows, strict=True))
+        return dict(zip(names, joined, strict=True))
     return {name: stacked(values, f"{called}: output {name}") for name, values in zip(names, zip(*rows, strict=True), strict=True)}
 
 

@@ -14,11 +14,14 @@ import numpy as np
 
 from edgekit.data.samples import Samples
 from edgekit.errors import ConversionError
+from edgekit.spec import MASK
 from edgekit.stages.export import graph, incoming
 from edgekit.stages.export.incoming import AS_IT_IS, Ends, Fixes
 from edgekit.stages.export.onnx import run_onnx, stacked
 from edgekit.tasks import table as tasks
 from edgekit.tasks.parity import Parity, compare_all, require
+from edgekit.tflite.batches import groups
+from edgekit.tflite.interpreter import filled
 
 # onnx2tf looks for this file in the working directory and downloads it where it is missing.
 _CALIBRATION_IMAGES = "calibration_image_sample_data_20x128x128x3_float32.npy"
@@ -155,10 +158,16 @@ def _parity(saved: Path, onnx_file: Path, samples_folder: Path, names: Mapping[s
     serve = tf.saved_model.load(str(saved)).signatures["serving_default"]
     specs = serve.structured_input_signature[1]
     samples = Samples.load(samples_folder).first(_ROWS)
-    rows = [serve(**{name: tf.constant(row[name], spec.dtype) for name, spec in specs.items()}) for row in samples]
+    shapes = {spec.shape for spec in specs.values()}
+    batch = (next(iter(shapes))[0] or 1) if len(shapes) == 1 and MASK in specs else 1
+    rows = [
+        serve(**{name: tf.constant(filled(row[name], batch), spec.dtype) for name, spec in specs.items()})
+        for row in groups(samples.inputs, batch)
+    ]
     outputs = {
-        names.get(key, key): stacked([row[key].numpy() for row in rows], f"{saved}: output {key}")
+        names.get(key, key): np.concatenate(values)[: len(samples)] if batch > 1 else stacked(values, f"{saved}: output {key}")
         for key in serve.structured_outputs
+        if (values := [row[key].numpy() for row in rows])
     }
     task = tasks.find(samples.task)
     parity = compare_all(task.without_padding(outputs, samples), task.without_padding(run_onnx(onnx_file, samples), samples))

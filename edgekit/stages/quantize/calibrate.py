@@ -3,7 +3,6 @@
 In a worker child; no memory grows with the number of samples."""
 
 import contextlib
-import itertools
 import os
 import pickle
 from collections.abc import Callable, Mapping
@@ -15,6 +14,7 @@ import numpy as np
 
 from edgekit.data.samples import Samples, as_fed
 from edgekit.errors import ConfigError, ConversionError, one_line
+from edgekit.spec import MASK
 from edgekit.stages.quantize.bias import Product, prepared
 from edgekit.stages.quantize.candidates import Reference, expect
 from edgekit.stages.quantize.forms import MULTIPLIED
@@ -27,7 +27,7 @@ from edgekit.stages.quantize.schemes import CALIBRATIONS, MINMAX
 from edgekit.stages.quantize.tensors import Tensors
 from edgekit.system.worker import progress
 from edgekit.tflite import flatbuffer
-from edgekit.tflite.lengths import MASK
+from edgekit.tflite.batches import groups
 
 # Rows in memory at a time.
 _CHUNK = 32
@@ -124,7 +124,8 @@ def _statistics(model: bytes, key: str, samples_folder: Path, mode: Any) -> dict
     from ai_edge_quantizer.utils.qsv_utils import min_max_update
 
     file = flatbuffer.parse(model, "model")
-    ranks = {spec.name: len(spec.shape) for spec in file.signature(file.entry()).inputs}
+    signature = file.signature(file.entry())
+    ranks, batch = {spec.name: len(spec.shape) for spec in signature.inputs}, signature.batch
     manager = recipe_manager.RecipeManager()
     manager.load_quantization_recipe(recipe_everything(16))
     # Without an update of its own it takes a moving average, which clips what the last samples did not reach.
@@ -133,7 +134,8 @@ def _statistics(model: bytes, key: str, samples_folder: Path, mode: Any) -> dict
     for start in range(0, total, _CHUNK):
         progress("calibrate", start, total)
         # Mapped anew for each chunk, so that the pages read so far are let go.
-        rows = itertools.islice(Samples.load(samples_folder), start, start + _CHUNK)
+        chunk = Samples.load(samples_folder).span(slice(start, start + _CHUNK))
+        rows = groups(chunk.inputs, batch, full=True)
         fed = [{name: as_fed(np.array(values), ranks[name]) for name, values in row.items()} for row in rows]
         calibrator.calibrate({key: fed}, manager)
     return calibrator.get_model_qsvs()

@@ -117,10 +117,11 @@ def run_rows(
 ) -> dict[str, Array]:
     """Every output (N, ...) by name, a batch axis of 1 left out, of the first samples, run side by side by `models`.
 
-    N is `count` or what makes the last row whole, and less once `seconds` have passed. `more` is fed beside each sample."""
-    count = samples.row_end(min(count, len(samples)), len(samples))
+    N is `count` or what makes the last row whole, and less once `seconds` have passed. `more` is fed beside each sample. Models
+    that take several samples at once, all as many, are given them."""
+    count, batch = samples.row_end(min(count, len(samples)), len(samples)), models[0].batch
     started = time.perf_counter()
-    places, late = iter(range(count)), [count]
+    places, late = iter(range(0, count, batch)), [count]
     results: dict[int, dict[str, Array]] = {}
 
     def share(model: Model) -> None:
@@ -129,12 +130,15 @@ def run_rows(
             if starts and place >= LEAST_ROWS and time.perf_counter() - started > seconds:
                 late.append(place)
                 return
-            fed = {name: array[place : place + 1] for name, array in samples.inputs.items()}
+            fed = {name: array[place : min(place + batch, count)] for name, array in samples.inputs.items()}
             results[place] = model.run({**fed, **(more or {})})
 
     with ThreadPoolExecutor(len(models)) as pool:
         list(pool.map(share, models))
-    outputs = {name: np.stack([results[place][name] for place in range(min(late))]) for name in results[0]}
+    finished = [results[place] for place in range(0, min(late), batch)]
+    if batch > 1:
+        return {name: np.concatenate([outputs[name] for outputs in finished]) for name in results[0]}
+    outputs = {name: np.stack([outputs[name] for outputs in finished]) for name in results[0]}
     return {name: array[:, 0] if array.ndim > 1 and array.shape[1] == 1 else array for name, array in outputs.items()}
 
 

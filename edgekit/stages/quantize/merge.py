@@ -1,4 +1,4 @@
-"""One file of several that are the same model at several sequence lengths: what they have in common is stored once."""
+"""One file of several that are the same model at several lengths or batch sizes: what they have in common is stored once."""
 
 import hashlib
 import pickle
@@ -12,36 +12,37 @@ from edgekit.stages.quantize.forms import Form, output
 from edgekit.stages.quantize.prepare import read_graph
 from edgekit.system import pickles
 from edgekit.tflite import flatbuffer, schema, tree
-from edgekit.tflite.lengths import key
 from edgekit.tflite.tree import listed
 
+LENGTHS, BATCHES = "--sequence-lengths", "--batch-size"
 
-def merge(files: Mapping[int, Path], target: Path, *, origin: str) -> None:
-    """Write the single-signature files, by length, as one with a signature `run_<length>` for each; in a worker child.
 
-    The longest comes first, so that a runtime which knows no signatures runs it. Constants, and the tables that describe tensors
-    and ops, are stored once where they are equal. Raises `UnsupportedOpError` for files above 2 GB and graphs that call others."""
-    merger = _Merger(origin)
-    for length in sorted(files, reverse=True):
-        # Mapped: the tree's arrays are views of it, and all lengths are held until they are written.
-        merger.add(length, flatbuffer.mapped(files[length]))
+def merge(files: Mapping[str, Path], target: Path, *, origin: str, option: str) -> None:
+    """Write the single-signature files as one with a signature for each by its key, for whoever gave `option`; in a worker child.
+
+    A runtime which knows no signatures runs the first. Constants, and the tables that describe tensors and ops, are stored once
+    where they are equal. Raises `UnsupportedOpError` for files above 2 GB and graphs that call others."""
+    merger = _Merger(origin, option)
+    for key, file in files.items():
+        # Mapped: the tree's arrays are views of it, and all graphs are held until they are written.
+        merger.add(key, flatbuffer.mapped(file))
     tree.write(merger.tree, target)
 
 
 class _Merger:
-    def __init__(self, origin: str) -> None:
-        self.origin = origin
+    def __init__(self, origin: str, option: str) -> None:
+        self.origin, self.option = origin, option
         self.tree: Any = None
         self.codes: dict[bytes, int] = {}
         self.buffers: dict[bytes, int] = {}
         self.tables: dict[bytes, _Once] = {}
 
-    def add(self, length: int, model: memoryview) -> None:
+    def add(self, key: str, model: memoryview) -> None:
         one = tree.load(model)
         if one is None:
-            raise UnsupportedOpError(f"{self.origin}: is above 2 GB; leave --sequence-lengths out")
+            raise UnsupportedOpError(f"{self.origin}: is above 2 GB; leave {self.option} out")
         if len(one.subgraphs) != 1:
-            raise UnsupportedOpError(f"{self.origin}: its graph calls others (control flow); leave --sequence-lengths out")
+            raise UnsupportedOpError(f"{self.origin}: its graph calls others (control flow); leave {self.option} out")
         entry = flatbuffer.parse(model, self.origin).entry()
         graph, codes, buffers = one.subgraphs[0], one.operatorCodes, one.buffers
         if self.tree is None:
@@ -55,10 +56,10 @@ class _Merger:
             operator.opcodeIndex = self._place(self.codes, self.tree.operatorCodes, codes[operator.opcodeIndex])
         graph.tensors = [self._once(tensor) for tensor in listed(graph.tensors)]
         graph.operators = [self._once(operator) for operator in listed(graph.operators)]
-        graph.name = key(length).encode()
+        graph.name = key.encode()
         self.tree.subgraphs.append(graph)
         ends = tree.named(entry.inputs), tree.named(entry.outputs)
-        self.tree.signatureDefs.append(schema.SignatureDefT(*ends, key(length), len(self.tree.subgraphs) - 1))
+        self.tree.signatureDefs.append(schema.SignatureDefT(*ends, key, len(self.tree.subgraphs) - 1))
 
     def _buffer(self, buffer: Any) -> int:
         """The place of the same constant; buffer 0 is that of tensors that are computed."""
@@ -93,15 +94,17 @@ class _Once:
         return self._place
 
 
-def same_names(longest: Path, other: Path) -> dict[str, str]:
-    """Tensors' and ops' (see `forms.output`) names at two lengths of a model; raises `ConversionError` where their ops differ."""
-    graphs = [read_graph(path) for path in (longest, other)]
+def same_names(model: Path, other: Path, option: str) -> dict[str, str]:
+    """Tensors' and ops' (see `forms.output`) names of a model in `other`, the same at another length or batch size.
+
+    Raises `ConversionError`, which names `option`, where their ops differ."""
+    graphs = [read_graph(path) for path in (model, other)]
     ours, theirs = (graph.operators for graph in graphs)
     kinds, others = ([(op.name, len(op.inputs), len(op.outputs)) for op in graph.operators] for graph in graphs)
     if kinds != others:
         raise ConversionError(
-            f"{longest.name}: the graph has other ops at another length ({len(ours)} and {len(theirs)}); "
-            "leave --sequence-lengths out, or try the other --bridge"
+            f"{model.name}: the graph has other ops at another size ({len(ours)} and {len(theirs)}); "
+            f"leave {option} out, or try the other --bridge"
         )
     names = {}
     for one, two in zip(ours, theirs, strict=True):
@@ -113,13 +116,13 @@ def same_names(longest: Path, other: Path) -> dict[str, str]:
 
 
 def carry_calibration(calibration: Path, names: Mapping[str, str], target: Path) -> None:
-    """Write what was calibrated at the longest length under the names at another one: the same ranges give the same integers."""
+    """Write what was calibrated at one length or batch size under the names at another: the same ranges give the same integers."""
     # In the parent, of what a child wrote.
     parts = pickles.loads(calibration.read_bytes())
     target.write_bytes(pickle.dumps(tuple({names[name]: part[name] for name in part if name in names} for part in parts)))
 
 
 def carry_form(form: Form, names: Mapping[str, str]) -> Form:
-    """The form with its ops named as at another length."""
+    """The form with its ops named as at another length or batch size."""
     wide, floating = (frozenset(names.get(op, op) for op in ops) for ops in (form.wide, form.floating))
     return replace(form, wide=wide, floating=floating)

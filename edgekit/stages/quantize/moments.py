@@ -11,6 +11,7 @@ import numpy as np
 from edgekit.data.samples import Samples
 from edgekit.stages.quantize.tensors import Tensors, real_tokens, token_mask
 from edgekit.tflite import flatbuffer, schema
+from edgekit.tflite.batches import groups
 from edgekit.tflite.tree import listed, load, opcodes, text
 
 PRODUCTS = ("FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D")
@@ -149,7 +150,8 @@ def gather(model: bytes, samples: Samples) -> dict[str, Moments]:
     tensors = Tensors(model, entry, sorted({window.tensor for window in sums}))
     draw = np.random.default_rng(0)
     # Spread over all of them, which may be sorted by class.
-    for row in samples.take(np.unique(np.linspace(0, len(samples) - 1, _ROWS).astype(np.int64))):
+    few = samples.take(np.unique(np.linspace(0, len(samples) - 1, _ROWS).astype(np.int64)))
+    for row in groups(few.inputs, tensors.batch, full=True):
         value_of, mask = tensors.run(row), token_mask(row)
         values = {index: value_of(index) for index in tensors.indices}
         for window, sum_ in sums.items():

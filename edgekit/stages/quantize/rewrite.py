@@ -1,7 +1,6 @@
 """Make a float32 graph quantizable: the same function, in ops that have good integer forms."""
 
 import copy
-import itertools
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ from edgekit.data.samples import Samples
 from edgekit.stages.quantize.prepare import prepare
 from edgekit.stages.quantize.tensors import Tensors, real_tokens, token_mask
 from edgekit.tflite import flatbuffer, schema
+from edgekit.tflite.batches import groups
 from edgekit.tflite.tree import add_constant, add_tensor, each_op, listed, load, operation, sharers, write
 
 # An output channel this many times the median one takes two bits of everyone's step.
@@ -65,7 +65,7 @@ def _largest(model: bytes, samples_folder: Path) -> dict[int, np.ndarray]:
     if file.entry().subgraph or not residual:
         return largest
     tensors = Tensors(model, file.entry(), list(residual))
-    for row in itertools.islice(Samples.load(samples_folder), _ROWS):
+    for row in groups(Samples.load(samples_folder).span(slice(_ROWS)).inputs, tensors.batch, full=True):
         value_of, mask = tensors.run(row), token_mask(row)
         for index, channels in residual.items():
             values = real_tokens(value_of(index).reshape(-1, channels), mask)

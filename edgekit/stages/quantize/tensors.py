@@ -6,12 +6,13 @@ from typing import Any
 import numpy as np
 
 from edgekit.data.samples import as_fed
+from edgekit.spec import MASK
 from edgekit.tflite import flatbuffer
-from edgekit.tflite.lengths import MASK
+from edgekit.tflite.interpreter import filled
 
 
 class Tensors:
-    """Runs a model and gives the values of the tensors at `indices` of the entry's subgraph."""
+    """Runs a model, which takes `batch` rows, and gives the values of the tensors at `indices` of the entry's subgraph."""
 
     def __init__(self, model: bytes, entry: flatbuffer.Entry, indices: Sequence[int]) -> None:
         from ai_edge_litert.interpreter import Interpreter
@@ -22,12 +23,17 @@ class Tensors:
         self._runtime: Any = self._interpreter._interpreter
         self._shapes: dict[str, tuple[int, ...]] = {}
         file = flatbuffer.parse(model, "model")
-        self._ranks = {spec.name: len(spec.shape) for spec in file.signature(entry).inputs}
+        signature = file.signature(entry)
+        self.batch, self._ranks = signature.batch, {spec.name: len(spec.shape) for spec in signature.inputs}
 
     def run(self, row: Mapping[str, np.ndarray]) -> Callable[[int], np.ndarray]:
-        """Run one row; what comes back gives a tensor's values by its index, until the next run."""
+        """Run one row, or copies of it where the model takes several.
+
+        What comes back gives a tensor's values by its index, until the next run."""
         subgraph = self._entry.subgraph
         fed = {name: as_fed(np.asarray(row[name]), self._ranks[name]) for name in self._entry.inputs}
+        if self.batch > 1:
+            fed = {name: filled(values, self.batch) for name, values in fed.items()}
         shapes = {name: values.shape for name, values in fed.items()}
         if shapes != self._shapes:
             for name, index in self._entry.inputs.items():

@@ -30,6 +30,7 @@ from edgekit.system.worker import OnProgress, Progress, Worker, stage
 from edgekit.tasks import table as tasks
 from edgekit.tasks.parity import Parity, compare, require
 from edgekit.tflite import flatbuffer, lengths, signatures
+from edgekit.tflite.batches import by_batch, groups
 from edgekit.tflite.interpreter import Model
 from edgekit.workflows.convert.config import Bridge
 
@@ -163,19 +164,19 @@ def _no_road(kind: Kind, path: Path, bridge: Bridge, failed: Mapping[str, str]) 
 
 
 def from_checkpoint(
-    checkpoint: Checkpoint, held_out: Path, road: Bridge, max_length: int, work: Path, worker: Worker
+    checkpoint: Checkpoint, held_out: Path, road: Bridge, max_length: int, work: Path, worker: Worker, batch: int = 1
 ) -> FloatModel:
-    """A checkpoint as a float32 .tflite, compared with PyTorch on the saved held-out rows: `finish` it.
+    """A checkpoint as a float32 .tflite for `batch` rows at once, compared with PyTorch on the saved held-out rows: `finish` it.
 
     Raises `CheckpointError`, `ConversionError` and `WorkerError`."""
     made = FloatModel(work / "float32.tflite", reference=work / "reference")
     if road is Bridge.LITERT:
         made.made_by = ("litert-torch",)
-        made.run("litert-torch", worker, export_litert, checkpoint, held_out, made.path, made.reference)
+        made.run("litert-torch", worker, export_litert, checkpoint, held_out, made.path, made.reference, batch)
         return made
     onnx_file = work / "model.onnx"
     # By this road masks are softened in the finished file, which takes no copy of the weights.
-    options = {"soften": road is not Bridge.DIRECT}
+    options = {"soften": road is not Bridge.DIRECT, "batch": batch}
     exported = made.run("PyTorch to ONNX", worker, export_onnx, checkpoint, held_out, onnx_file, made.reference, **options)
     made.parity["PyTorch to ONNX"], made.mask = exported.parity, exported.mask
     _from_onnx(made, onnx_file, checkpoint.path, road, held_out, max_length, AS_IT_IS, work, worker)
@@ -319,7 +320,9 @@ def compare_outputs(source: Source, made: FloatModel, held_out: Path) -> Parity 
 
 def _outputs(file: Path, samples: Samples, origin: Path) -> dict[str, np.ndarray]:
     model = Model(file)
-    rows = [model.run(row) for row in samples]
+    rows = [model.run(row) for row in groups(samples.inputs, model.batch)]
+    if model.batch > 1:
+        return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
     return {
         spec.name: stacked([row[spec.name] for row in rows], f"{origin}: output {spec.name}") for spec in model.signature.outputs
     }
@@ -330,6 +333,9 @@ def _check_float(path: Path) -> None:
     if several := lengths.by_length(file):
         listed = ",".join(map(str, several))
         raise ModelFormatError(f"{path}: has several sequence lengths; convert its checkpoint with --sequence-lengths {listed}")
+    if several := by_batch(file):
+        listed = ",".join(map(str, several))
+        raise ModelFormatError(f"{path}: has several batch sizes; convert its checkpoint with --batch-size {listed}")
     tensors = (tensor for graph in file.subgraphs for tensor in graph.tensors)
     if dtypes := sorted({tensor.dtype for tensor in tensors if tensor.scale is not None or tensor.scales}):
         raise ModelFormatError(f"{path}: is quantized already ({', '.join(dtypes)}); give the float32 file that it was made from")

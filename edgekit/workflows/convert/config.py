@@ -17,6 +17,8 @@ from edgekit.system.settings import Bounds, at_least, check, setting, share
 # Rows that each file is judged on where the user names none: never those that calibration saw.
 HELD_OUT = 200
 MAX_LENGTH = 64
+MOST_BATCH = 256
+_NO_FREE_BATCH = "edgekit writes files of fixed sizes alone, which its integers rest on"
 _DTYPES = ("float32", "int8", "uint8")
 _SEARCH = Bounds(at_least(0).hold, "0 for no search, or a number of seconds")
 
@@ -52,6 +54,9 @@ class ConvertConfig:
     sequence_lengths: tuple[int, ...] = setting(
         (), "A signature for each of these lengths, over the same weights.", metavar="16,32,64,128"
     )
+    batch_sizes: tuple[int, ...] = setting(
+        (), "Texts of an inference; of several, a signature for each over the same weights.", option="--batch-size", metavar="1,4,8"
+    )
     max_drop: float | None = settings.max_drop()
     min_db: float | None = settings.min_db()
     min_cosine: float | None = settings.min_cosine()
@@ -80,6 +85,8 @@ class ConvertConfig:
         check(self)
         if self.sequence_lengths:
             self._check_lengths()
+        if self.batch_sizes:
+            self._check_batches()
         if self.mediapipe and self.outputs == "int8":
             raise ConfigError("outputs is int8; MediaPipe takes float32 or uint8 scores")
         if self.int8_settings and any(scheme.activations != "int8" for scheme in chosen):
@@ -94,6 +101,30 @@ class ConvertConfig:
             "plan": self.plan is not None,
         }
         return tuple(what for what, changes in is_set.items() if changes)
+
+    @property
+    def batch(self) -> int:
+        """Texts that one inference takes, the most of several."""
+        return max(self.batch_sizes, default=1)
+
+    def _check_batches(self) -> None:
+        listed = ",".join(map(str, self.batch_sizes))
+        if 0 in self.batch_sizes:
+            raise ConfigError(f"batch_sizes {listed}: {_NO_FREE_BATCH}; give the sizes that you need, such as 1,4,8")
+        if any(batch < 1 for batch in self.batch_sizes):
+            raise ConfigError(f"batch_sizes {listed}: counts the texts of an inference; give numbers from 1, such as 1,4,8")
+        if any(one >= two for one, two in itertools.pairwise(self.batch_sizes)):
+            raise ConfigError(f"batch_sizes {listed}: give each size once, the smallest first, such as 1,4,8")
+        if self.batch > MOST_BATCH:
+            raise ConfigError(f"batch_sizes {listed}: {self.batch} texts at once are more than {MOST_BATCH}; give fewer")
+        if self.batch == 1:
+            return
+        if self.sequence_lengths:
+            raise ConfigError(f"batch_sizes {listed}: goes with one length alone; leave sequence_lengths out (--sequence-lengths)")
+        if self.mediapipe:
+            raise ConfigError("mediapipe: MediaPipe feeds one text at a time; leave batch_sizes out (--batch-size)")
+        if self.integer_only:
+            raise ConfigError("integer_only: rewrites the graph for one text at a time; leave batch_sizes out (--batch-size)")
 
     def _check_lengths(self) -> None:
         listed = ",".join(map(str, self.sequence_lengths))

@@ -221,6 +221,7 @@ def _of_checkpoint(name: str, checkpoint: Checkpoint, rows: Rows | None, config:
     classifies = task.name in _MEDIAPIPE_TASKS and settings["problem"] != "regression" and len(signature.outputs) == 1
     one_output = ["MediaPipe's TextClassifier takes classifiers of one output"]
     limits = mediapipe_limits(encoder, text, settings, inputs) if classifies else one_output
+    limits = [*limits, *(["they take several texts at once"] if config.batch > 1 else [])]
     notes = [_PLAIN] if checkpoint.sentence_head is not None and not (checkpoint.path / MODULES).is_file() else []
     if limits and (classifies or config.mediapipe):
         notes.append(f"MediaPipe's TextClassifier cannot run these files: {'; '.join(limits)}. edgekit predict can.")

@@ -18,7 +18,7 @@ from edgekit.data.text import check_ids, check_room, random_texts
 from edgekit.errors import CalibrationError, ConfigError, EdgekitError, about
 from edgekit.measure.judge import BenchmarkConfig, benchmark
 from edgekit.measure.machine import machine
-from edgekit.measure.measurement import Measurement, refusal
+from edgekit.measure.measurement import Measurement, batch_of, refusal
 from edgekit.models import checkpoint, ranges
 from edgekit.models.checkpoint import Checkpoint
 from edgekit.models.source import Kind, Source, brings, classify
@@ -39,11 +39,12 @@ from edgekit.tasks.base import Settings, Task
 from edgekit.tasks.generic import GENERIC
 from edgekit.tasks.recognition import named, recognise
 from edgekit.tflite import flatbuffer, metadata, package
-from edgekit.workflows.convert import bridge, contents, in_memory, several_lengths
+from edgekit.workflows.convert import bridge, contents, in_memory, several_batches, several_lengths
 from edgekit.workflows.convert.bridge import FloatModel
 from edgekit.workflows.convert.config import Bridge, ConvertConfig
 from edgekit.workflows.convert.fit import check_rows
 from edgekit.workflows.convert.publish import Data, Publisher, final_path, read_plan, rejected_path
+from edgekit.workflows.convert.several_batches import Batches
 from edgekit.workflows.convert.several_lengths import Lengths
 from edgekit.workflows.inputs import classes_of
 
@@ -56,7 +57,7 @@ _QUICK = BenchmarkConfig(runs=30, warmup=5, rounds=2, max_seconds=1.0, max_accur
 
 @dataclass(frozen=True)
 class Converted:
-    """One scheme's result: `path` where it was published, else why it was `refused`; `lengths` where it has several.
+    """One scheme's result: `path` where it was published, else why it was `refused`; `sizes` where it has several.
 
     The measurement of a file that was kept as rejected has that path."""
 
@@ -65,7 +66,7 @@ class Converted:
     measurement: Measurement | None = None
     plan: QuantizationPlan | None = None
     refused: str | None = None
-    lengths: Lengths | None = None
+    sizes: Lengths | Batches | None = None
 
 
 @dataclass(frozen=True)
@@ -93,16 +94,16 @@ class Conversion:
         if not any(row.scheme == "float32" for row in rows):
             rows = (self.reference, *rows)
         plans = [f"{result.scheme}: {result.plan.reason}" for result in self.published if result.plan]
-        lengths = [f"{result.scheme}: {result.lengths.told}" for result in self.published if result.lengths]
+        sizes = [f"{result.scheme}: {result.sizes.told}" for result in self.published if result.sizes]
         return Report(
             title=f"edgekit convert: {self.source.name}",
             model=self.source.name,
             data=self.data,
             machine=machine(),
-            settings={"threads": self.reference.threads, "batch": 1},
+            settings={"threads": self.reference.threads, "batch": batch_of(rows)},
             rows=rows,
             reference=next(row.path for row in rows if row.scheme == "float32"),
-            notes=(*plans, *lengths, *self.notes),
+            notes=(*plans, *sizes, *self.notes),
         )
 
     def _repr_html_(self) -> str:
@@ -190,13 +191,15 @@ def _convert(model: str, out: Path, config: ConvertConfig, *, overwrite: bool, o
         together([partial(maker.make, scheme) for scheme in late if scheme.name == "int8"])
         made, failed = maker.made, maker.failed
         bare = {name: file for name, (file, _) in made.items()}
-        several = None
+        several: several_lengths.Several | several_batches.Several | None = None
+        rest = float_model, data.held_out, rows_to_see, work, worker
         if (lengths := config.sequence_lengths) and source.checkpoint is not None:
-            several = several_lengths.Several(
-                source, source.checkpoint, lengths, float_model, data.held_out, rows_to_see, work, worker
-            )
+            several = several_lengths.Several(source, source.checkpoint, lengths, *rest)
+        elif len(sizes := config.batch_sizes) > 1 and source.checkpoint is not None:
+            several = several_batches.Several(source, source.checkpoint, sizes, config.max_length, *rest)
+        if several is not None:
             try:
-                with stage(on_progress, "convert: other lengths"):
+                with stage(on_progress, "convert: other lengths" if lengths else "convert: other batch sizes"):
                     several.merge(made, failed, maker.calibration, settings)
             except EdgekitError:
                 # It is for runs that were killed.
@@ -205,10 +208,10 @@ def _convert(model: str, out: Path, config: ConvertConfig, *, overwrite: bool, o
         packed = {name: _packed(carried, file, name, work) for name, (file, _) in made.items()}
         reference = packed.get("float32") or _packed(carried, float_model.path, "float32", work)
         measured = _measure(reference, packed, data, config, work, on_progress)
-        by_length = several.measure(packed, failed, reference, config.threads) if several else {}
+        by_size: dict[str, Any] = dict(several.measure(packed, failed, reference, config.threads)) if several else {}
         notes = carried.notes if carried is not None else ()
         notes += (other,) if other and any(scheme.name == "int8" for scheme in chosen) else ()
-        publisher = Publisher(out, source, parents, config, float_model, data, overwrite, notes, by_length)
+        publisher = Publisher(out, source, parents, config, float_model, data, overwrite, notes, by_size)
         results = []
         for scheme in chosen:
             if scheme.name in failed:
@@ -217,16 +220,16 @@ def _convert(model: str, out: Path, config: ConvertConfig, *, overwrite: bool, o
             plan = made[scheme.name][1]
             measurement = measured[packed[scheme.name]]
             reason = _refused(measurement, data, config)
-            if reason is None and by_length:
+            if reason is None and by_size:
                 bounds = (config.max_drop, config.min_db) if data.real else (None, None)
-                reason = several_lengths.judge(by_length[scheme.name], scheme.name, *bounds)
+                reason = (several_lengths if lengths else several_batches).judge(by_size[scheme.name], scheme.name, *bounds)
             if reason is None:
                 measurement = publisher.publish(scheme, packed[scheme.name], plan, measurement)
             elif measurement.failure is None:
                 reason = publisher.reject(scheme, packed[scheme.name], plan, measurement, reason, bare=bare[scheme.name])
                 measurement = replace(measurement, path=str(rejected_path(final_path(out, source, scheme))))
             path = None if reason else final_path(out, source, scheme)
-            results.append(Converted(scheme.name, path, measurement, plan, reason, by_length.get(scheme.name)))
+            results.append(Converted(scheme.name, path, measurement, plan, reason, by_size.get(scheme.name)))
         journal.unlink(missing_ok=True)
         if source.kind is Kind.CHECKPOINT and any(result.path for result in results):
             checkpoint.publish_tokenizer(source.path, out)
@@ -343,6 +346,8 @@ def _check(source: Source, config: ConvertConfig) -> None:
         source.checkpoint.check_length(config.max_length)
         source.checkpoint.refuse_other_head()
         check_room(source.checkpoint.tokenizer, min(config.sequence_lengths, default=config.max_length))
+    elif config.batch > 1:
+        raise ConfigError(f"{source.path}: --batch-size is for checkpoints of texts, which are exported at each; leave it out")
     elif config.sequence_lengths:
         raise ConfigError(f"{source.path}: --sequence-lengths is for checkpoints, which are exported at each; leave it out")
 
@@ -393,7 +398,7 @@ def _float_model(source: Source, config: ConvertConfig, drawn: Drawn, work: Path
         inputs = model.inputs(config.max_length, pairs=model.task.joins(rows))
         encoding = Encoding(model.tokenizer, vocabulary=model.vocabulary)
         data = _save(drawn, inputs, encoding, model.task, model.settings, config, room)
-        made = bridge.from_checkpoint(model, data.held_out, road, config.max_length, room, worker)
+        made = bridge.from_checkpoint(model, data.held_out, road, config.max_length, room, worker, config.batch)
         bridge.finish(source, made, data.held_out, room, worker)
         return made, data
 

@@ -18,6 +18,8 @@ from edgekit.system import artifacts, serial
 from edgekit.system.serial import read_json
 from edgekit.tasks.base import Task
 from edgekit.workflows.convert.bridge import FloatModel
+from edgekit.workflows.convert.several_batches import Batches
+from edgekit.workflows.convert.several_lengths import Lengths
 
 REJECTED = ".rejected"
 _DIAGNOSED_ROWS = 64
@@ -47,7 +49,7 @@ def final_path(out: Path, source: Source, scheme: Scheme) -> Path:
 class Publisher:
     """What all files of one conversion have in common. `config` is a dataclass; it goes into the manifests as it is.
 
-    `lengths` has the figures by sequence length of the schemes whose files have several."""
+    `sizes` has the figures by sequence length or batch size of the schemes whose files have several."""
 
     out: Path
     source: Source
@@ -57,7 +59,7 @@ class Publisher:
     data: Data
     overwrite: bool
     notes: tuple[str, ...] = ()
-    lengths: Mapping[str, Any] = field(default_factory=dict)
+    sizes: Mapping[str, Lengths | Batches] = field(default_factory=dict)
 
     def publish(self, scheme: Scheme, file: Path, plan: QuantizationPlan, measurement: Measurement) -> Measurement:
         """Put `file` under its final name, with its manifest; returns the measurement under that name."""
@@ -108,7 +110,7 @@ class Publisher:
             tools=(*made.made_by, "ai-edge-quantizer", "ai-edge-litert"),
             measured={
                 **measured,
-                **({"lengths": self.lengths[scheme.name]} if scheme.name in self.lengths else {}),
+                **self._sizes(scheme.name),
                 "data": self.data.description,
                 "plan": plan,
                 "bridge": {"name": made.road, "tools": made.made_by, "failed": made.failed_roads},
@@ -123,6 +125,10 @@ class Publisher:
             overwrite=overwrite,
         ) as draft:
             shutil.copyfile(file, draft.path)
+
+    def _sizes(self, scheme: str) -> dict[str, Lengths | Batches]:
+        sizes = self.sizes.get(scheme)
+        return {} if sizes is None else {"lengths" if isinstance(sizes, Lengths) else "batches": sizes}
 
 
 def rejected_path(final: Path) -> Path:

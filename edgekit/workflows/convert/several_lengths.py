@@ -13,9 +13,10 @@ from edgekit.data.samples import Array, Samples
 from edgekit.errors import ConversionError, EdgekitError, RefusedError
 from edgekit.models.checkpoint import Checkpoint
 from edgekit.models.source import Source
+from edgekit.spec import MASK
 from edgekit.stages.quantize import schemes
 from edgekit.stages.quantize.candidates import ROUNDING, run_rows
-from edgekit.stages.quantize.merge import carry_calibration, carry_form, merge, same_names
+from edgekit.stages.quantize.merge import LENGTHS, carry_calibration, carry_form, merge, same_names
 from edgekit.stages.quantize.plan import IntegerSettings, QuantizationPlan, quantize
 from edgekit.stages.quantize.schemes import Scheme
 from edgekit.system.worker import Worker, together
@@ -24,7 +25,8 @@ from edgekit.tasks.metrics import Proportion
 from edgekit.tasks.parity import FLOAT32_TOLERANCE, compare
 from edgekit.tasks.table import TASKS
 from edgekit.tflite.interpreter import Model
-from edgekit.tflite.lengths import MASK, LengthsModel, key, load, needed
+from edgekit.tflite.lengths import LengthsModel, key, needed
+from edgekit.tflite.loading import load
 from edgekit.workflows.convert import bridge
 from edgekit.workflows.convert.bridge import FloatModel
 
@@ -148,7 +150,7 @@ class Several:
         try:
             made = bridge.from_checkpoint(self.checkpoint, rows, self.longest.road, length, work, self.worker)
             bridge.finish(self.source, made, rows, work, self.worker)
-            return _Shorter(made, self.worker.run(same_names, self.longest.path, made.path).value, samples)
+            return _Shorter(made, self.worker.run(same_names, self.longest.path, made.path, LENGTHS).value, samples)
         except EdgekitError as error:
             raise type(error)(f"at {length} tokens: {error.message}", error.detail) from error
 
@@ -163,17 +165,36 @@ class Several:
             if scheme.name == "float32":
                 continue
             files[length] = work / f"{scheme.name}.tflite"
-            found: dict[str, Path | None] = {"samples": shorter.samples, "calibration": None}
-            if calibration is not None:
-                found["calibration"] = work / "calibration"
-                carry_calibration(calibration, shorter.names, work / "calibration")
-            form = carry_form(plan.form, shorter.names) if plan.form else None
-            chosen = replace(settings, form=form, trial=None, expected=None)
-            quantize(shorter.model.path, scheme, files[length], **found, settings=chosen, worker=self.worker)
+            how = Alike(plan, shorter.names, shorter.samples, calibration, settings)
+            quantize_alike(shorter.model.path, scheme, files[length], how, work, self.worker)
         target = self.work / f"{scheme.name}_lengths.tflite"
-        self.worker.run(merge, files, target, origin=f"{self.source.name}, {scheme.name}")
+        ordered = {key(length): files[length] for length in sorted(files, reverse=True)}
+        self.worker.run(merge, ordered, target, origin=f"{self.source.name}, {scheme.name}", option=LENGTHS)
         self.added[scheme.name] = target.stat().st_size - file.stat().st_size
         return target
+
+
+@dataclass(frozen=True)
+class Alike:
+    """What a model's quantization at one length or batch size says for another: its plan, the `names` of its tensors and ops there,
+    and what was calibrated; `samples` are rows for the other."""
+
+    plan: QuantizationPlan
+    names: Mapping[str, str]
+    samples: Path | None
+    calibration: Path | None
+    settings: IntegerSettings
+
+
+def quantize_alike(model: Path, scheme: Scheme, target: Path, how: Alike, work: Path, worker: Worker) -> None:
+    """Write float32 `model` in `scheme` with the same integers as the one that was planned; raises what `quantize` does."""
+    calibration = None
+    if how.calibration is not None:
+        calibration = work / "calibration"
+        carry_calibration(how.calibration, how.names, calibration)
+    form = carry_form(how.plan.form, how.names) if how.plan.form else None
+    settings = replace(how.settings, form=form, trial=None, expected=None)
+    quantize(model, scheme, target, samples=how.samples, calibration=calibration, settings=settings, worker=worker)
 
 
 def judge(measured: Lengths, scheme: str, max_drop: float | None, min_db: float | None = None) -> str | None:
@@ -279,13 +300,13 @@ def run_each(file: Path, reference: Path, held_out: Path, lengths: Iterable[int]
                 error_db=same.error_db or 0.0,
                 max_abs_difference=max(difference.max_abs for difference in differences),
                 max_rel_difference=max(difference.max_rel for difference in differences),
-                p50_ms=_p50_ms(model.models[length]),
+                p50_ms=p50_ms(model.models[length]),
             )
         )
     return tuple(figures)
 
 
-def _p50_ms(model: Model) -> float:
+def p50_ms(model: Model) -> float:
     """Of the row that was stored last."""
     times: list[float] = []
     started = time.perf_counter()

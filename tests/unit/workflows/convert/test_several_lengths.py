@@ -17,10 +17,11 @@ from edgekit.models.source import Kind, Source
 from edgekit.spec import DataSpec
 from edgekit.stages.quantize.calibrate import calibrate
 from edgekit.stages.quantize.forms import Form
+from edgekit.stages.quantize.merge import LENGTHS as OPTION
 from edgekit.stages.quantize.merge import carry_calibration, carry_form, merge, same_names
 from edgekit.stages.quantize.quantizer import write_integer
 from edgekit.tasks.metrics import proportion
-from edgekit.tflite import flatbuffer, lengths, signatures
+from edgekit.tflite import flatbuffer, lengths, loading, signatures
 from edgekit.tflite.inspect import describe, inspect
 from edgekit.tflite.interpreter import Model
 from edgekit.tflite.lengths import LengthsModel
@@ -70,6 +71,11 @@ def encoder(length: int, *, shift: float = 0.0, suffix: str = "", tokens: bool =
     return build.pack()
 
 
+def merge_lengths(files: dict[int, Path], target: Path) -> None:
+    """The longest first."""
+    merge({lengths.key(length): files[length] for length in sorted(files, reverse=True)}, target, origin="model", option=OPTION)
+
+
 def singles(room: Path, made=encoder, chosen=LENGTHS) -> dict[int, Path]:
     files = {length: room / f"{length}.tflite" for length in chosen}
     for length, file in files.items():
@@ -94,7 +100,7 @@ def parts(tmp_path_factory) -> dict[int, Path]:
 @pytest.fixture(scope="module")
 def bare(parts, tmp_path_factory) -> Path:
     target = tmp_path_factory.mktemp("merged") / "bare.tflite"
-    merge(parts, target, origin="model")
+    merge_lengths(parts, target)
     return target
 
 
@@ -134,8 +140,8 @@ def test_what_is_alike_is_stored_once(bare, parts):
 def test_weights_that_differ_stay_apart(tmp_path):
     parts = singles(tmp_path, lambda length: encoder(length, shift=float(length)))
     target = tmp_path / "merged.tflite"
-    merge(parts, target, origin="model")
-    model = lengths.load(target)
+    merge_lengths(parts, target)
+    model = loading.load(target)
     for tokens in LENGTHS:
         np.testing.assert_array_equal(model.run(row(tokens))["logits"], answer(parts[tokens], row(tokens), slice(tokens)))
 
@@ -143,7 +149,7 @@ def test_weights_that_differ_stay_apart(tmp_path):
 @pytest.mark.parametrize(("tokens", "expected"), [(0, 4), (1, 4), (4, 4), (5, 8), (8, 8), (9, 16), (16, 16)])
 @pytest.mark.parametrize("right", [True, False])
 def test_a_row_runs_in_the_shortest_that_holds_it(bare, parts, tokens, expected, right):
-    model = lengths.load(bare)
+    model = loading.load(bare)
     assert isinstance(model, LengthsModel)
     given = row(tokens, right=right)
     found = model.run(given)["logits"]
@@ -159,15 +165,15 @@ def test_a_hole_in_the_mask_is_no_padding():
 
 def test_rows_of_another_width_are_told_as_before(bare):
     with pytest.raises(Exception, match=r"takes shape \(1, 16\), the data has \(1, 8\)"):
-        lengths.load(bare).run({name: array[:, :8] for name, array in row(3).items()})
+        loading.load(bare).run({name: array[:, :8] for name, array in row(3).items()})
 
 
 def test_a_file_of_one_length_is_what_it_was(parts, tmp_path):
-    assert type(lengths.load(parts[8])) is Model
+    assert type(loading.load(parts[8])) is Model
     one = tmp_path / "one.tflite"
-    merge({8: parts[8]}, one, origin="model")
+    merge_lengths({8: parts[8]}, one)
     assert lengths.by_length(flatbuffer.read(one)) == {}
-    assert type(lengths.load(one)) is Model
+    assert type(loading.load(one)) is Model
 
 
 def test_a_graph_that_calls_others_is_refused(tmp_path):
@@ -177,17 +183,17 @@ def test_a_graph_that_calls_others_is_refused(tmp_path):
     build.graph()
     (tmp_path / "two.tflite").write_bytes(build.pack())
     with pytest.raises(UnsupportedOpError, match="leave --sequence-lengths out"):
-        merge({4: tmp_path / "two.tflite"}, tmp_path / "out.tflite", origin="model")
+        merge_lengths({4: tmp_path / "two.tflite"}, tmp_path / "out.tflite")
 
 
 def test_names_are_carried_op_by_op(parts, tmp_path):
-    names = same_names(parts[16], parts[4])
+    names = same_names(parts[16], parts[4], OPTION)
     assert names["logits"] == "logits"
     assert carry_form(Form("x", floating=frozenset({"found", "gone"})), {"found": "found_4"}).floating == {"found_4", "gone"}
     other = tmp_path / "other.tflite"
     other.write_bytes(text_classifier(4))
-    with pytest.raises(ConversionError, match="other ops at another length"):
-        same_names(parts[16], other)
+    with pytest.raises(ConversionError, match="other ops at another size"):
+        same_names(parts[16], other, OPTION)
 
 
 @pytest.mark.parametrize("bits", [8, 16])
@@ -196,7 +202,7 @@ def test_carried_ranges_give_the_same_integers(tmp_path, bits):
     parts = singles(tmp_path, chosen=(16,)) | singles(tmp_path, lambda length: encoder(length, suffix="_b"), (4,))
     rows = held_out(tmp_path / "rows", [3, 4, 9, 16] * 3)
     calibrate(parts[16], rows, tmp_path / "calibration")
-    names = same_names(parts[16], parts[4])
+    names = same_names(parts[16], parts[4], OPTION)
     assert names["table"] == "table_b"
     carry_calibration(tmp_path / "calibration", names, tmp_path / "carried")
     made = {}
@@ -205,13 +211,13 @@ def test_carried_ranges_give_the_same_integers(tmp_path, bits):
         made[length] = tmp_path / f"{length}_int.tflite"
         write_integer(parts[length], tmp_path / calibration, made[length], its)
     target = tmp_path / "merged.tflite"
-    merge(made, target, origin="model")
+    merge_lengths(made, target)
     found = [
         {tensor.buffer for tensor in graph.tensors if tensor.name.startswith(("weights", "bias", "table")) and tensor.data_bytes}
         for graph in flatbuffer.read(target).subgraphs
     ]
     assert found[0] == found[1] and len(found[0]) == 3
-    model = lengths.load(target)
+    model = loading.load(target)
     assert isinstance(model, LengthsModel)
     short = model.run(row(4))["logits"]
     assert model.length == 4
@@ -232,13 +238,13 @@ def test_predict_chooses_by_the_text(several, parts, tiny_bert, tmp_path):
 
 
 def test_one_signature_is_loaded_until_another_is_needed(several, parts):
-    model = lengths.load_lazily(several)
+    model = loading.load_lazily(several)
     assert isinstance(model, LengthsModel) and not model.models
     for tokens, loaded in ((3, [4]), (4, [4]), (7, list(LENGTHS)), (2, list(LENGTHS)), (16, list(LENGTHS))):
         length = next(length for length in LENGTHS if length >= tokens)
         np.testing.assert_array_equal(model.run(row(tokens))["logits"], answer(parts[length], row(tokens), slice(length)))
         assert list(model.models) == loaded
-    assert type(lengths.load_lazily(parts[4])) is Model
+    assert type(loading.load_lazily(parts[4])) is Model
 
 
 @pytest.mark.parametrize("length", LENGTHS)
@@ -335,13 +341,13 @@ def test_every_signature_is_run(several, bare, tmp_path):
 def tagger(tmp_path_factory) -> Path:
     """Merged, with an output for each token."""
     target = tmp_path_factory.mktemp("tagger") / "merged.tflite"
-    merge(singles(target.parent, lambda length: encoder(length, tokens=True)), target, origin="model")
+    merge_lengths(singles(target.parent, lambda length: encoder(length, tokens=True)), target)
     return target
 
 
 @pytest.mark.parametrize("right", [True, False])
 def test_outputs_of_tokens_are_as_wide_as_the_longest_whatever_runs(tagger, right):
-    model = lengths.load(tagger)
+    model = loading.load(tagger)
     assert isinstance(model, LengthsModel)
     whole, found = model.models[LONGEST].run(row(3, right=right)), model.run(row(3, right=right))
     assert model.length == 4
@@ -389,7 +395,7 @@ def test_a_signature_that_answers_otherwise_is_refused(tmp_path, tiny_bert):
     builder.Finish(root.Pack(builder), file_identifier=b"TFL3")
     parts[4].write_bytes(bytes(builder.Output()))
     target = tmp_path / "merged.tflite"
-    merge(parts, target, origin="model")
+    merge_lengths(parts, target)
     found = Lengths(1, 0.0, run_each(target, parts[16], held_out(tmp_path / "rows", [2, 3, 4, 12] * 5), LENGTHS, 1))
     assert "run_4 decides otherwise than run_16 on 15 of 15 rows" in (judge(found, "dynamic", 0.05) or "")
     assert "run_4 differs from run_16" in (judge(found, "float32", None) or "")

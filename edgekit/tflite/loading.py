@@ -1,0 +1,33 @@
+"""Any .tflite as something that runs: by its one signature, or by the one of several lengths or batch sizes that fits."""
+
+from functools import partial
+from pathlib import Path
+
+from edgekit.tflite import flatbuffer
+from edgekit.tflite.batches import BatchesModel, by_batch
+from edgekit.tflite.interpreter import Model
+from edgekit.tflite.lengths import LengthsModel, by_length
+
+AnyModel = Model | LengthsModel | BatchesModel
+
+
+def load(path: Path, *, threads: int = 2, delegate: bool = True) -> AnyModel:
+    """The file at `path`; of several lengths or batch sizes it chooses one for each run. Raises as `Model` does."""
+    model = Model(path, threads=threads, delegate=delegate)
+    if entries := by_length(model.file):
+        return LengthsModel(model.file, path, entries, lambda: model)
+    if entries := by_batch(model.file):
+        return BatchesModel(model.file, path, entries, lambda: model)
+    return model
+
+
+def load_lazily(path: Path, *, threads: int = 2) -> AnyModel:
+    """As `load`, for a file that may be needed for one row alone: it is mapped, and of several signatures one is prepared first."""
+    file = flatbuffer.read(path)
+    whole = partial(Model, path, threads=threads, mapped=True, file=file)
+    one = partial(Model, path, threads=threads, alone=True, file=file)
+    if entries := by_length(file):
+        return LengthsModel(file, path, entries, whole, one)
+    if entries := by_batch(file):
+        return BatchesModel(file, path, entries, whole, one)
+    return whole()
