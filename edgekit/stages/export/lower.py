@@ -167,6 +167,32 @@ def _convolution(node: _Node) -> list[Any] | None:
     return node.made
 
 
+# Elementwise ops.
+
+
+def _outer(node: _Node) -> list[Any] | None:
+    """An op on a row (1, 1, 1, N) and a column (1, 1, N, 1), as one on three axes.
+
+    Of four axes onnx2tf 2 takes the one for the other with its channels moved, and moves them back."""
+    shapes = [node.shapes.get(name, ()) for name in node.node.input]
+    if len(shapes) != 2 or any(len(shape) != 4 or shape[0] != 1 or 0 in shape for shape in shapes):
+        return None
+    first, second = shapes
+    if first == second or first not in (_moved(second, (0, 2, 3, 1)), _moved(second, (0, 3, 1, 2))):
+        return None
+    if any(1 not in pair and pair[0] != pair[1] for pair in zip(first, second, strict=True)):
+        return None
+    result = np.broadcast_shapes(first, second)
+    flat = [node.add("Reshape", name, np.array(shape[1:], np.int64)) for name, shape in zip(node.node.input, shapes, strict=True)]
+    made = node.add(node.node.op_type, *flat, **node.attributes)
+    node.add("Reshape", made, np.array(result, np.int64), result=node.node.output[0])
+    return node.made
+
+
+def _moved(shape: tuple[int, ...], order: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(shape[axis] for axis in order)
+
+
 # Normalizations and activations.
 
 
@@ -332,6 +358,7 @@ def _scaler(node: _Node) -> list[Any] | None:
 
 
 _FORMS: Mapping[str, Callable[[_Node], list[Any] | None]] = {
+    **dict.fromkeys(("Add", "Div", "Max", "Min", "Mul", "Sub"), _outer),
     "AveragePool": _pool,
     "Conv": _convolution,
     "GroupNormalization": _group_normalization,
