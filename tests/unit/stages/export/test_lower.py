@@ -63,6 +63,18 @@ def test_pools_of_any_rank_and_with_dilations(op: str, shape: tuple[int, ...], o
     assert op not in _same(node, shape, {"y": TensorProto.FLOAT})
 
 
+@pytest.mark.parametrize("op", ["Mul", "Sub"])
+def test_a_row_by_a_column_has_three_axes(op: str) -> None:
+    node = helper.make_node(op, ["x", "w"], ["y"])
+    assert _same(node, (1, 1, 1, 5), {"y": TensorProto.FLOAT}, {"w": (1, 1, 5, 1)}) == {op, "Reshape"}
+
+
+@pytest.mark.parametrize(("shape", "other"), [((1, 2, 4, 4), (1, 2, 4, 4)), ((1, 2, 4, 4), (1, 2, 1, 1)), ((1, 1, 5), (1, 5, 1))])
+def test_other_products_stay(shape: tuple[int, ...], other: tuple[int, ...]) -> None:
+    node = helper.make_node("Mul", ["x", "w"], ["y"])
+    assert _same(node, shape, {"y": TensorProto.FLOAT}, {"w": other}) == {"Mul"}
+
+
 @pytest.mark.parametrize("options", [{"pads": [3, 2]}, {"strides": [2], "dilations": [3]}])
 def test_a_convolution_of_groups_over_one_axis_is_one_over_two(options: dict[str, object]) -> None:
     node = helper.make_node("Conv", ["x", "w"], ["y"], group=2, kernel_shape=[4], **options)
