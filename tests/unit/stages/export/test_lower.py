@@ -130,18 +130,6 @@ def test_a_reshape_has_all_sizes(asked: list[int], sizes: list[int]) -> None:
     assert constants[node.input[1]] == sizes
 
 
-@pytest.mark.parametrize("op", ["Mul", "Sub"])
-def test_a_row_by_a_column_has_three_axes(op: str) -> None:
-    node = helper.make_node(op, ["x", "w"], ["y"])
-    assert _same(node, (1, 1, 1, 5), {"y": TensorProto.FLOAT}, {"w": (1, 1, 5, 1)}) == {op, "Reshape"}
-
-
-@pytest.mark.parametrize(("shape", "other"), [((1, 2, 4, 4), (1, 2, 4, 4)), ((1, 2, 4, 4), (1, 2, 1, 1)), ((1, 1, 5), (1, 5, 1))])
-def test_other_products_stay(shape: tuple[int, ...], other: tuple[int, ...]) -> None:
-    node = helper.make_node("Mul", ["x", "w"], ["y"])
-    assert _same(node, shape, {"y": TensorProto.FLOAT}, {"w": other}) == {"Mul"}
-
-
 def _ml(op: str, outputs: list[str], **options: object) -> onnx.NodeProto:
     return helper.make_node(op, ["x"], outputs, domain="ai.onnx.ml", **options)
 
