@@ -103,15 +103,21 @@ def _cell(row: Row, scheme: str) -> str:
     return f"({text})" if "refused" in figures else text
 
 
+def _counts(which: str, pairs: Sequence[tuple[str, str]], rows: Mapping[str, Row]) -> list[str]:
+    """How many of some pairs go which way: made and run, and published by the usual limits."""
+    done = [rows["/".join(pair)] for pair in pairs if "/".join(pair) in rows]
+    cells = [[row.get("schemes", {}).get(scheme, {}) for row in done] for scheme in (*SCHEMES[1:], INTEGERS)]
+    ran = [sum(cell.keys() > {"refused"} or (bool(cell) and "refused" not in cell) for cell in column) for column in cells]
+    published = [sum(bool(cell) and "refused" not in cell for cell in column) for column in cells]
+    true = sum(row.get("parity", 1.0) <= TOLERANCE for row in done)
+    return [
+        f"| {len(pairs)} {which} | made and run | {true} | {' | '.join(map(str, ran))} |",
+        f"| | published | {true} | {' | '.join(map(str, published))} |",
+    ]
+
+
 def page(rows: Mapping[str, Row], pairs: Sequence[tuple[str, str]]) -> str:
     """docs/coverage.md."""
-    true = {key for key, row in rows.items() if row.get("parity", 1.0) <= TOLERANCE}
-    optimum = [pair for pair in pairs if in_optimum(*pair)]
-    beyond = [pair for pair in pairs if not in_optimum(*pair)]
-    count = {
-        scheme: sum("refused" not in row["schemes"].get(scheme, {"refused": ""}) for row in rows.values() if "schemes" in row)
-        for scheme in (*SCHEMES, INTEGERS)
-    }
     lines = [
         "# Architectures, tasks, schemes",
         "",
@@ -122,9 +128,10 @@ def page(rows: Mapping[str, Row], pairs: Sequence[tuple[str, str]]) -> str:
         "mean cosine) and the error against float32. In brackets: not published, by the usual limits. Random weights decide by",
         "hairs: what a scheme loses of a trained model is another figure, which each conversion measures.",
         "",
-        f"True to PyTorch in float32: {sum('/'.join(pair) in true for pair in optimum)} of the {len(optimum)} pairs that "
-        f"`optimum-cli export tflite` had, {sum('/'.join(pair) in true for pair in beyond)} of {len(beyond)} beyond them. "
-        f"Published: {', '.join(f'{scheme} {number}' for scheme, number in count.items())}.",
+        "| pairs | | true to PyTorch | " + " | ".join((*SCHEMES[1:], INTEGERS)) + " |",
+        "| --- | --- " + "| --- " * (len(SCHEMES) + 1) + "|",
+        *_counts("that `optimum-cli export tflite` had", [pair for pair in pairs if in_optimum(*pair)], rows),
+        *_counts("beyond them", [pair for pair in pairs if not in_optimum(*pair)], rows),
         "",
     ]
     missing = [f"{name} × {task}" for name, task in pairs if f"{name}/{task}" not in rows]

@@ -66,14 +66,14 @@ class _Version:
         return any(len(spec.shape) == 2 and "int" in spec.dtype for spec in self.known.signature.inputs)
 
     def inputs(self, length: int, *, pairs: bool) -> tuple[TensorSpec, ...]:
-        """What rows are encoded to: its own inputs with no free axis; a checkpoint takes segments where there are pairs."""
+        """What rows are encoded to: its own inputs with no free axis, of a checkpoint as its .tflite has them."""
+        if self.checkpoint is not None and self.known.runtime is Runtime.PYTORCH:
+            return self.checkpoint.inputs(length, pairs=pairs)
         specs = []
         for spec in self.known.signature.of_one_row().inputs:
             free = (1, *[length] * len(spec.shape))
             shape = tuple(size if size >= 0 else free[place] for place, size in enumerate(spec.shape))
             specs.append(replace(spec, shape=shape))
-        if pairs and self.known.runtime is Runtime.PYTORCH:
-            specs.append(replace(specs[-1], name="token_type_ids"))
         return tuple(specs)
 
 
