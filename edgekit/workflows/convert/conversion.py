@@ -39,13 +39,14 @@ from edgekit.tasks.base import Settings, Task
 from edgekit.tasks.generic import GENERIC
 from edgekit.tasks.recognition import named, recognise
 from edgekit.tflite import flatbuffer, metadata, package
-from edgekit.workflows.convert import bridge, contents, in_memory, several_batches, several_lengths
+from edgekit.workflows.convert import bridge, contents, in_memory, several
 from edgekit.workflows.convert.bridge import FloatModel
 from edgekit.workflows.convert.config import Bridge, ConvertConfig
 from edgekit.workflows.convert.fit import check_rows
 from edgekit.workflows.convert.publish import Data, Publisher, final_path, read_plan, rejected_path
-from edgekit.workflows.convert.several_batches import Batches
-from edgekit.workflows.convert.several_lengths import Lengths
+from edgekit.workflows.convert.several import Several, Sizes
+from edgekit.workflows.convert.several_batches import SeveralBatches
+from edgekit.workflows.convert.several_lengths import SeveralLengths
 from edgekit.workflows.inputs import classes_of
 
 _UNTAUGHT_ROWS = 16
@@ -66,7 +67,7 @@ class Converted:
     measurement: Measurement | None = None
     plan: QuantizationPlan | None = None
     refused: str | None = None
-    sizes: Lengths | Batches | None = None
+    sizes: Sizes | None = None
 
 
 @dataclass(frozen=True)
@@ -191,16 +192,16 @@ def _convert(model: str, out: Path, config: ConvertConfig, *, overwrite: bool, o
         together([partial(maker.make, scheme) for scheme in late if scheme.name == "int8"])
         made, failed = maker.made, maker.failed
         bare = {name: file for name, (file, _) in made.items()}
-        several: several_lengths.Several | several_batches.Several | None = None
-        rest = float_model, data.held_out, rows_to_see, work, worker
-        if (lengths := config.sequence_lengths) and source.checkpoint is not None:
-            several = several_lengths.Several(source, source.checkpoint, lengths, *rest)
-        elif len(sizes := config.batch_sizes) > 1 and source.checkpoint is not None:
-            several = several_batches.Several(source, source.checkpoint, sizes, config.max_length, *rest)
-        if several is not None:
+        others: Several | None = None
+        rest = config.max_length, float_model, data.held_out, rows_to_see, work, worker
+        if config.sequence_lengths and source.checkpoint is not None:
+            others = SeveralLengths(source, source.checkpoint, config.sequence_lengths, *rest)
+        elif len(config.batch_sizes) > 1 and source.checkpoint is not None:
+            others = SeveralBatches(source, source.checkpoint, config.batch_sizes, *rest)
+        if others is not None:
             try:
-                with stage(on_progress, "convert: other lengths" if lengths else "convert: other batch sizes"):
-                    several.merge(made, failed, maker.calibration, settings)
+                with stage(on_progress, f"convert: the others of {others.option}"):
+                    others.merge(made, failed, maker.calibration, settings)
             except EdgekitError:
                 # It is for runs that were killed.
                 journal.unlink(missing_ok=True)
@@ -208,7 +209,7 @@ def _convert(model: str, out: Path, config: ConvertConfig, *, overwrite: bool, o
         packed = {name: _packed(carried, file, name, work) for name, (file, _) in made.items()}
         reference = packed.get("float32") or _packed(carried, float_model.path, "float32", work)
         measured = _measure(reference, packed, data, config, work, on_progress)
-        by_size: dict[str, Any] = dict(several.measure(packed, failed, reference, config.threads)) if several else {}
+        by_size = others.measure(packed, failed, reference, config.threads) if others else {}
         notes = carried.notes if carried is not None else ()
         notes += (other,) if other and any(scheme.name == "int8" for scheme in chosen) else ()
         publisher = Publisher(out, source, parents, config, float_model, data, overwrite, notes, by_size)
@@ -222,7 +223,7 @@ def _convert(model: str, out: Path, config: ConvertConfig, *, overwrite: bool, o
             reason = _refused(measurement, data, config)
             if reason is None and by_size:
                 bounds = (config.max_drop, config.min_db) if data.real else (None, None)
-                reason = (several_lengths if lengths else several_batches).judge(by_size[scheme.name], scheme.name, *bounds)
+                reason = several.judge(by_size[scheme.name], scheme.name, *bounds)
             if reason is None:
                 measurement = publisher.publish(scheme, packed[scheme.name], plan, measurement)
             elif measurement.failure is None:

@@ -18,7 +18,7 @@ from edgekit.system import artifacts, serial
 from edgekit.system.serial import read_json
 from edgekit.tasks.base import Task
 from edgekit.workflows.convert.bridge import FloatModel
-from edgekit.workflows.convert.several_batches import Batches
+from edgekit.workflows.convert.several import Sizes
 from edgekit.workflows.convert.several_lengths import Lengths
 
 REJECTED = ".rejected"
@@ -59,7 +59,7 @@ class Publisher:
     data: Data
     overwrite: bool
     notes: tuple[str, ...] = ()
-    sizes: Mapping[str, Lengths | Batches] = field(default_factory=dict)
+    sizes: Mapping[str, Sizes] = field(default_factory=dict)
 
     def publish(self, scheme: Scheme, file: Path, plan: QuantizationPlan, measurement: Measurement) -> Measurement:
         """Put `file` under its final name, with its manifest; returns the measurement under that name."""
@@ -126,7 +126,7 @@ class Publisher:
         ) as draft:
             shutil.copyfile(file, draft.path)
 
-    def _sizes(self, scheme: str) -> dict[str, Lengths | Batches]:
+    def _sizes(self, scheme: str) -> dict[str, Sizes]:
         sizes = self.sizes.get(scheme)
         return {} if sizes is None else {"lengths" if isinstance(sizes, Lengths) else "batches": sizes}
 

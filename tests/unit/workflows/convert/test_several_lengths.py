@@ -28,7 +28,8 @@ from edgekit.tflite.lengths import LengthsModel
 from edgekit.workflows.convert import contents
 from edgekit.workflows.convert.bridge import _check_float
 from edgekit.workflows.convert.config import ConvertConfig
-from edgekit.workflows.convert.several_lengths import LengthFigures, Lengths, judge, rows_for, run_each
+from edgekit.workflows.convert.several import judge
+from edgekit.workflows.convert.several_lengths import LengthFigures, Lengths, rows_for, run_each
 from edgekit.workflows.inputs import encode_for
 from edgekit.workflows.predict import Predictor
 from tests.commands import edgekit
@@ -403,7 +404,7 @@ def test_a_signature_that_answers_otherwise_is_refused(tmp_path, tiny_bert):
 
 
 def test_one_other_row_of_few_is_chance():
-    figures = LengthFigures(4, "run_4", 10, False, proportion(9, 10), proportion(9, 10), 30.0, 0.1, 0.1, 1.0)
+    figures = LengthFigures("run_4", 10, proportion(9, 10), proportion(9, 10), 30.0, 0.1, 0.1, 1.0, length=4, cut=False)
     assert judge(Lengths(1, 0.0, (figures,)), "int8", 0.05) is None
 
 
