@@ -101,7 +101,7 @@ def test_the_manifest_has_figures_for_each_length(several):
         found = facts(result)["lengths"]
         assert [figures["length"] for figures in found["by_length"]] == list(LENGTHS)
         assert all(figures["p50_ms"] > 0 and figures["rows"] >= 8 for figures in found["by_length"])
-        assert all(figures["same_decision"]["value"] >= 0.9 for figures in found["by_length"])
+        assert all(figures["same_decision"]["value"] >= 0.8 for figures in found["by_length"])
         assert found["single_length_bytes"] * (1 + found["growth"]) == pytest.approx(published(result).stat().st_size)
         assert any(step["name"].startswith("8 tokens: ") for step in facts(result)["steps"])
 

@@ -189,10 +189,10 @@ def place(tiny_bert: Path, tiny_tsv: Path, tmp_path_factory: pytest.TempPathFact
     """Checkpoints, rows and files that are wrong in one way each."""
     folder = tmp_path_factory.mktemp("wrong")
     lines = tiny_tsv.read_text().splitlines()
-    for name in ("bert", "electra"):
+    for name in ("bert", "albert"):
         shutil.copytree(tiny_bert, folder / name)
-    config = json.loads((folder / "electra" / "config.json").read_text())
-    (folder / "electra" / "config.json").write_text(json.dumps({**config, "model_type": "electra"}))
+    config = json.loads((folder / "albert" / "config.json").read_text())
+    (folder / "albert" / "config.json").write_text(json.dumps({**config, "model_type": "albert"}))
     (folder / "good.tsv").write_text("\n".join(lines) + "\n")
     (folder / "outside.tsv").write_text("\n".join([*lines, "a film\t7"]) + "\n")
     (folder / "unlabelled.tsv").write_text("\n".join(line.split("\t")[0] for line in lines) + "\n")
@@ -219,7 +219,7 @@ WRONG: list[tuple[int, str, tuple[str, ...]]] = [
     (2, "is the plan of another checkpoint", (*PRUNE, "--plan", "other")),
     (2, "a plan says", (*PRUNE, "--plan", "other", "--heads", "0.5")),
     (2, "max_length is 500 but bert takes 128", (*PRUNE, "--heads", "0.5", "--max-length", "500")),
-    (3, "'electra': edgekit cannot prune it; it can prune bert, deberta-v2", ("prune", "electra", *PRUNE[2:], "--heads", "0.5")),
+    (3, "'albert': edgekit cannot prune it; it can prune bert, camembert", ("prune", "albert", *PRUNE[2:], "--heads", "0.5")),
     (3, "row 64 (from 0) has 7, the head's 2 classes", (*PRUNE[:-1], "outside.tsv", "--heads", "0.5")),
     (3, "by gradients needs labelled rows", (*PRUNE[:-1], "unlabelled.tsv", "--heads", "0.5")),
     (3, "no label column", (*PRUNE[:-1], "unlabelled.tsv", "--heads", "0.5", "--recover-epochs", "1")),
