@@ -106,17 +106,10 @@ def start_model(checkpoint: Checkpoint, settings: Mapping[str, Any]) -> Any:
 
 def _with_own_head(checkpoint: Checkpoint, model: Any) -> Any:
     """`model` with what its task has beside transformers' head: the modules that make a sentence's vector, the mask's place, a
-    choice alone. What it says of a text does not depend on padding, as far as convolutions go.
+    choice alone.
 
     Raises `CheckpointError`."""
-    convolutions.without_padding(model)
-    last_token.summed_up_without_padding(model)
-    if checkpoint.model_type == "xlnet":
-        input_masks.of_truth_values(model)
-    if checkpoint.model_type in ("mbart", "plbart"):
-        last_token.begun_by_last(model)
-    if getattr(model.config, "is_encoder_decoder", False) and hasattr(model, "classification_head"):
-        return last_token.at_end(model)
+    _mend(model, checkpoint.model_type)
     if checkpoint.task == FILL_MASK:
         return masked_head.at_mask(model, checkpoint.settings["mask_token_id"])
     if checkpoint.task == MULTIPLE_CHOICE:
@@ -142,6 +135,18 @@ def _with_own_head(checkpoint: Checkpoint, model: Any) -> Any:
         raise CheckpointError(
             f"{path}: the weights of its Dense do not fit its config.json ({one_line(error)}); give matching files"
         ) from None
+
+
+def _mend(model: Any, model_type: str) -> None:
+    """Where what transformers' code says depends on padding, or is of a form that no exporter writes, it does so no more."""
+    convolutions.without_padding(model)
+    last_token.summed_up_without_padding(model)
+    if model_type == "xlnet":
+        input_masks.of_truth_values(model)
+    if model_type in ("mbart", "plbart"):
+        last_token.begun_by_last(model)
+    if getattr(model.config, "is_encoder_decoder", False) and hasattr(model, "classification_head"):
+        last_token.at_end(model)
 
 
 def _name_padding(path: Path, model: Any) -> None:
