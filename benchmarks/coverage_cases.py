@@ -106,7 +106,8 @@ def transformers_answers(folder: Path, task: str, rows: Sequence[Row], target: P
         with torch.inference_mode():
             outputs = model(**{name: ids.unsqueeze(1) if case.as_choices else ids for name, ids in bare.items()})
         for name in inputs:
-            fed[name].append(np.asarray(padded[name][0], np.int32))
+            # A tokenizer that tells no segments apart gives none.
+            fed[name].append(np.asarray(padded.get(name, np.zeros((1, LENGTH)))[0], np.int32))
         for name, arrays in expected.items():
             output = outputs[name][0].numpy()
             if case.at_mask:
