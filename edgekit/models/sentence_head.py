@@ -67,7 +67,8 @@ class SentenceHead:
     def settings(self) -> dict[str, Any]:
         """What of it the task reads texts by and tells of the file."""
         normalized = bool(self.layers) and isinstance(self.layers[-1], Normalize)
-        prompts = {"prompts": dict(self.prompts)} if self.prompts else {}
+        # The graph leaves out as many tokens as the one prompt has, where it leaves it out.
+        prompts = {"prompts": dict(self.prompts)} if self.prompts and self.include_prompt else {}
         return {
             "pooling": list(self.pooling),
             "normalized": normalized,

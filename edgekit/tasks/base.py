@@ -121,6 +121,10 @@ class Task(ABC):
         Raises `DatasetError`."""
         return feed(rows, inputs, encoding, folder).labelled(None, self.name, settings)
 
+    def with_prompt(self, settings: Settings, name: str) -> Settings:
+        """`settings` with the prompt of that name before every text. Raises `ConfigError` where there is none."""
+        raise ConfigError(f"prompt {name!r}: task {self.name} has no prompts; leave it out")
+
     def refuse(self, rows: TextRows, settings: Settings) -> None:
         """Raise `DatasetError` for rows of which there is nothing to predict."""
         return

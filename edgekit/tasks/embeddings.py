@@ -70,6 +70,15 @@ class Embeddings(Task):
             alike, worst = np.add.reduceat(alike, starts), np.minimum.reduceat(worst, starts)
         return {COSINE.name: np.stack([alike, counts], axis=1), WORST_COSINE.name: worst[:, np.newaxis]}
 
+    def with_prompt(self, settings: Settings, name: str) -> Settings:
+        prompts = settings.get("prompts")
+        known = {key: text for key, text in prompts.items() if isinstance(text, str)} if isinstance(prompts, Mapping) else {}
+        if name not in known:
+            raise ConfigError(
+                f"prompt {name!r}: the model knows {', '.join(map(repr, known)) or 'none to choose'}; give one of these"
+            )
+        return {**settings, "prompt": known[name]}
+
     def encode(self, rows: Rows, inputs: Sequence[TensorSpec], encoding: Encoding, settings: Settings, folder: Path) -> Samples:
         if not isinstance(rows, TextRows):
             return super().encode(rows, inputs, encoding, settings, folder)

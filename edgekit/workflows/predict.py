@@ -26,22 +26,26 @@ from edgekit.tflite.lengths import LengthsModel
 from edgekit.workflows.inputs import encoding_of, read_task
 
 
-def load(path: Path | str, threads: int = 2, task: str | None = None) -> "Predictor":
-    """The file at `path`, ready to answer; `task` is for one that says nothing of its own. Raises as `Predictor` does."""
-    return Predictor(Path(path), threads=threads, task=task)
+def load(path: Path | str, threads: int = 2, task: str | None = None, prompt: str | None = None) -> "Predictor":
+    """The file at `path`, ready to answer; see `Predictor`, also for what is raised."""
+    return Predictor(Path(path), threads=threads, task=task, prompt=prompt)
 
 
 class Predictor:
     """A loaded file. A malformed one can crash the process: load files of unknown origin in a child of your own."""
 
-    def __init__(self, path: Path, *, threads: int = 2, task: str | None = None) -> None:
+    def __init__(self, path: Path, *, threads: int = 2, task: str | None = None, prompt: str | None = None) -> None:
         """Load `path`, with what it needs from inside it, or with the tokenizer beside it where it holds none.
 
+        `task` is for a file that says nothing of its own, `prompt` names the one of a sentence encoder's prompts that stands before
+        texts, in place of its default.
         Raises `ModelFormatError` for a file that is damaged or takes neither texts nor an image, `CheckpointError` for an
-        unusable tokenizer, `ConfigError` for an unknown `task`, and `UnsupportedOpError`."""
+        unusable tokenizer, `ConfigError` for an unknown `task` or `prompt`, and `UnsupportedOpError`."""
         self.path = path
         self._file = flatbuffer.read(path)
         self.task, self.settings = read_task(self._file, task)
+        if prompt is not None:
+            self.settings = {**self.task.with_prompt(self.settings, prompt)}
         self._model = loading.load_lazily(path, threads=threads)
         inputs = self.signature.inputs
         self.is_text = is_text(inputs)

@@ -55,7 +55,8 @@ def predictions(file: Path) -> tuple[list[dict[str, Any]], dict[str, Any] | None
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("encoders") / "encoder"
-    return Path(Worker(timeout_s=100).run(tiny.sentence_encoder, folder, ("Dense", "Normalize")).value)
+    prompts = {"prompts": {"query": "the story "}}
+    return Path(Worker(timeout_s=100).run(tiny.sentence_encoder, folder, ("Dense", "Normalize"), prompts).value)
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +99,15 @@ def test_a_file_says_what_it_is(published: Path) -> None:
     first, second = map(json.loads, said.out.splitlines())
     assert len(first["embeddings"]) == 2
     assert len(second["embedding"]) == 48
+
+
+def test_a_prompt_is_chosen_by_name(published: Path) -> None:
+    prompted = command("predict", published.name, "was good", "--prompt", "query", "--json", folder=published.parent)
+    whole = command("predict", published.name, "the story was good", "--json", folder=published.parent)
+    assert json.loads(prompted.out)["embedding"] == json.loads(whole.out)["embedding"]
+    said = command("predict", published.name, "was good", "--prompt", "passage", folder=published.parent)
+    assert said.code == 2
+    assert said.err == ["edgekit: error: prompt 'passage': the model knows 'query'; give one of these"]
 
 
 @pytest.mark.parametrize("rows", [SINGLE, PAIRS], ids=["texts", "pairs"])

@@ -28,6 +28,7 @@ _SHOWN = 6
 @click.option("--pair", help="Second text of a pair; several pairs have a tab between their texts.")
 @click.option("--question", help="What to ask of --context; several questions have a tab before their contexts.")
 @click.option("--context", help="Text with the answer to --question.")
+@click.option("--prompt", metavar="NAME", help="Which of a sentence encoder's prompts stands before each text.")
 @click.option("--task", help="What the model is for, where the file does not say.")
 @options.threads_option
 @options.common
@@ -37,6 +38,7 @@ def predict(
     pair: str | None,
     question: str | None,
     context: str | None,
+    prompt: str | None,
     task: str | None,
     threads: int,
     as_json: bool,
@@ -58,7 +60,7 @@ def predict(
     from edgekit.workflows.predict import Predictor
 
     with hushed(), timed(file):
-        predictor = Predictor(file, threads=threads, task=task)
+        predictor = Predictor(file, threads=threads, task=task, prompt=prompt)
     for number, text in enumerate([question] if question is not None else _each(inputs), 1):
         # A file with several sequence lengths loads those that are needed when they are.
         try:
