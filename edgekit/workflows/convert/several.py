@@ -107,6 +107,10 @@ class Several(ABC):
     # Whether the largest is the first signature, which runs where nothing chooses one.
     largest_first: ClassVar[bool]
 
+    def without(self, size: int) -> str:
+        """What to leave out, in words, where a size cannot stand beside the largest."""
+        return self.option
+
     @abstractmethod
     def called(self, size: int) -> str:
         """A size in words."""
@@ -214,7 +218,7 @@ class Several(ABC):
         """Of the tensors and ops of the largest, those of a smaller size; raises `ConversionError` where ops differ."""
         if size not in self.names:
             smaller = self.models[size].model.path
-            self.names[size] = self.worker.run(same_names, self.largest.path, smaller, self.option).value
+            self.names[size] = self.worker.run(same_names, self.largest.path, smaller, self.without(size)).value
         return self.names[size]
 
 

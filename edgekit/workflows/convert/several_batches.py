@@ -54,6 +54,9 @@ class SeveralBatches(Several):
     # The smallest answers where one text is asked for.
     largest_first = False
 
+    def without(self, size: int) -> str:
+        return f"{size} of {BATCHES}"
+
     def called(self, size: int) -> str:
         return f"batch {size}"
 
