@@ -107,7 +107,7 @@ def _counts(which: str, pairs: Sequence[tuple[str, str]], rows: Mapping[str, Row
     """How many of some pairs go which way: made and run, and published by the usual limits."""
     done = [rows["/".join(pair)] for pair in pairs if "/".join(pair) in rows]
     cells = [[row.get("schemes", {}).get(scheme, {}) for row in done] for scheme in (*SCHEMES[1:], INTEGERS)]
-    ran = [sum(cell.keys() > {"refused"} or (bool(cell) and "refused" not in cell) for cell in column) for column in cells]
+    ran = [sum(bool(cell.keys() - {"refused"}) for cell in column) for column in cells]
     published = [sum(bool(cell) and "refused" not in cell for cell in column) for column in cells]
     true = sum(row.get("parity", 1.0) <= TOLERANCE for row in done)
     return [

@@ -1,6 +1,7 @@
 """What every stage names alike: tensors, signatures, and references to data sets and models."""
 
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -60,12 +61,8 @@ class Signature:
     @property
     def batch(self) -> int:
         """Rows that one inference takes: N where all inputs are tokens (N, L) with their mask and all outputs (N, …), else 1."""
-        shapes = {spec.shape for spec in self.inputs}
-        rows = {spec.shape[:1] for spec in (*self.inputs, *self.outputs)}
-        if MASK not in self.input_names or len(shapes) > 1 or len(rows) > 1 or not self.outputs:
-            return 1
-        shape = shapes.pop()
-        return shape[0] if len(shape) == 2 and shape[0] > 0 else 1
+        rows = rows_at_once({spec.name: spec.shape for spec in self.inputs})
+        return rows if self.outputs and all(spec.shape[:1] == (rows,) for spec in self.outputs) else 1
 
     def of_one_row(self) -> "Signature":
         """The same with a batch of 1."""
@@ -75,6 +72,13 @@ class Signature:
             tuple(replace(spec, shape=(1, *spec.shape[1:])) for spec in specs) for specs in (self.inputs, self.outputs)
         )
         return Signature(inputs, outputs)
+
+
+def rows_at_once(shapes: Mapping[str, Sequence[int | None]]) -> int:
+    """Rows that one inference takes, by the shapes of its inputs: N where all are tokens (N, L) with their mask, else 1."""
+    tokens = tuple(shapes.get(MASK, ()))
+    rows = tokens[0] if len(tokens) == 2 and all(tuple(shape) == tokens for shape in shapes.values()) else None
+    return rows if rows is not None and rows > 0 else 1
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from edgekit.errors import DatasetError, OutputError
-from edgekit.spec import TensorSpec, shown
+from edgekit.spec import MASK, TensorSpec, shown
 from edgekit.system.serial import read_json
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -155,10 +155,10 @@ def random_samples(inputs: Sequence[TensorSpec], count: int, seed: int = 0) -> S
             raise DatasetError(f"input {spec.name}: no random values of dtype {spec.dtype} can be made; give a data set")
         values = generator.standard_normal(shape) if dtype.kind == "f" else generator.integers(0, 2, shape)
         arrays[spec.name] = values.astype(dtype)
-    if (mask := arrays.get("attention_mask")) is not None and mask.ndim == 2:
+    if (mask := arrays.get(MASK)) is not None and mask.ndim == 2:
         lengths = generator.integers(1, mask.shape[1] + 1, count)
         lengths[:1] = mask.shape[1]
-        arrays["attention_mask"] = (np.arange(mask.shape[1]) < lengths[:, np.newaxis]).astype(mask.dtype)
+        arrays[MASK] = (np.arange(mask.shape[1]) < lengths[:, np.newaxis]).astype(mask.dtype)
     return Samples(arrays)
 
 

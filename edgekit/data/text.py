@@ -12,7 +12,7 @@ from edgekit.data import checkpoint_tokenizer
 from edgekit.data.samples import Array, Samples, random_samples
 from edgekit.data.sources import Rows, TextRows, are_numbers
 from edgekit.errors import CheckpointError, ConfigError, DatasetError, thrown_as
-from edgekit.spec import TensorSpec
+from edgekit.spec import MASK, TensorSpec
 from edgekit.system import rooms
 from edgekit.system.child import hushed
 from edgekit.system.serial import read_json
@@ -163,11 +163,11 @@ def random_texts(checkpoint: Path, inputs: Sequence[TensorSpec], count: int, see
 
     Raises `CheckpointError` for an unusable tokenizer, `ConfigError` if the inputs leave no room for text."""
     samples = random_samples(inputs, count, seed)
-    ids, mask = (samples.inputs[name] for name in ("input_ids", "attention_mask"))
+    ids, mask = (samples.inputs[name] for name in ("input_ids", MASK))
     padding = open_tokenizer(checkpoint, ids.shape[1], pair=False).padding
     mask = mask[:, ::-1] if padding["direction"] == "left" else mask
     ids = np.where(mask > 0, ids, padding["pad_id"]).astype(ids.dtype)
-    return replace(samples, inputs={**samples.inputs, "input_ids": ids, "attention_mask": mask})
+    return replace(samples, inputs={**samples.inputs, "input_ids": ids, MASK: mask})
 
 
 def check_ids(checkpoint: Path, *parts: Rows | None) -> None:

@@ -12,7 +12,7 @@ from edgekit.data.encode import Encoding, feed
 from edgekit.data.samples import Array, Samples
 from edgekit.data.sources import COLUMNS, ColumnNames, Rows, TextRows
 from edgekit.errors import ConfigError
-from edgekit.spec import TensorSpec
+from edgekit.spec import MASK, TensorSpec
 from edgekit.tasks.metrics import Metric
 
 Settings = Mapping[str, Any]
@@ -131,7 +131,7 @@ class Task(ABC):
 
     def without_padding(self, outputs: Outputs, samples: Samples) -> Outputs:
         """`outputs` (N, …) of `samples`, of which those about padding tokens, which nobody reads, are zeros."""
-        mask = samples.inputs.get("attention_mask")
+        mask = samples.inputs.get(MASK)
         if not self.per_token or mask is None:
             return outputs
         padding = np.asarray(mask) == 0

@@ -71,13 +71,13 @@ class Embeddings(Task):
         return {COSINE.name: np.stack([alike, counts], axis=1), WORST_COSINE.name: worst[:, np.newaxis]}
 
     def with_prompt(self, settings: Settings, name: str) -> Settings:
-        prompts = settings.get("prompts")
-        known = {key: text for key, text in prompts.items() if isinstance(text, str)} if isinstance(prompts, Mapping) else {}
-        if name not in known:
+        stored = settings.get("prompts")
+        prompts = {key: text for key, text in stored.items() if isinstance(text, str)} if isinstance(stored, Mapping) else {}
+        if name not in prompts:
             raise ConfigError(
-                f"prompt {name!r}: the model knows {', '.join(map(repr, known)) or 'none to choose'}; give one of these"
+                f"prompt {name!r}: the model knows {', '.join(map(repr, prompts)) or 'none to choose'}; give one of these"
             )
-        return {**settings, "prompt": known[name]}
+        return {**settings, "prompt": prompts[name]}
 
     def encode(self, rows: Rows, inputs: Sequence[TensorSpec], encoding: Encoding, settings: Settings, folder: Path) -> Samples:
         if not isinstance(rows, TextRows):

@@ -1,14 +1,13 @@
 """Files with a signature for each of several batch sizes over the same weights: a few rows take a small one."""
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from edgekit.tflite.flatbuffer import Entry, ModelFile
-from edgekit.tflite.interpreter import Model, filled
+from edgekit.tflite.interpreter import filled
 from edgekit.tflite.several import SeveralModel
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -59,25 +58,10 @@ class BatchesModel(SeveralModel):
 
     The smallest is the first subgraph of the files that edgekit writes."""
 
-    def __init__(
-        self,
-        file: ModelFile,
-        path: Path,
-        entries: Mapping[int, Entry],
-        whole: Callable[[], Model],
-        one: Callable[..., Model] | None = None,
-    ) -> None:
-        """`entries` are what `by_batch` found in `file`; see `SeveralModel`."""
-        self.batch = max(entries)
-        super().__init__(file, path, entries, min(entries), whole, one)
+    @property
+    def batch(self) -> int:
+        """The most rows that one inference takes."""
+        return max(self._entries)
 
-    def prepare(self, inputs: Mapping[str, Array]) -> tuple[str, dict[str, Array]]:
-        batch = fitting(len(next(iter(inputs.values()), ())), self._entries)
-        self._load_for(batch)
-        return self._entries[batch].key, dict(inputs)
-
-    def set_inputs(self, inputs: Mapping[str, Array]) -> None:
-        batch = fitting(len(next(iter(inputs.values()), ())), self._entries)
-        self._load_for(batch)
-        self._model = self.models[batch]
-        self._model.set_inputs(inputs)
+    def _fit(self, inputs: Mapping[str, Array]) -> tuple[int, Mapping[str, Array]]:
+        return fitting(len(next(iter(inputs.values()), ())), self._entries), inputs

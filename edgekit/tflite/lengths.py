@@ -1,15 +1,13 @@
 """Files with a signature for each of several sequence lengths over the same weights: a short row takes a short one."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
 from edgekit.spec import MASK, Signature
 from edgekit.tflite.flatbuffer import Entry, ModelFile
-from edgekit.tflite.interpreter import Model
 from edgekit.tflite.several import SeveralModel
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -76,38 +74,27 @@ class LengthsModel(SeveralModel):
     The longest is the first subgraph of the files that edgekit writes. Outputs have its shapes."""
 
     batch = 1
+    _mask: Array = np.empty(0)
 
-    def __init__(
-        self,
-        file: ModelFile,
-        path: Path,
-        entries: Mapping[int, Entry],
-        whole: Callable[[], Model],
-        one: Callable[..., Model] | None = None,
-    ) -> None:
-        """`entries` are what `by_length` found in `file`; see `SeveralModel`."""
-        self.longest = max(entries)
-        self._mask: Array = np.empty(0)
-        super().__init__(file, path, entries, self.longest, whole, one)
-
-    def prepare(self, inputs: Mapping[str, Array]) -> tuple[str, dict[str, Array]]:
-        length, row = fit({name: np.asarray(array) for name, array in inputs.items()}, self._entries)
-        self._load_for(length)
-        return self._entries[length].key, row
+    @property
+    def longest(self) -> int:
+        """The most tokens that it takes."""
+        return max(self._entries)
 
     @property
     def length(self) -> int:
         """The length that the row stored last runs in."""
         return self._stored.signature.inputs[0].shape[1]
 
+    def _fit(self, inputs: Mapping[str, Array]) -> tuple[int, Mapping[str, Array]]:
+        if MASK in inputs and all(np.shape(array) == (1, self.longest) for array in inputs.values()):
+            return fit({name: np.asarray(array) for name, array in inputs.items()}, self._entries)
+        return self.longest, inputs
+
     def set_inputs(self, inputs: Mapping[str, Array]) -> None:
         """Store one row as wide as the longest signature in the shortest that holds its tokens; see `Model.run`."""
-        self._mask, length = np.asarray(inputs.get(MASK, ())), self.longest
-        if MASK in inputs and all(np.shape(array) == (1, length) for array in inputs.values()):
-            length, inputs = fit({name: np.asarray(array) for name, array in inputs.items()}, self._entries)
-        self._load_for(length)
-        self._model = self.models[length]
-        self._model.set_inputs(inputs)
+        self._mask = np.asarray(inputs.get(MASK, ()))
+        super().set_inputs(inputs)
 
     def outputs(self) -> dict[str, Array]:
         """Results of the last `invoke` by output name, as wide as the longest signature's."""

@@ -1,5 +1,6 @@
 """A file with several signatures of one model, of which each run takes the one that fits."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -15,7 +16,7 @@ from edgekit.tflite.interpreter import Model
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
-class SeveralModel:
+class SeveralModel(ABC):
     """A loaded file whose signatures differ in one size; called like a `Model` of the one of `size`.
 
     All of them share one interpreter. `load_ms` covers what is prepared for all; `ops`, `delegated_ops` and `partitions` are those
@@ -63,13 +64,22 @@ class SeveralModel:
             raise ModelFormatError(f"{self.path}: no inputs are stored; store some first")
         return self._model
 
-    def prepare(self, inputs: Mapping[str, Array]) -> tuple[str, dict[str, Array]]:
+    @abstractmethod
+    def _fit(self, inputs: Mapping[str, Array]) -> tuple[int, Mapping[str, Array]]:
+        """The size that these inputs run in, and them as it takes them."""
+
+    def prepare(self, inputs: Mapping[str, Array]) -> tuple[str, Mapping[str, Array]]:
         """Load what these inputs need, as `set_inputs` does; returns the signature that they run in, and them as it takes them."""
-        raise NotImplementedError
+        size, fitting = self._fit(inputs)
+        self._load_for(size)
+        return self._entries[size].key, fitting
 
     def set_inputs(self, inputs: Mapping[str, Array]) -> None:
         """Store one row or, where it takes several, rows; see `Model.run`."""
-        raise NotImplementedError
+        size, fitting = self._fit(inputs)
+        self._load_for(size)
+        self._model = self.models[size]
+        self._model.set_inputs(fitting)
 
     def invoke(self) -> None:
         """Run on what `set_inputs` stored."""

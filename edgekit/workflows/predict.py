@@ -87,10 +87,10 @@ class Predictor:
 
         Raises `DatasetError` for a row that the model does not take."""
         started = time.perf_counter()
-        samples, remark = self._asked(text, pair, question=question, context=context, choices=choices)
-        return replace(self.answer(samples, started), remark=remark)
+        row = self._encoded(text, pair, question=question, context=context, choices=choices)
+        return self._answers([row], started)[0]
 
-    def _asked(
+    def _encoded(
         self,
         text: str | Path | None = None,
         pair: str | Sequence[str] | None = None,
@@ -107,14 +107,14 @@ class Predictor:
         """Answers in the rows' order: a row is a text, a pair, an image file, or the arguments of a call by name.
 
         A file that takes several texts at once is given them; the milliseconds of each are its share."""
-        asked = (
-            self._asked(**row) if isinstance(row, Mapping) else self._asked(*(row if isinstance(row, tuple | list) else (row,)))
+        encoded = (
+            self._encoded(**row) if isinstance(row, Mapping) else self._encoded(*(row if isinstance(row, tuple | list) else (row,)))
             for row in rows
         )
         answers: list[Prediction] = []
         started = time.perf_counter()
-        while group := list(itertools.islice(asked, self._model.batch)):
-            answers += self._answers([samples for samples, _ in group], [remark for _, remark in group], started)
+        while group := list(itertools.islice(encoded, self._model.batch)):
+            answers += self._answers(group, started)
             started = time.perf_counter()
         return answers
 
@@ -136,12 +136,12 @@ class Predictor:
 
     def answer(self, samples: Samples, started: float) -> Prediction:
         """The answer for the samples of one row; its time counts from `started`, by `time.perf_counter`."""
-        return self._answers([samples], [""], started)[0]
+        return self._answers([(samples, "")], started)[0]
 
-    def _answers(self, rows: Sequence[Samples], remarks: Sequence[str], started: float) -> list[Prediction]:
-        """The answers for the samples of each of `rows`, which run together as far as the file takes several."""
+    def _answers(self, rows: Sequence[tuple[Samples, str]], started: float) -> list[Prediction]:
+        """The answers for the samples of each of `rows`, which run together as far as the file takes several, with its remark."""
         stored = {
-            spec.name: quantize(np.concatenate([samples.inputs[spec.name] for samples in rows]), spec)
+            spec.name: quantize(np.concatenate([samples.inputs[spec.name] for samples, _ in rows]), spec)
             for spec in self.signature.inputs
         }
         runs = []
@@ -152,21 +152,22 @@ class Predictor:
                 started += time.perf_counter() - before
             runs.append(self._model.run(group))
         outputs = {name: np.concatenate([run[name] for run in runs]) for name in runs[0]}
-        ends = np.cumsum([len(samples) for samples in rows])
+        ends = np.cumsum([len(samples) for samples, _ in rows])
         predictions = [
-            self.task.predict({name: array[end - len(samples) : end] for name, array in outputs.items()}, samples)
-            for samples, end in zip(rows, ends, strict=True)
+            replace(
+                self.task.predict({name: array[end - len(samples) : end] for name, array in outputs.items()}, samples),
+                remark=remark,
+            )
+            for (samples, remark), end in zip(rows, ends, strict=True)
         ]
         share = (time.perf_counter() - started) * 1e3 / len(rows)
-        return [
-            replace(prediction, milliseconds=share, remark=remark) for prediction, remark in zip(predictions, remarks, strict=True)
-        ]
+        return [replace(prediction, milliseconds=share) for prediction in predictions]
 
     def fed(self, samples: Samples) -> tuple[dict[str, Array], str | None]:
         """The first sample's arrays as the file takes them, and the signature that does where it is one of several.
 
         They are (1, …), or filled up to the fewest that it takes."""
-        row = {spec.name: quantize(samples.inputs[spec.name][:1], spec) for spec in self.signature.inputs}
+        row: Mapping[str, Array] = {spec.name: quantize(samples.inputs[spec.name][:1], spec) for spec in self.signature.inputs}
         key = None
         if not isinstance(self._model, Model):
             key, row = self._model.prepare(row)

@@ -9,6 +9,7 @@ from edgekit.data.samples import Samples
 from edgekit.errors import RefusedError
 from edgekit.models.checkpoint import Checkpoint
 from edgekit.models.weights import load_model
+from edgekit.spec import MASK
 from edgekit.tasks.parity import FLOAT32_TOLERANCE, compare_all
 
 # How many samples each hop, and the .tflite with its source, is compared on; enough to see padding and every sentence length.
@@ -65,7 +66,7 @@ def reference(module: Any, samples: Samples, checkpoint: Checkpoint) -> dict[str
     names = checkpoint.task.outputs
     padded = checkpoint.task.without_padding(run(module, samples, names), samples)
     alone = {name: np.array(array) for name, array in padded.items()}
-    mask = samples.inputs["attention_mask"] > 0
+    mask = samples.inputs[MASK] > 0
     length = mask.shape[1]
     spans = np.stack([mask.argmax(axis=1), length - mask[:, ::-1].argmax(axis=1)], axis=1)
     for start, end in np.unique(spans[~mask.all(axis=1)], axis=0):

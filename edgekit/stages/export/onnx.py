@@ -12,7 +12,7 @@ from edgekit.data.samples import Samples, as_fed
 from edgekit.errors import ModelFormatError, UnsupportedOpError, one_line
 from edgekit.models import attention_masks
 from edgekit.models.checkpoint import Checkpoint
-from edgekit.spec import MASK
+from edgekit.spec import rows_at_once
 from edgekit.stages.export import graph
 from edgekit.stages.export import module as exported
 from edgekit.tasks import table as tasks
@@ -147,8 +147,7 @@ def run_onnx(
     inputs = {name: (len(shape), dtype) for name, (shape, dtype) in every.items() if name not in constants}
     if missing := sorted(set(inputs) - set(samples.inputs)):
         raise ModelFormatError(f"{called}: input {missing[0]} is not in the data, which has {', '.join(samples.inputs)}")
-    tokens = shapes.get(MASK, [])
-    batch = tokens[0] if len(tokens) == 2 and all(shapes[name] == tokens for name in inputs) else 1
+    batch = rows_at_once({name: shapes[name] for name in inputs})
     rows: list[list[np.ndarray]] = []
     for row in groups(samples.inputs, batch):
         feed = dict(constants)
@@ -161,14 +160,16 @@ def run_onnx(
         except Exception as error:
             raise ModelFormatError(f"{called}: ONNX Runtime stops during inference ({one_line(error)})") from error
     names = [item.name for item in session.get_outputs()]
+    columns = zip(names, zip(*rows, strict=True), strict=True)
+    return {name: stacked(values, f"{called}: output {name}", batch)[: len(samples)] for name, values in columns}
+
+
+def stacked(rows: Sequence[np.ndarray], what: str, batch: int = 1) -> np.ndarray:
+    """The outputs of rows, or of `batch` rows each, as one array (N, ...), without a batch axis of 1.
+
+    Raises `ModelFormatError` if shapes differ."""
     if batch > 1:
-        joined = (np.concatenate(values)[: len(samples)] for values in zip(*rows, strict=True))
-        return dict(zip(names, joined, strict=True))
-    return {name: stacked(values, f"{called}: output {name}") for name, values in zip(names, zip(*rows, strict=True), strict=True)}
-
-
-def stacked(rows: Sequence[np.ndarray], what: str) -> np.ndarray:
-    """The outputs of rows as one array (N, ...), without a batch axis of 1; raises `ModelFormatError` if shapes differ."""
+        return np.concatenate(rows)
     if len({row.shape for row in rows}) > 1:
         shapes = ", ".join(sorted({str(row.shape) for row in rows}))
         raise ModelFormatError(f"{what} changes its shape from row to row ({shapes}); give a model with outputs of one shape")

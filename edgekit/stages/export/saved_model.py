@@ -14,7 +14,7 @@ import numpy as np
 
 from edgekit.data.samples import Samples
 from edgekit.errors import ConversionError
-from edgekit.spec import MASK
+from edgekit.spec import rows_at_once
 from edgekit.stages.export import graph, incoming
 from edgekit.stages.export.incoming import AS_IT_IS, Ends, Fixes
 from edgekit.stages.export.onnx import run_onnx, stacked
@@ -158,16 +158,14 @@ def _parity(saved: Path, onnx_file: Path, samples_folder: Path, names: Mapping[s
     serve = tf.saved_model.load(str(saved)).signatures["serving_default"]
     specs = serve.structured_input_signature[1]
     samples = Samples.load(samples_folder).first(_ROWS)
-    shapes = {spec.shape for spec in specs.values()}
-    batch = (next(iter(shapes))[0] or 1) if len(shapes) == 1 and MASK in specs else 1
+    batch = rows_at_once({name: tuple(spec.shape) for name, spec in specs.items()})
     rows = [
         serve(**{name: tf.constant(filled(row[name], batch), spec.dtype) for name, spec in specs.items()})
         for row in groups(samples.inputs, batch)
     ]
     outputs = {
-        names.get(key, key): np.concatenate(values)[: len(samples)] if batch > 1 else stacked(values, f"{saved}: output {key}")
+        names.get(key, key): stacked([row[key].numpy() for row in rows], f"{saved}: output {key}", batch)[: len(samples)]
         for key in serve.structured_outputs
-        if (values := [row[key].numpy() for row in rows])
     }
     task = tasks.find(samples.task)
     parity = compare_all(task.without_padding(outputs, samples), task.without_padding(run_onnx(onnx_file, samples), samples))

@@ -321,10 +321,9 @@ def compare_outputs(source: Source, made: FloatModel, held_out: Path) -> Parity 
 def _outputs(file: Path, samples: Samples, origin: Path) -> dict[str, np.ndarray]:
     model = Model(file)
     rows = [model.run(row) for row in groups(samples.inputs, model.batch)]
-    if model.batch > 1:
-        return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
     return {
-        spec.name: stacked([row[spec.name] for row in rows], f"{origin}: output {spec.name}") for spec in model.signature.outputs
+        spec.name: stacked([row[spec.name] for row in rows], f"{origin}: output {spec.name}", model.batch)
+        for spec in model.signature.outputs
     }
 
 

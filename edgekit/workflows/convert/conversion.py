@@ -23,7 +23,7 @@ from edgekit.models import checkpoint, ranges
 from edgekit.models.checkpoint import Checkpoint
 from edgekit.models.source import Kind, Source, brings, classify
 from edgekit.report.content import Report
-from edgekit.spec import TensorSpec
+from edgekit.spec import MASK, TensorSpec
 from edgekit.stages.export.incoming import Fixes
 from edgekit.stages.quantize import schemes
 from edgekit.stages.quantize.calibrate import calibrate
@@ -455,7 +455,7 @@ def _save(
         trial = work / "trial_rows"
         encode(drawn.trial).save(trial)
     if drawn.judged is None:
-        tokenizer = encoding.tokenizer if "attention_mask" in {spec.name for spec in specs} else None
+        tokenizer = encoding.tokenizer if MASK in {spec.name for spec in specs} else None
         draw = partial(random_texts, tokenizer) if tokenizer is not None else random_samples
         samples = draw(specs, _UNTAUGHT_ROWS, config.seed)
         inputs = {name: np.abs(values) if name in positive else values for name, values in samples.inputs.items()}

@@ -19,7 +19,6 @@ from edgekit.system.serial import read_json
 from edgekit.tasks.base import Task
 from edgekit.workflows.convert.bridge import FloatModel
 from edgekit.workflows.convert.several import Sizes
-from edgekit.workflows.convert.several_lengths import Lengths
 
 REJECTED = ".rejected"
 _DIAGNOSED_ROWS = 64
@@ -110,7 +109,7 @@ class Publisher:
             tools=(*made.made_by, "ai-edge-quantizer", "ai-edge-litert"),
             measured={
                 **measured,
-                **self._sizes(scheme.name),
+                **({sizes.name: sizes} if (sizes := self.sizes.get(scheme.name)) else {}),
                 "data": self.data.description,
                 "plan": plan,
                 "bridge": {"name": made.road, "tools": made.made_by, "failed": made.failed_roads},
@@ -125,10 +124,6 @@ class Publisher:
             overwrite=overwrite,
         ) as draft:
             shutil.copyfile(file, draft.path)
-
-    def _sizes(self, scheme: str) -> dict[str, Sizes]:
-        sizes = self.sizes.get(scheme)
-        return {} if sizes is None else {"lengths" if isinstance(sizes, Lengths) else "batches": sizes}
 
 
 def rejected_path(final: Path) -> Path:

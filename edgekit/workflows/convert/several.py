@@ -57,7 +57,9 @@ class Figures:
 
 
 class Sizes(ABC):
-    """What a file with several sizes is."""
+    """What a file with several sizes is; `name` is what manifests call it."""
+
+    name: ClassVar[str]
 
     @property
     @abstractmethod
@@ -124,12 +126,10 @@ class Several(ABC):
         """The model at a smaller size, the rows to compare it on and those to calibrate it on, all in `work`."""
 
     @abstractmethod
-    def run_each(self, file: Path, reference: Path, threads: int) -> tuple[Figures, ...]:
-        """Each signature of `file`, the smallest first, against its largest and against float32 `reference`."""
+    def measured(self, file: Path, reference: Path, threads: int, single_bytes: int, growth: float) -> Sizes:
+        """Each signature of `file`, the smallest first, against its largest and against float32 `reference`.
 
-    @abstractmethod
-    def measured(self, single_bytes: int, growth: float, figures: tuple[Figures, ...]) -> Sizes:
-        """A file whose smaller sizes add the share `growth` to the `single_bytes` of the largest alone."""
+        The smaller ones add the share `growth` to the `single_bytes` of the largest alone."""
 
     def merge(
         self,
@@ -156,9 +156,8 @@ class Several(ABC):
         measured = {}
         for name, file in packed.items():
             try:
-                figures = self.run_each(file, reference, threads)
                 before = file.stat().st_size - self.added[name]
-                measured[name] = self.measured(before, self.added[name] / before, figures)
+                measured[name] = self.measured(file, reference, threads, before, self.added[name] / before)
             except EdgekitError as error:
                 failed[name] = error.message
         return measured

@@ -29,6 +29,7 @@ class BatchFigures(Figures):
 class Batches(Sizes):
     """A file's signatures, the smallest first, and what the others add to the `single_batch_bytes` of the largest alone."""
 
+    name = "batches"
     single_batch_bytes: int
     growth: float
     by_batch: tuple[BatchFigures, ...]
@@ -65,14 +66,12 @@ class SeveralBatches(Several):
 
     def export(self, size: int, work: Path) -> tuple[FloatModel, Path, Path | None]:
         road, rows = self.largest.road, self.held_out
-        made = bridge.from_checkpoint(self.checkpoint, rows, road, self.length, work, self.worker, size)
-        return made, rows, self.calibration_rows
+        model = bridge.from_checkpoint(self.checkpoint, rows, road, self.length, work, self.worker, size)
+        return model, rows, self.calibration_rows
 
-    def run_each(self, file: Path, reference: Path, threads: int) -> tuple[BatchFigures, ...]:
-        return self.worker.run(run_each, file, reference, self.held_out, self.sizes, threads).value
-
-    def measured(self, single_bytes: int, growth: float, figures: tuple[Figures, ...]) -> Batches:
-        return Batches(single_bytes, growth, tuple(each for each in figures if isinstance(each, BatchFigures)))
+    def measured(self, file: Path, reference: Path, threads: int, single_bytes: int, growth: float) -> Batches:
+        figures = self.worker.run(run_each, file, reference, self.held_out, self.sizes, threads).value
+        return Batches(single_bytes, growth, figures)
 
 
 def run_each(file: Path, reference: Path, held_out: Path, batches: Iterable[int], threads: int) -> tuple[BatchFigures, ...]:

@@ -34,6 +34,7 @@ class LengthFigures(Figures):
 class Lengths(Sizes):
     """A file's signatures, and what the others add to the `single_length_bytes` of the longest alone: `growth` is their share."""
 
+    name = "lengths"
     single_length_bytes: int
     growth: float
     by_length: tuple[LengthFigures, ...]
@@ -69,11 +70,9 @@ class SeveralLengths(Several):
         samples = _at_length(self.calibration_rows, size, work / "rows") if self.calibration_rows else None
         return bridge.from_checkpoint(self.checkpoint, rows, self.largest.road, size, work, self.worker), rows, samples
 
-    def run_each(self, file: Path, reference: Path, threads: int) -> tuple[LengthFigures, ...]:
-        return self.worker.run(run_each, file, reference, self.held_out, self.sizes, threads).value
-
-    def measured(self, single_bytes: int, growth: float, figures: tuple[Figures, ...]) -> Lengths:
-        return Lengths(single_bytes, growth, tuple(each for each in figures if isinstance(each, LengthFigures)))
+    def measured(self, file: Path, reference: Path, threads: int, single_bytes: int, growth: float) -> Lengths:
+        figures = self.worker.run(run_each, file, reference, self.held_out, self.sizes, threads).value
+        return Lengths(single_bytes, growth, figures)
 
 
 def rows_for(samples: Samples, length: int) -> tuple[Samples, bool]:
